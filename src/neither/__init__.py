@@ -1,0 +1,1 @@
+"""Train a small image classifier that knows when to say: neither."""

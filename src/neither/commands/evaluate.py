@@ -1,0 +1,64 @@
+"""`evaluate.py RUN_OR_CHECKPOINT FOLDER_OR_FILE [--split test] [--unseen DIR] ...`."""
+
+import argparse
+from pathlib import Path
+
+from neither.commands.door import check_installation, pass_through
+from neither.errors import DataError
+from neither.terminal import say, show
+
+
+def main() -> int:
+    """Evaluate; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Score a run, or one checkpoint, on a folder of images or on one image.",
+        epilog="example: evaluate.py runs/photos_quick my/photos --unseen my/other_things",
+    )
+    parser.add_argument("model", type=Path, help="a run's folder (its best.pt) or a checkpoint")
+    parser.add_argument("images", type=Path, help="a folder with or without labels, or an image")
+    parser.add_argument(
+        "--split",
+        choices=["train", "val", "test"],
+        help="which split of a folder that has them (default: test)",
+    )
+    parser.add_argument(
+        "--unseen", type=Path, metavar="DIR", help="folders of kinds that are no class"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, help="default: evaluations/<a>-<b> in the run's folder"
+    )
+    arguments = parser.parse_args()
+    return pass_through(lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    check_installation()
+    from neither import files
+    from neither.data.layout import find_scored_images, find_unseen_images
+    from neither.devices import choose_compute
+    from neither.evaluation.evaluation import evaluate
+    from neither.evaluation.screen import show_metrics
+    from neither.inference.classifier import load_classifier
+    from neither.model.checkpoint import find_checkpoint
+
+    checkpoint = find_checkpoint(arguments.model)
+    classifier = load_classifier(checkpoint, choose_compute("auto", "float32").device)
+    scored = find_scored_images(arguments.images, classifier.classes, arguments.split)
+    unseen = None
+    if arguments.unseen is not None:
+        unseen = find_unseen_images(arguments.unseen, classifier.classes)
+    for note in [*scored.notes, *(unseen.notes if unseen else [])]:
+        say(note)
+    whole = scored.root if arguments.images.is_dir() else arguments.images
+    name = "-".join(whole.resolve().parts[-2:])
+    home = arguments.model if arguments.model.is_dir() else checkpoint.parent
+    output_dir = arguments.output_dir or home / "evaluations" / name
+    for root in (arguments.images, arguments.unseen):
+        if root is not None and root.is_dir():
+            files.require_outside(output_dir, root)
+    files.make_folder(output_dir)
+    files.sweep_temporaries(output_dir)
+    metrics = evaluate(classifier, scored, unseen, output_dir)
+    show_metrics(str(whole), metrics)
+    show(f"written: {output_dir}/metrics.json and predictions.csv")
+    return DataError.exit_code if metrics["num_unreadable"] else 0

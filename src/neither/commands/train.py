@@ -1,0 +1,54 @@
+"""`train.py CONFIG [section.key=value ...] [--output-dir DIR] [--fresh]`."""
+
+import argparse
+from pathlib import Path
+
+from neither.commands.door import check_installation, pass_through
+from neither.config import load_config
+from neither.terminal import say, show
+
+_SHOWN = ("macro_recall", "accuracy", "loss")
+
+
+def main() -> int:
+    """Train; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Train a network as a config says. The same command goes on with an "
+        "unfinished run, and ends in the same weights.",
+        epilog="example: train.py configs/photos_quick.yaml data.root=my/photos train.epochs=10",
+    )
+    parser.add_argument("config", type=Path, help="a YAML file, such as configs/photos_quick.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="put over the config's values"
+    )
+    parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/<name>)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over; the old folder is kept as <folder>.1"
+    )
+    # Overrides and flags may come in any order.
+    arguments = parser.parse_intermixed_args()
+    return pass_through(lambda: _train(arguments))
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, arguments.overrides)
+    check_installation()
+    from neither import files
+    from neither.training.loop import train
+    from neither.training.run import open_run
+
+    folder = arguments.output_dir or Path("runs") / config.name
+    files.require_outside(folder, Path(config.data.root).expanduser())
+    with open_run(config, folder, arguments.fresh) as run:
+        if run.resumed is not None and run.resumed.epoch >= config.train.epochs:
+            say(f"{folder}: this run is finished; --fresh starts it over")
+        else:
+            train(config, run)
+        best = run.read_best()
+        figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
+        show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
+        show(f"run:        {folder}")
+        show(f"checkpoint: {run.best}")
+        show(f"evaluate:   python scripts/evaluate.py {folder} {config.data.root}")
+        show(f"curves:     tensorboard --logdir {folder.parent}")
+    return 0

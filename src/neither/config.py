@@ -1,0 +1,211 @@
+"""The YAML file as one frozen, validated object.
+
+Each section is a class of its own, handed to the part of the program that it concerns. Everything
+that is wrong with a file is said at once, with its line and dotted key, before torch is imported.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from neither import complaints, strict_yaml
+from neither.complaints import Loc, overlap
+from neither.errors import UsageError
+from neither.strict_yaml import Document, Problem
+
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def _check_name(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or not text:
+        raise ValueError("want printable text without spaces around it")
+    return text
+
+
+def _check_class_name(text: str) -> str:
+    _check_name(text)
+    if re.search(r'[/\\:*?"<>|]', text) or text.startswith("."):
+        raise ValueError('a class is a folder: no / \\ : * ? " < > | in its name, no dot before it')
+    if text in sum(SPLIT_FOLDERS.values(), ()):
+        raise ValueError("this is the name of a split's folder")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_name)]
+ClassName = Annotated[str, AfterValidator(_check_class_name)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown keys, no silent conversions, no later changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the images lie and how one becomes a square of pixels."""
+
+    root: Text  # relative paths start at the current directory; ~ is the home folder
+    ignored_folders: tuple[Text, ...] = ()  # class-level folders left out on purpose
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # only without a val folder
+    test_fraction: Fraction = 0.15  # only where the root has no split folders at all
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 64  # pixels a side
+    resize: Literal["squash", "pad", "crop"] = "squash"
+    store: Literal["auto", "memory", "disk"] = "auto"
+
+
+class Augmentation(Section):
+    """How much each training image may differ from its original."""
+
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
+        0.25,
+        1.0,
+    )  # share of the area that stays
+    flip: bool = True  # left to right, half of the time
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 7.0  # up to, either way
+    color: Annotated[float, Field(ge=0, lt=1)] = 0.2  # change of brightness, contrast, saturation
+    grey: Annotated[float, Field(ge=0, le=1)] = 0.1  # probability
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.25  # probability of one erased rectangle
+
+
+class Model(Section):
+    """Which network; each returns logits."""
+
+    name: Literal["small_cnn", "softmax_regression"] = "small_cnn"
+    width: Annotated[int, Field(ge=8, le=512)] = 32  # channels of the first stage of small_cnn
+
+
+class Train(Section):
+    """The recipe."""
+
+    epochs: Annotated[int, Field(ge=0, le=100_000)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128  # over all devices together
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.1  # the highest of the schedule
+    momentum: Fraction = 0.9  # Nesterov's, for sgd
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-3
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(  # 5, or a fifth of a short run
+        default_factory=lambda given: min(5, given.get("epochs", 0) // 5)
+    )
+    label_smoothing: Fraction = 0.0
+    ema_decay: Fraction = 0.98  # a step, of the averaged weights that are evaluated and kept
+    clip_norm: Annotated[float, Field(gt=0)] = 5.0  # the longest gradient
+
+
+class Checkpoint(Section):
+    """When to save besides the end of each epoch."""
+
+    save_every_minutes: Annotated[float, Field(gt=0)] = 10.0
+
+
+class Decision(Section):
+    """What a run should promise for the images it decides on."""
+
+    target_precision: Annotated[float, Field(gt=0, le=1)] = 0.98
+
+
+class Config(Section):
+    """One run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # of its folder
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the training step
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=1000)]
+    reject_class: ClassName | None = None
+    data: Data
+    augmentation: Augmentation = Augmentation()
+    model: Model = Model()
+    train: Train
+    checkpoint: Checkpoint = Checkpoint()
+    decision: Decision = Decision()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and put `section.key=value` overrides over it.
+
+    Raises:
+        UsageError: naming everything that is wrong, each with file, line and dotted key.
+    """
+    if not path.is_file():
+        reason = "not a regular file" if path.exists() else "no such file"
+        raise UsageError(f"{path}: {reason}; want a config such as configs/photos_quick.yaml")
+    try:
+        with path.open("rb") as file:
+            document = strict_yaml.read_yaml(file.read(1 << 20), str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    for assignment in overrides:
+        strict_yaml.override(document, assignment)
+    return check_config(document)
+
+
+def check_config(document: Document) -> Config:
+    """Turn a document into a config.
+
+    Raises:
+        UsageError: naming everything that is wrong with it.
+    """
+    problems = list(document.problems)
+    config: Config | None = None
+    if document.values:
+        config, found, bad = _validate(document)
+        problems += found
+        problems += [
+            Problem(document.where(keys[0]), complaints.dotted(keys[0]), what)
+            for keys, what in (_contradictions(config) if config else ())
+            if not any(overlap(loc, key) for loc in bad for key in keys)
+        ]
+    if config is None or problems:
+        lines = (str(problem) for problem in sorted(problems, key=complaints.place))
+        raise UsageError("\n       ".join(lines))
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Write a config as YAML that reads back as the same config, every key spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _validate(document: Document) -> tuple[Config | None, list[Problem], set[Loc]]:
+    """Check types and ranges; give a config to check further even where some keys are bad."""
+    try:
+        return Config.model_validate(document.values), [], set()
+    except ValidationError as error:
+        problems, bad = complaints.from_pydantic(error, document, Config)
+    # Stand-ins for what is missing or wrong, so that contradictions among the rest show too.
+    values = complaints.without(document.values, bad)
+    sections = {"data": {"root": "x"}, "train": {"epochs": 1}}
+    values |= {name: stand_in | values.get(name, {}) for name, stand_in in sections.items()}
+    values = {"name": "x", "classes": ("a", "b")} | values
+    try:
+        return Config.model_validate(values), problems, bad
+    except ValidationError:  # a section is no mapping at all
+        return None, problems, bad
+
+
+def _contradictions(config: Config) -> Iterator[tuple[tuple[Loc, ...], str]]:
+    """Yield the keys that do not go together, the one to mend first, and why."""
+    classes, data, train = config.classes, config.data, config.train
+    for name in sorted({name for name in classes if classes.count(name) > 1}):
+        yield (("classes",),), f"{name} stands twice"
+    if config.reject_class is not None and config.reject_class not in classes:
+        what = f"{config.reject_class} is not one of classes: {', '.join(classes)}"
+        yield (("reject_class",), ("classes",)), what
+    for name in sorted(set(data.ignored_folders) & set(classes)):
+        yield (("data", "ignored_folders"), ("classes",)), f"{name} is also one of classes"
+    if data.val_fraction + data.test_fraction >= 1:
+        what = "together with data.test_fraction nothing is left to train on"
+        yield (("data", "val_fraction"), ("data", "test_fraction")), what
+    if data.image_size < 32 and config.model.name == "small_cnn":
+        what = f"model.name small_cnn wants 32 or more, got {data.image_size}"
+        yield (("data", "image_size"), ("model", "name")), what
+    if config.augmentation.crop_scale[0] > config.augmentation.crop_scale[1]:
+        yield (("augmentation", "crop_scale"),), "the smaller share comes first"
+    if train.warmup_epochs >= train.epochs and train.warmup_epochs:
+        what = f"nothing is left of train.epochs, {train.epochs}, after {train.warmup_epochs}"
+        yield (("train", "warmup_epochs"), ("train", "epochs")), what

@@ -1,0 +1,1 @@
+"""Find, check, split, decode, store and augment images; batches out."""

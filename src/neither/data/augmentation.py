@@ -1,0 +1,117 @@
+"""Change each training image in its own way, but compute a whole batch at once.
+
+Three steps on the computing device: one affine warp (crop, aspect, flip, rotation), one linear map
+of the colours (brightness, contrast, saturation, grey, and the network's normalisation), and one
+erased rectangle. Which change an image gets depends on (seed, epoch, place) alone.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neither.config import Augmentation
+from neither.data.decode import Preprocessing
+
+NUM_NUMBERS = 18  # uniform numbers that one image needs
+
+_ASPECT = 4 / 3  # a crop's width over its height goes from the inverse of this up to this
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_ERASED_SHARE = (0.02, 0.25)  # of the area (Zhong et al., "Random erasing", 2017, took 0.4)
+_ERASED_ASPECT = 3.0
+
+
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Turn pixels into the network's input, unchanged otherwise.
+
+    Args:
+        pixels: (B, H, W, 3) uint8 RGB.
+        preprocessing: its mean and standard deviation.
+
+    Returns:
+        (B, 3, H, W) float32, channels last in memory.
+    """
+    mean = 255 * pixels.new_tensor(preprocessing.mean, dtype=torch.float32)
+    std = 255 * pixels.new_tensor(preprocessing.std, dtype=torch.float32)
+    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def augment(
+    pixels: Tensor, numbers: Tensor, settings: Augmentation, preprocessing: Preprocessing
+) -> Tensor:
+    """Turn pixels into the network's input, each image changed as its own numbers say.
+
+    Args:
+        pixels: (B, S, S, 3) uint8 RGB.
+        numbers: (B, NUM_NUMBERS) uniform in [0, 1), on the same device.
+        settings: how far the changes may go.
+        preprocessing: its mean and standard deviation.
+
+    Returns:
+        (B, 3, S, S) float32, channels last in memory.
+    """
+    images = pixels.permute(0, 3, 1, 2).float().contiguous()
+    num, _, size, _ = images.shape
+    crop, color, erasure = numbers[:, :6], numbers[:, 6:10], numbers[:, 10:]
+    images = _recolor(images, color, settings, preprocessing)
+    grid = F.affine_grid(_warp(crop, settings), [num, 3, size, size], align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    images = _erase(images, erasure, settings.erase)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _between(numbers: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * numbers
+
+
+def _warp(numbers: Tensor, settings: Augmentation) -> Tensor:
+    """Map places in the output square to places in the input square, both in [-1, 1]; (B, 2, 3)."""
+    area = _between(numbers[:, 0], *settings.crop_scale)
+    stretch = torch.exp(_between(numbers[:, 1], -1, 1) * (math.log(_ASPECT) / 2))
+    side = area.sqrt()
+    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+    x = _between(numbers[:, 2], -1, 1) * (1 - width)
+    y = _between(numbers[:, 3], -1, 1) * (1 - height)
+    if settings.flip:
+        width = torch.where(numbers[:, 4] < 0.5, -width, width)
+    angle = _between(numbers[:, 5], -1, 1) * math.radians(settings.rotate_degrees)
+    cos, sin = angle.cos(), angle.sin()
+    rows = [width * cos, -height * sin, x, width * sin, height * cos, y]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def _recolor(
+    images: Tensor, numbers: Tensor, settings: Augmentation, preprocessing: Preprocessing
+) -> Tensor:
+    """Apply brightness, contrast, saturation and normalisation as one matrix and one offset."""
+    change = 1 + _between(numbers[:, :3], -1, 1) * settings.color
+    brightness, contrast, saturation = change[:, :, None, None].unbind(dim=1)
+    saturation = torch.where(numbers[:, 3, None, None] < settings.grey, 0.0, saturation)
+    luma = images.new_tensor(_LUMA)
+    grey = luma.expand(3, 3)
+    matrix = contrast * brightness * (saturation * torch.eye(3).to(grey) + (1 - saturation) * grey)
+    # Contrast turns around the mean grey of the image, which no change of saturation moves.
+    middle = (images.mean(dim=(2, 3)) @ luma)[:, None, None]
+    offset = (1 - contrast) * brightness * middle
+    mean = 255 * images.new_tensor(preprocessing.mean)[:, None]
+    std = 255 * images.new_tensor(preprocessing.std)[:, None]
+    mixed = torch.baddbmm((offset - mean) / std, matrix / std, images.flatten(2))
+    return mixed.view_as(images)
+
+
+def _erase(images: Tensor, numbers: Tensor, probability: float) -> Tensor:
+    """Paint over one rectangle of some images with one random colour."""
+    if probability == 0:
+        return images
+    size = images.shape[-1]
+    side = _between(numbers[:, 1], *_ERASED_SHARE).sqrt()
+    stretch = torch.exp(_between(numbers[:, 2], -1, 1) * (math.log(_ERASED_ASPECT) / 2))
+    half_width, half_height = side * stretch / 2, side / stretch / 2
+    along = (torch.arange(size, device=images.device) + 0.5) / size
+    inside_x = (along - numbers[:, 3, None]).abs() < half_width[:, None]
+    inside_y = (along - numbers[:, 4, None]).abs() < half_height[:, None]
+    hit = (numbers[:, 0] < probability)[:, None]
+    mask = ((inside_y & hit)[:, :, None] & inside_x[:, None, :])[:, None]
+    fill = _between(numbers[:, 5:8], -1, 1)[:, :, None, None]
+    return torch.where(mask, fill, images)

@@ -1,0 +1,127 @@
+"""Find images in a folder, deterministic and safe whatever else lies there.
+
+Found means every regular file, not hidden, that has an image suffix, or image content if it has no
+suffix at all. Links are followed, each folder is entered once, and nothing is opened but files
+without a suffix. Order is by name, never by what a file system happens to answer.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neither import stopping
+from neither.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+            ".heic", ".heif")  # fmt: skip
+_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+
+@dataclass
+class Listing:
+    """The images below one folder.
+
+    Attributes:
+        root: the folder.
+        paths: below `root`, with / between parts, sorted.
+        num_other: regular files that are no images, and things that are no files.
+        refused: folders that could not be read, with the reason.
+    """
+
+    root: Path
+    paths: list[str] = field(default_factory=list)
+    num_other: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+def list_images(root: Path) -> Listing:
+    """Find all images below a folder.
+
+    Raises:
+        DataError: if the folder itself cannot be read.
+    """
+    listing = Listing(root)
+    entered = {_identity(root)}
+    links: list[str] = []
+    _walk(root, "", listing, entered, links)
+    # Real folders first, so that which of two ways to a folder is taken hangs on no link's name.
+    for link in links:
+        target = _identity(root / link)
+        if target not in entered:
+            entered.add(target)
+            _walk(root / link, f"{link}/", listing, entered, links)
+    listing.paths.sort()
+    return listing
+
+
+def list_folders(root: Path) -> list[str]:
+    """Name the folders directly below a folder, hidden ones and litter left out, sorted.
+
+    Raises:
+        DataError: if the folder cannot be read.
+    """
+    return sorted(entry.name for entry in _entries(root) if _is_folder(entry))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
+                    yield entry
+    except OSError as error:
+        raise DataError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+
+
+def _walk(
+    folder: Path, prefix: str, listing: Listing, entered: set[tuple[int, int]], links: list[str]
+) -> None:
+    """Walk with a stack, not by recursion: a deep tree must not end in a traceback."""
+    waiting = [(folder, prefix)]
+    while waiting:
+        stopping.poll()
+        folder, prefix = waiting.pop()
+        try:
+            entries = sorted(_entries(folder), key=lambda entry: entry.name)
+        except DataError as error:
+            if folder == listing.root:
+                raise
+            listing.refused.append(str(error))
+            continue
+        for entry in entries:
+            if _is_folder(entry):
+                if entry.is_symlink():
+                    links.append(prefix + entry.name)
+                else:
+                    entered.add(_identity(entry.path))
+                    waiting.append((folder / entry.name, f"{prefix}{entry.name}/"))
+            elif _is_image(entry):
+                listing.paths.append(prefix + entry.name)
+            else:
+                listing.num_other += 1
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116 - not the entry's own, which knows no inode on Windows
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Tell by name alone where there is a suffix; only a regular file is ever opened."""
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a million names
+    try:
+        if suffix or not entry.is_file():
+            return suffix in SUFFIXES and entry.is_file()
+        with open(entry.path, "rb") as file:  # noqa: PTH123
+            return file.read(8).startswith(_MAGIC)
+    except OSError:
+        return False

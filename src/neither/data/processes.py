@@ -1,0 +1,81 @@
+"""Processes that exist only while images are decoded or drawn."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from neither import stopping
+from neither.errors import OutputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CHUNK = 32  # items a message: large enough to hide its cost, small enough to share work evenly
+_AHEAD = 4  # chunks under way for each process: bounds memory whatever the number of items
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use, not those the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order, computed on all cores.
+
+    Args:
+        function: a module-level function, so that another process can import it.
+        items: a short list is worked on right here, as processes take longer to start.
+
+    Raises:
+        OutputError: if a process is killed (by lack of memory, mostly).
+        Stopped: if a signal asks for an end.
+    """
+    cores = num_cores()
+    if cores == 1 or len(items) <= 2 * _CHUNK:
+        for item in items:
+            stopping.poll()
+            yield function(item)
+        return
+    starts = iter(range(0, len(items), _CHUNK))
+    waiting: deque[Future[list[Result]]] = deque()
+    pool = ProcessPoolExecutor(cores, mp_context=_context(), initializer=_leave_signals_to_parent)
+    try:
+        while True:
+            for start in starts:
+                chunk = items[start : start + _CHUNK]
+                waiting.append(pool.submit(_apply, function, chunk))
+                if len(waiting) >= _AHEAD * cores:
+                    break
+            if not waiting:
+                return
+            stopping.poll()
+            yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise OutputError(
+            "a process that decodes images was killed. The usual cause is too little memory: "
+            "close other programs and start the same command again"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in chunk]
+
+
+def _leave_signals_to_parent() -> None:
+    # Ctrl-C reaches the whole group of a terminal; only the parent knows how to end in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    # Never plain fork: torch's threads hold locks that a forked child would wait for, for ever.
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")

@@ -1,0 +1,1 @@
+"""Score a classifier on a folder: metrics, predictions, what goes where."""

@@ -1,0 +1,123 @@
+"""Score a classifier on the images of a folder: `metrics.json` and `predictions.csv`."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neither import files
+from neither.data.layout import Found
+from neither.errors import CheckpointError
+from neither.evaluation.metrics import summarize
+from neither.evaluation.predictions import PredictionWriter
+from neither.inference.answers import answer_files
+from neither.inference.classifier import Classifier
+from neither.terminal import printable, progress, warn
+
+SCHEMA_VERSION = 1
+_MAX_NAMED = 10
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file to score: where it is, what its row says of it."""
+
+    path: Path
+    shown: str
+    label: str
+
+
+def evaluate(
+    classifier: Classifier, scored: Found, unseen: Found | None, output_dir: Path
+) -> dict[str, Any]:
+    """Score every image found and write the results.
+
+    Args:
+        classifier: to be scored.
+        scored: the images of the scored folder.
+        unseen: images of other kinds, if any; their rows follow, with paths relative to the scored
+            folder too.
+        output_dir: an existing folder, which gets `metrics.json` and `predictions.csv`.
+
+    Returns:
+        What `metrics.json` holds. `num_images` counts the rows with a prediction; the confusion
+        matrix sums to those among them that have a class as their label.
+
+    Raises:
+        CheckpointError: if a logit is not finite.
+        OutputError: if a decoding process was killed.
+    """
+    classes = classifier.classes
+    targets = [_File(scored.root / image.path, image.path, image.label) for image in scored.images]
+    if unseen is not None:
+        targets += [_beside(scored.root, unseen.root / image.path, image.label)
+                    for image in unseen.images]  # fmt: skip
+    logits: list[Tensor] = []
+    labels: list[int] = []
+    foreign: dict[str, list[int]] = defaultdict(lambda: [0] * len(classes))
+    errors: list[str] = []
+    with (
+        files.replacing(output_dir / "predictions.csv") as file,
+        PredictionWriter(file, classes) as writer,
+        progress("evaluating", len(targets)) as bar,
+    ):
+        answers = answer_files(classifier, [target.path for target in targets])
+        for target, answer in zip(targets, answers, strict=True):
+            bar.advance()
+            if answer.logits is None:
+                errors.append(f"{printable(target.shown)}: {answer.reason}")
+                writer.write_unreadable(target.shown, target.label, answer.reason)
+                continue
+            writer.write(target.shown, _probabilities(classifier, answer.logits), target.label)
+            if target.label in classes:
+                logits.append(answer.logits)
+                labels.append(classes.index(target.label))
+            elif target.label:
+                foreign[target.label][int(answer.logits.argmax())] += 1
+    _name_unreadable(errors)
+    metrics: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "num_images": len(targets) - len(errors),
+        "num_unreadable": len(errors),
+        "classes": list(classes),
+    }
+    if logits:
+        metrics |= summarize(
+            torch.stack(logits), torch.tensor(labels), classes, classifier.temperature
+        )
+    if foreign:
+        metrics["foreign"] = {
+            folder: {"num_images": sum(counts), "decided": dict(zip(classes, counts, strict=True))}
+            for folder, counts in sorted(foreign.items())
+        }
+    files.write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def _beside(root: Path, path: Path, label: str) -> _File:
+    try:
+        shown = Path(os.path.relpath(path, root)).as_posix()
+    except ValueError:  # another drive on Windows
+        shown = path.resolve().as_posix()
+    return _File(path, shown, label)
+
+
+def _probabilities(classifier: Classifier, logits: Tensor) -> list[float]:
+    try:
+        probabilities: list[float] = classifier.probabilities(logits[None])[0].tolist()
+    except ValueError as error:
+        raise CheckpointError(f"this checkpoint gives no probabilities: {error}") from error
+    return probabilities
+
+
+def _name_unreadable(errors: Sequence[str]) -> None:
+    if errors:
+        warn(f"{len(errors):,} files could not be read; predictions.csv lists each")
+    for error in errors[:_MAX_NAMED]:
+        warn(f"  {error}")

@@ -1,0 +1,55 @@
+"""`predictions.csv`: one row for each file found, none dropped, none shifted."""
+
+import csv
+import io
+from collections.abc import Sequence
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from neither.data.splits import safe_cell
+
+
+class PredictionWriter:
+    """Writes rows as they come, so that their number does not matter to memory."""
+
+    def __init__(self, file: BinaryIO, classes: Sequence[str]) -> None:
+        # A file name may hold bytes that are no UTF-8; they come out as they were.
+        self._text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._classes = classes
+        self._writer.writerow(
+            ["path", "status", "predicted", "decision", "reason", "confidence"]
+            + [f"prob_{name}" for name in classes]
+            + ["true_label", "error"]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._text.flush()
+        self._text.detach()
+
+    def write(self, path: str, probabilities: Sequence[float], true_label: str) -> None:
+        """Write the row of an image.
+
+        Args:
+            path: relative to the scored folder.
+            probabilities: one for each class.
+            true_label: the folder it lies in, empty if unknown.
+        """
+        confidence = max(probabilities)
+        predicted = self._classes[probabilities.index(confidence)]
+        shown = [f"{each:.6f}" for each in (confidence, *probabilities)]
+        cells = [safe_cell(path), "ok", predicted, predicted, "", *shown, true_label, ""]
+        self._writer.writerow(cells)
+
+    def write_unreadable(self, path: str, true_label: str, error: str) -> None:
+        """Write the row of a file that gave no image, with the reason."""
+        blanks = [""] * (4 + len(self._classes))
+        self._writer.writerow([safe_cell(path), "unreadable", *blanks, true_label, error])

@@ -1,0 +1,117 @@
+"""Write files whole or not at all, and keep a folder to one process."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from neither.errors import OutputError, UsageError
+
+_TEMPORARY = ".{name}.{pid}.tmp"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends well.
+
+    The bytes go to a temporary name in the same folder, are forced to disk, and only then renamed;
+    so a reader, a crash or a full disk finds the old file or the new one, never a part.
+
+    Raises:
+        OSError: if the folder cannot be written or the disk is full; `path` is then untouched.
+    """
+    temporary = path.with_name(_TEMPORARY.format(name=path.name, pid=os.getpid()))
+    # os.open instead of tempfile: the mode follows the user's umask, not a private 0600.
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666), "wb") as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes | memoryview | str) -> None:
+    """Write `content` (text as UTF-8) to `path`, whole or not at all."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in a folder; only its owner may call this."""
+    for stale in folder.glob(_TEMPORARY.format(name="*", pid="*")):
+        stale.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        OutputError: if it cannot be made or is something else, saying why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: this folder cannot be written: permission denied")
+
+
+def require_outside(output_dir: Path, images: Path) -> None:
+    """Never write into the user's images.
+
+    Raises:
+        UsageError: if `output_dir` lies in the folder `images`.
+    """
+    if output_dir.resolve().is_relative_to(images.resolve()):
+        raise UsageError(
+            f"{output_dir}: lies in the folder of the images; choose another with --output-dir"
+        )
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; the lock dies with it, however it ends.
+
+    Raises:
+        OutputError: if another process holds the folder, naming it.
+    """
+    lock = folder / ".lock"
+    with lock.open("a+b") as file:
+        if not _try_lock(file):
+            file.seek(0)
+            owner = file.read(200).decode(errors="replace").strip() or "an unknown process"
+            raise OutputError(
+                f"{folder}: another run is at work in this folder ({owner}). Wait for it, or "
+                "choose another folder with --output-dir"
+            )
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+        yield
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
+        return True
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # a folder cannot be opened for fsync elsewhere
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""A checkpoint as a classifier: image files in, named probabilities out."""

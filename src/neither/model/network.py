@@ -1,0 +1,116 @@
+"""The networks. Each returns logits: one unnormalised score for each class."""
+
+import torch
+from torch import Tensor, nn
+
+from neither.config import Model
+from neither.randomness import weights_seed
+
+# Channels, as a multiple of the width, and blocks of each stage. Few places and many channels suit
+# processors: at full resolution the time would go into moving memory, not into arithmetic.
+_STAGES = ((2, 1), (4, 2), (8, 1))
+_LAST_LAYER_STD = 0.01  # random, yet so small that the first loss is near ln(number of classes)
+
+
+class SmallCNN(nn.Module):
+    """A residual network of 3x3 convolutions for small images (He et al., 2016).
+
+    The stem and each stage halve height and width; the average over all places then makes one
+    feature vector of any input from 32 x 32 pixels on.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        blocks: list[nn.Module] = []
+        channels = width
+        for multiple, num_blocks in _STAGES:
+            for number in range(num_blocks):
+                outer = multiple * width
+                blocks.append(ResidualBlock(channels, outer, stride=1 if number else 2))
+                channels = outer
+        self.stages = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels, num_classes)
+        nn.init.normal_(self.head.weight, std=_LAST_LAYER_STD)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) of normalised images (B, 3, H, W)."""
+        features: Tensor = self.stages(self.stem(images))
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions whose result is added to a shortcut."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            _conv(inner, outer, stride), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)
+        )
+        norm = nn.BatchNorm2d(outer)
+        # Starts as the shortcut alone, which lets the first steps be large (Goyal et al., 2017).
+        nn.init.zeros_(norm.weight)
+        self.second = nn.Sequential(_conv(outer, outer), norm)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inner != outer:
+            # Averaging before the 1x1 convolution loses no pixel (He et al., 2019, "ResNet-D").
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True),
+                nn.Conv2d(inner, outer, 1, bias=False),
+                nn.BatchNorm2d(outer),
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features (B, outer, H / stride, W / stride)."""
+        changed: Tensor = self.second(self.first(features))
+        return torch.relu_(changed + self.shortcut(features))
+
+
+class SoftmaxRegression(nn.Module):
+    """One linear layer on the pixels: under softmax, multi-class logistic regression."""
+
+    def __init__(self, image_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * image_size**2, num_classes)
+        nn.init.normal_(self.head.weight, std=_LAST_LAYER_STD / image_size)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) of normalised images (B, 3, S, S)."""
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+def build_network(settings: Model, num_classes: int, image_size: int, seed: int) -> nn.Module:
+    """Build a network with random weights that depend on the seed alone.
+
+    Args:
+        settings: which network.
+        num_classes: C, the number of logits.
+        image_size: pixels a side of its input.
+        seed: of the run.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights_seed(seed))
+        if settings.name == "softmax_regression":
+            network: nn.Module = SoftmaxRegression(image_size, num_classes)
+        else:
+            network = SmallCNN(settings.width, num_classes)
+    return network.to(memory_format=torch.channels_last)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count the numbers that training changes."""
+    return sum(weights.numel() for weights in network.parameters())
+
+
+def _conv(inner: int, outer: int, stride: int = 1) -> nn.Conv2d:
+    conv = nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv

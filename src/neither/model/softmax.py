@@ -1,0 +1,47 @@
+"""The border between logits and probabilities; nothing else in the code crosses it."""
+
+import torch
+from torch import Tensor
+
+
+def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Turn scores of any size and sign into probabilities: softmax(logits / temperature).
+
+    p_k = exp(z_k / T) / sum_j exp(z_j / T). The largest score keeps the largest probability at
+    every temperature; above 1 the temperature makes the answer less sure, below 1 surer.
+
+    Args:
+        logits: (B, C), any floating-point type; the result is computed in float64.
+        temperature: T > 0.
+
+    Returns:
+        (B, C) float64 in [0, 1]; each row sums to 1.
+
+    Raises:
+        ValueError: if a logit is not finite: every comparison with NaN fails, so the largest of
+            such a row would be the first class, whatever the image.
+    """
+    _require_finite(logits)
+    return torch.softmax(logits.double() / temperature, dim=1)
+
+
+def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the logarithm of `to_probabilities`, exact where a probability rounds to zero.
+
+    Args:
+        logits: (B, C), any floating-point type; the result is computed in float64.
+        temperature: T > 0.
+
+    Returns:
+        (B, C) float64, at most 0.
+
+    Raises:
+        ValueError: if a logit is not finite.
+    """
+    _require_finite(logits)
+    return torch.log_softmax(logits.double() / temperature, dim=1)
+
+
+def _require_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise ValueError("a logit is not finite: the network's weights or its input are damaged")

@@ -1,0 +1,159 @@
+"""Progress, tables and messages.
+
+Results go to standard output; progress and messages to standard error and, inside `logged_to`, to a
+file. Nothing here may stop the work: a full disk or a closed pipe costs a line, not a run.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_LINE_EVERY_SECONDS = 10.0
+_NOTE_EVERY_SECONDS = 1.0
+
+_log = logging.getLogger("neither")
+_log.setLevel(logging.INFO)
+_log.propagate = False
+logging.raiseExceptions = False  # a message that cannot be written is lost, no more
+
+_messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
+_results = Console(highlight=False, markup=False, emoji=False)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Print above a live progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.DEBUG + 1:
+            return
+        style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
+        try:
+            _messages.print(Text(record.getMessage(), style=style), soft_wrap=True)
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
+def printable(text: object) -> str:
+    """Escape what could drive a terminal or break a line: a file name may hold any character."""
+    return "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text)
+    )  # surrogates, which stand for bytes that are no UTF-8, are not printable either
+
+
+def say(message: str) -> None:
+    """Tell the user what is going on."""
+    _log.info(message)
+
+
+def warn(message: str) -> None:
+    """Tell the user what deserves a look."""
+    _log.warning("warning: %s", message)
+
+
+def fail(message: str) -> None:
+    """Tell the user why the command ends here."""
+    _log.error("error: %s", message)
+
+
+def note_traceback() -> None:
+    """Put the exception being handled into the log file, not on the screen."""
+    _log.log(logging.DEBUG + 1, "traceback", exc_info=True)
+
+
+def open_terminal() -> None:
+    """Send messages to standard error; called once by each command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a character the locale lacks becomes an escape
+            stream.reconfigure(errors="backslashreplace")
+    _log.setLevel(logging.DEBUG + 1)
+    if not any(isinstance(handler, _ConsoleHandler) for handler in _log.handlers):
+        _log.addHandler(_ConsoleHandler())
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Append all messages, with the time, to a file inside the block."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        handler.close()
+
+
+def show(text: str) -> None:
+    """Print a line of results."""
+    _results.print(Text(text), soft_wrap=True)
+
+
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+) -> None:
+    """Print a table of results: the first column names the row, the others are figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", caption=note or None)
+    table.caption_justify = "left"
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _results.print(table)
+
+
+class Bar:
+    """How far a long task is: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, title: str, total: int, done: int, unit: str, live: Progress | None) -> None:
+        self._title, self._total, self._unit, self._live = title, total, unit, live
+        self._first = self._done = done
+        self._started = self._said = self._noted = time.monotonic()
+        self._note = ""
+        if live is not None:
+            self._task = live.add_task(title, total=total, completed=done, note="")
+
+    def advance(self) -> None:
+        """Count one finished step."""
+        self.reach(self._done + 1, self._total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Say how many of how many steps are finished."""
+        self._done, self._total = done, total
+        if self._live is not None:
+            self._live.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self._said >= _LINE_EVERY_SECONDS:
+            self._said = time.monotonic()
+            pace = (self._said - self._started) / (done - self._first)
+            parts = [f"{self._title}: {done:,} of {total:,} {self._unit}",
+                     f"{pace * (total - done):.0f} s left", self._note]  # fmt: skip
+            say(", ".join(filter(None, parts)))
+
+    def is_due(self) -> bool:
+        """Say whether the last note is old enough to be worth the work of a new one."""
+        return time.monotonic() - self._noted >= _NOTE_EVERY_SECONDS
+
+    def note(self, note: str) -> None:
+        """Say what else is worth knowing beside the bar, such as the loss."""
+        self._noted, self._note = time.monotonic(), note
+        if self._live is not None:
+            self._live.update(self._task, note=note)
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Bar]:
+    """Show how far the block is; `done` steps of `total` were taken before it."""
+    if not _messages.is_terminal:
+        yield Bar(title, total, done, unit, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+    with Progress(*columns, console=_messages, transient=True) as live:
+        yield Bar(title, total, done, unit, live)

@@ -1,0 +1,168 @@
+"""Train a network: load, loop, step, log, evaluate, save."""
+
+import time
+from contextlib import closing
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neither import stopping
+from neither.config import Config, to_yaml
+from neither.data.batches import Batch, Batches
+from neither.data.dataset import Dataset, Split, load_dataset
+from neither.data.decode import Preprocessing
+from neither.devices import Compute, choose_compute
+from neither.errors import DivergedError
+from neither.evaluation.metrics import count_confusions, curve_figures, nll
+from neither.inference.classifier import compute_logits
+from neither.model.network import count_parameters
+from neither.randomness import permutation
+from neither.terminal import Bar, progress, say
+from neither.training.optimizer import learning_rate
+from neither.training.run import Run, write_environment
+from neither.training.state import State, new_state
+from neither.training.tracking import Tracker
+
+
+def train(config: Config, run: Run) -> State:
+    """Train from the beginning, or from where the run stopped, to the last epoch.
+
+    With the same number of threads on the same machine the final weights are the same to the bit,
+    however often training was stopped or killed in between.
+
+    Args:
+        config: of the run.
+        run: its opened folder, which gets everything that training writes.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        DataError: if the images cannot be used.
+        DivergedError: if the loss or its gradient is no longer finite.
+        OutputError: if the device is missing or a decoding process was killed.
+        Stopped: if a signal asked for an end; the state is saved.
+    """
+    compute = choose_compute(config.device, config.precision)
+    preprocessing = Preprocessing(config.data.image_size, config.data.resize)
+    data = load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
+    write_environment(run, compute, data.fingerprint)
+    batches = Batches(
+        data.pixels, data.train.rows, data.train.labels, config.train.batch_size, config.seed,
+        config.augmentation, preprocessing, compute.device,
+    )  # fmt: skip
+    state = new_state(config, preprocessing, compute.device)
+    if run.resumed is not None:
+        state.restore(run.resumed)
+    say(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
+        f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads")  # fmt: skip
+    total = config.train.epochs * len(batches)
+    with (
+        closing(Tracker(run.folder, state.epoch if run.resumed else -1)) as tracker,
+        progress("training", total, "steps", state.step) as bar,
+    ):
+        if run.resumed is None:
+            _begin(state, data, batches, tracker, compute.device)
+            _save_epoch(state, run)
+        try:
+            while state.epoch < config.train.epochs:
+                speed = _train_epoch(state, batches, compute, run, bar)
+                figures = state.tally.figures(config.classes) | speed
+                metrics = _measure(state, data.pixels, data.val, compute.device)
+                state.end_epoch(metrics)
+                tracker.write_epoch(state.epoch, state.step, figures, metrics)
+                _save_epoch(state, run)
+        except stopping.Stopped:
+            _save(state, run)
+            raise
+    return state
+
+
+def _train_epoch(
+    state: State, batches: Batches, compute: Compute, run: Run, bar: Bar
+) -> dict[str, float]:
+    """Take the steps that are left of an epoch; return how fast that went and the last rate."""
+    settings = state.config.train
+    every_seconds = 60 * state.config.checkpoint.save_every_minutes
+    started = saved = time.monotonic()
+    num_images, rate, speed = 0, 0.0, 0.0
+    for batch in batches.epoch(state.epoch, state.step_in_epoch):
+        stopping.poll()
+        rate = learning_rate(settings, state.epoch + (state.step_in_epoch + 0.5) / len(batches))
+        _step(state, batch, rate, compute)
+        num_images += len(batch.labels)
+        bar.advance()
+        if bar.is_due():
+            speed = num_images / (time.monotonic() - started)
+            bar.note(f"loss {state.tally.mean_loss():.3f}, {speed:,.0f} images/s")
+        if time.monotonic() - saved >= every_seconds:
+            _save(state, run)
+            saved = time.monotonic()
+    _require_finite(state)
+    if num_images == 0:  # an earlier attempt was stopped between the last step and the end
+        return {}
+    speed = num_images / (time.monotonic() - started)
+    return {"learning_rate": rate, "images_per_second": speed}
+
+
+def _step(state: State, batch: Batch, rate: float, compute: Compute) -> None:
+    """Take one optimizer step on one batch."""
+    settings = state.config.train
+    with compute.autocast():
+        logits = state.network(batch.images)
+    logits = logits.float()
+    loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.end_step()
+    state.tally.add(loss, logits, batch.labels, norm)
+
+
+def _begin(
+    state: State, data: Dataset, batches: Batches, tracker: Tracker, device: torch.device
+) -> None:
+    """Put the random weights on the curves, and show what the network is about to see."""
+    # As many training images as there are in val, taken from all over: the list is by class.
+    some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[: len(data.val.rows)]
+    before = Split([], data.train.rows[some], data.train.labels[some])
+    figures = _measure(state, data.pixels, before, device)
+    state.metrics = _measure(state, data.pixels, data.val, device)
+    tracker.write_epoch(0, 0, figures, state.metrics)
+    tracker.write_text("config", to_yaml(state.config))
+    first = next(batches.epoch(0))
+    tracker.write_sheet("training_images", first, state.config.classes, state.preprocessing)
+
+
+def _measure(state: State, pixels: Tensor, split: Split, device: torch.device) -> dict[str, float]:
+    """Evaluate the averaged weights exactly as `evaluate` would; return the tags of the curves."""
+    network, classes = state.average.network, state.config.classes
+    logits = compute_logits(network, pixels, split.rows, state.preprocessing, device)
+    confusion = count_confusions(split.labels, logits.argmax(dim=1), len(classes))
+    return curve_figures(nll(logits, split.labels, state.temperature), confusion, classes)
+
+
+def _save_epoch(state: State, run: Run) -> None:
+    """Save at the end of an epoch: `best.pt` first, so that `last.pt` never claims a lost one."""
+    if state.is_best():
+        state.keep_best()
+        state.save(run.best, to_go_on=False)
+    _save(state, run)
+
+
+def _save(state: State, run: Run) -> None:
+    """Save to go on from here, unless there is nothing sound to go on from."""
+    _require_finite(state)
+    state.save(run.last, to_go_on=True)
+
+
+def _require_finite(state: State) -> None:
+    if not state.tally.is_finite():
+        raise DivergedError(
+            f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, by step "
+            f"{state.step}; the checkpoints are from before. Try a lower train.lr"
+        )

@@ -1,0 +1,147 @@
+"""All that training changes, and how it goes into a checkpoint and comes back."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neither.config import Config
+from neither.data.decode import Preprocessing
+from neither.errors import CheckpointError
+from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
+from neither.model.network import build_network
+from neither.training.average import AveragedNetwork
+from neither.training.optimizer import build_optimizer
+from neither.training.tally import Tally
+
+
+@dataclass
+class State:
+    """A moment of training.
+
+    Order and augmentation are functions of (seed, epoch, place), so no generator is part of it.
+
+    Attributes:
+        network: being trained.
+        average: its moving average, which is evaluated and kept.
+        optimizer: with its momenta.
+        tally: sums of the epoch so far.
+        epoch: full epochs done.
+        step_in_epoch: steps done of the epoch after them.
+        step: steps done in all.
+        metrics: of the average on val after the last full epoch: the values of the curves.
+        best: those of `best.pt`.
+        best_epoch: when that was.
+        temperature: what logits are divided by before softmax.
+    """
+
+    config: Config
+    preprocessing: Preprocessing
+    network: nn.Module
+    average: AveragedNetwork
+    optimizer: torch.optim.Optimizer
+    tally: Tally
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    metrics: dict[str, float] | None = None
+    best: dict[str, float] | None = None
+    best_epoch: int = 0
+    temperature: float = 1.0
+
+    def end_step(self) -> None:
+        """Count an optimizer step and let the average follow it."""
+        self.step += 1
+        self.step_in_epoch += 1
+        self.average.update(self.step)
+
+    def end_epoch(self, metrics: dict[str, float]) -> None:
+        """Count an epoch, with the metrics it ended in, and begin the sums of the next."""
+        self.epoch += 1
+        self.step_in_epoch = 0
+        self.metrics = metrics
+        self.tally = Tally(len(self.config.classes), self.tally.loss.device)
+
+    def is_best(self) -> bool:
+        """Say whether the last epoch beats the best so far: by macro recall, then by loss.
+
+        A loss that is not finite beats nothing.
+        """
+        if self.metrics is None or not math.isfinite(self.metrics["loss"]):
+            return False
+        return self.best is None or _rank(self.metrics) > _rank(self.best)
+
+    def keep_best(self) -> None:
+        """Note that the last epoch is the best so far."""
+        self.best, self.best_epoch = self.metrics, self.epoch
+
+    def save(self, path: Path, to_go_on: bool) -> None:
+        """Write a checkpoint, with what going on takes or without."""
+        going_on = {
+            "network": _on_cpu(self.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "tally": self.tally.state(),
+            "step_in_epoch": self.step_in_epoch,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+        }
+        config = self.config
+        checkpoint = Checkpoint(
+            classes=config.classes,
+            reject_class=config.reject_class,
+            model=config.model,
+            preprocessing=self.preprocessing,
+            weights=_on_cpu(self.average.network.state_dict()),
+            temperature=self.temperature,
+            threshold=None,
+            config=config.model_dump(mode="json"),
+            epoch=self.epoch,
+            step=self.step,
+            metrics=self.metrics or {},
+            training=going_on if to_go_on else None,
+        )
+        save_checkpoint(path, checkpoint)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: if it lacks what going on takes, or belongs to another network.
+        """
+        training: dict[str, Any] | None = checkpoint.training
+        if training is None:
+            raise CheckpointError("this checkpoint is for use only; training cannot go on from it")
+        load_weights(self.network, training["network"])
+        load_weights(self.average.network, checkpoint.weights)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.tally.restore(training["tally"])
+        self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        self.step_in_epoch = training["step_in_epoch"]
+        self.metrics = checkpoint.metrics or None
+        self.best, self.best_epoch = training["best"], training["best_epoch"]
+
+
+def new_state(config: Config, preprocessing: Preprocessing, device: torch.device) -> State:
+    """Return the state before the first step: random weights that depend on the seed alone."""
+    network = build_network(
+        config.model, len(config.classes), config.data.image_size, config.seed
+    ).to(device)
+    return State(
+        config=config,
+        preprocessing=preprocessing,
+        network=network,
+        average=AveragedNetwork(network, config.train.ema_decay),
+        optimizer=build_optimizer(network, config.train),
+        tally=Tally(len(config.classes), device),
+    )
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    return metrics["macro_recall"], -metrics["loss"]
+
+
+def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in weights.items()}

@@ -1,0 +1,117 @@
+"""What a run tells about itself: TensorBoard curves and `metrics.jsonl`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from neither import files
+from neither.data.batches import Batch
+from neither.data.decode import Preprocessing
+from neither.terminal import warn
+
+_SHEET_ROWS, _SHEET_COLUMNS = 4, 8
+
+
+class Tracker:
+    """Writes train and val figures under the same tags, so that each chart shows both.
+
+    Trouble with the disk costs curves, never the run: it is said once and training goes on.
+    """
+
+    def __init__(self, run_folder: Path, epoch: int) -> None:
+        """Open the writers.
+
+        Args:
+            run_folder: of the run.
+            epoch: full epochs done, -1 before the start; points of later ones, left by an attempt
+                that was cut off before it could save, are dropped.
+        """
+        self._rows_file = run_folder / "metrics.jsonl"
+        self._rows = [row for row in _read_rows(self._rows_file) if row["epoch"] <= epoch]
+        first_step = self._rows[-1]["step"] + 1 if self._rows else 0
+        self._failed = False
+        self._writers = {}
+        try:
+            for split in ("train", "val"):
+                folder = str(run_folder / "tensorboard" / split)
+                self._writers[split] = SummaryWriter(folder, purge_step=first_step)
+        except OSError as error:
+            self._give_up(error)
+
+    def write_epoch(
+        self, epoch: int, step: int, train: dict[str, float], val: dict[str, float]
+    ) -> None:
+        """Write one point of every curve.
+
+        Args:
+            epoch: full epochs trained; 0 is before the first step.
+            step: optimizer steps taken.
+            train: the value of each curve on train.
+            val: likewise on val.
+        """
+        figures = {"train": train, "val": val}
+        self._rows.append({"epoch": epoch, "step": step, **figures})
+        lines = "".join(json.dumps(row) + "\n" for row in self._rows)
+        try:
+            files.write_whole(self._rows_file, lines)
+            for split, writer in self._writers.items():
+                for tag, value in figures[split].items():
+                    writer.add_scalar(tag, value, step)
+                writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def write_text(self, tag: str, text: str) -> None:
+        """Show a text as it is."""
+        indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for: verbatim
+        self._writers["train"].add_text(tag, indented, 0)
+
+    def write_sheet(
+        self, tag: str, batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing
+    ) -> None:
+        """Show the first images of a batch as the network sees them, with their labels."""
+        figure = _draw_sheet(batch, classes, preprocessing)
+        self._writers["train"].add_figure(tag, figure, 0)
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        try:
+            for writer in self._writers.values():
+                writer.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not self._failed:
+            warn(f"curves can no longer be written: {error}; training goes on without them")
+        self._failed = True
+        self._writers = {}
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _draw_sheet(batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing) -> Figure:
+    num = min(len(batch.labels), _SHEET_ROWS * _SHEET_COLUMNS)
+    figure = Figure(figsize=(1.5 * _SHEET_COLUMNS, 1.7 * _SHEET_ROWS), layout="constrained")
+    for place, image in enumerate(_to_pixels(batch.images[:num], preprocessing)):
+        axes = figure.add_subplot(_SHEET_ROWS, _SHEET_COLUMNS, place + 1)
+        axes.imshow(image)
+        axes.set_title(classes[int(batch.labels[place])], fontsize=10)
+        axes.set_axis_off()
+    return figure
+
+
+def _to_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Undo the normalisation; (B, 3, S, S) float32 becomes (B, S, S, 3) uint8."""
+    images = images.permute(0, 2, 3, 1).cpu()
+    shares = images * torch.tensor(preprocessing.std) + torch.tensor(preprocessing.mean)
+    return (255 * shares).clamp(0, 255).to(torch.uint8)
