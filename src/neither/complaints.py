@@ -22,12 +22,8 @@ def from_pydantic(
     error: ValidationError, document: Document, model: type[BaseModel]
 ) -> tuple[list[Problem], set[Loc]]:
     """Put the errors of one validation into words; also return the places that are bad."""
-    # A default that could not be worked out is the echo of an error that is listed anyway.
-    items = [
-        item
-        for item in error.errors(include_url=False)
-        if item["type"] != "default_factory_not_called"
-    ]
+    listed = error.errors(include_url=False)
+    items = [item for item in listed if not _is_echo(item, listed)]
     problems = [
         Problem(document.where(item["loc"]), dotted(item["loc"]), _say(item, document, model))
         for item in items
@@ -63,13 +59,21 @@ def without(values: dict[str, Any], bad: set[Loc], path: Loc = ()) -> dict[str, 
     return kept
 
 
+def _is_echo(item: ErrorDetails, listed: Sequence[ErrorDetails]) -> bool:
+    """Tell what only follows from another error: no default worked out, bad items not counted."""
+    inner = any(other["loc"][:-1] == item["loc"] for other in listed)
+    return item["type"] == "default_factory_not_called" or (item["type"] == "too_short" and inner)
+
+
 def _say(item: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
     loc, kind, got = item["loc"], item["type"], item["input"]
     if kind == "missing":
         return "is required"
     if kind == "extra_forbidden":
         return "unknown key" + _suggestion(loc, model)
-    written = document.written.get(loc, got)
+    written = document.written.get(loc, got) or "nothing"
+    if isinstance(got, tuple):
+        written = f"[{', '.join(map(str, got))}]"
     if kind == "string_type" and isinstance(got, bool | int | float):
         read = str(got).lower() if isinstance(got, bool) else "a number"
         return f'want text, but YAML reads {written} as {read}: quote it, "{written}"'
@@ -78,6 +82,9 @@ def _say(item: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
     if kind == "value_error":
         return f"{item['ctx']['error']}, got {got!r}"
     want = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    if kind in ("too_short", "too_long"):
+        limit = item["ctx"].get("min_length") or item["ctx"].get("max_length")
+        want = f"at {'least' if kind == 'too_short' else 'most'} {limit} items"
     if kind == "string_pattern_mismatch":
         want = _PATTERNS[str(loc[-1])]
     return f"want {want}, got {got!r}" if isinstance(got, str) else f"want {want}, got {written}"

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from neither import complaints, strict_yaml
@@ -152,7 +151,7 @@ def check_config(document: Document) -> Config:
     """
     problems = list(document.problems)
     config: Config | None = None
-    if document.values:
+    if document.values or not problems:
         config, found, bad = _validate(document)
         problems += found
         problems += [
@@ -168,7 +167,7 @@ def check_config(document: Document) -> Config:
 
 def to_yaml(config: Config) -> str:
     """Write a config as YAML that reads back as the same config, every key spelled out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return strict_yaml.write_yaml(config.model_dump(mode="json"))
 
 
 def _validate(document: Document) -> tuple[Config | None, list[Problem], set[Loc]]:

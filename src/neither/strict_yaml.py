@@ -4,6 +4,7 @@ PyYAML alone keeps the last of two equal keys, follows aliases that expand witho
 `1e-3` as text. Here each of these is refused or read as a person means it, with its line.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -64,6 +65,10 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quote also the text that only the loader above would take for a number, such as 08."""
+
+
 # The words of YAML 1.1 stay booleans, so that an unquoted `no` as a class name is noticed.
 for _tag, _pattern, _first_letters in (
     ("bool", _BOOLEANS, list("yYnNtTfFoO")),
@@ -72,9 +77,10 @@ for _tag, _pattern, _first_letters in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_letters
-    )
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_letters
+        )
 
 
 def read_yaml(content: bytes, source: str) -> Document:
@@ -94,7 +100,8 @@ def read_yaml(content: bytes, source: str) -> Document:
         document.problems.append(Problem(f"{source}{error.where}", "", str(error)))
         return document
     if not isinstance(node, yaml.MappingNode):
-        found = "nothing" if node is None else "a list" if _is_list(node) else "a single value"
+        is_list = isinstance(node, yaml.SequenceNode)
+        found = "nothing" if node is None else "a list" if is_list else "a single value"
         document.problems.append(
             Problem(f"{source}:1", "", f"want a mapping of sections and keys, got {found}")
         )
@@ -103,6 +110,11 @@ def read_yaml(content: bytes, source: str) -> Document:
     assert isinstance(values, dict)  # noqa: S101 - for mypy: a mapping node gives a dict
     document.values = values
     return document
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """Write what `read_yaml` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def override(document: Document, assignment: str) -> None:
@@ -131,8 +143,11 @@ def override(document: Document, assignment: str) -> None:
             return
         section = below
     section[keys[-1]] = value
+    for places in (document.lines, document.written, document.overrides):
+        for path in [path for path in places if path[: len(keys)] == tuple(keys)]:
+            del places[path]
     document.overrides[tuple(keys)] = where
-    document.written[tuple(keys)] = text
+    document.written |= part.written | {tuple(keys): text}
 
 
 class _RefusedError(Exception):
@@ -144,10 +159,12 @@ class _RefusedError(Exception):
 def _decode(content: bytes) -> str:
     if len(content) > _MAX_BYTES:
         raise _RefusedError(f"the file has {len(content):,} bytes; a config has at most 65,536")
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise _RefusedError(f"not UTF-8 text: byte {error.start} cannot be read") from error
+        mark = _mark_after(content[: error.start].decode())
+        raise _RefusedError("not UTF-8 text", mark) from error
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -168,7 +185,10 @@ def _compose(text: str) -> yaml.Node | None:
                 raise _RefusedError(f"nested deeper than {_MAX_DEPTH} levels", event.start_mark)
         return yaml.compose(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
-        raise _RefusedError(f"a character that YAML does not allow: {error.reason}") from error
+        mark = _mark_after(text[: error.position])
+        raise _RefusedError("a character that YAML does not allow", mark) from error
+    except (ValueError, OverflowError) as error:  # of chr(), for an escape such as "\\UFFFFFFFF"
+        raise _RefusedError("an escape stands for a character that does not exist") from error
     except yaml.MarkedYAMLError as error:
         hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
         raise _RefusedError(
@@ -176,12 +196,13 @@ def _compose(text: str) -> yaml.Node | None:
         ) from error
 
 
-def _is_list(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.SequenceNode)
+def _mark_after(text: str) -> yaml.Mark:
+    lines = text.split("\n")
+    return yaml.Mark("", 0, len(lines) - 1, len(lines[-1]), None, 0)
 
 
 def _convert(node: yaml.Node, path: Path, document: Document) -> Value:
-    document.lines[path] = node.start_mark.line + 1
+    document.lines.setdefault(path, node.start_mark.line + 1)  # a key's own line is set already
     if isinstance(node, yaml.SequenceNode):
         return tuple(
             _convert(item, (*path, index), document) for index, item in enumerate(node.value)

@@ -70,7 +70,8 @@ def _warp(numbers: Tensor, settings: Augmentation) -> Tensor:
     area = _between(numbers[:, 0], *settings.crop_scale)
     stretch = torch.exp(_between(numbers[:, 1], -1, 1) * (math.log(_ASPECT) / 2))
     side = area.sqrt()
-    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+    stretch = stretch.clamp(min=side, max=1 / side)  # so that the crop lies within, area and all
+    width, height = side * stretch, side / stretch
     x = _between(numbers[:, 2], -1, 1) * (1 - width)
     y = _between(numbers[:, 3], -1, 1) * (1 - height)
     if settings.flip:

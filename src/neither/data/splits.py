@@ -111,13 +111,12 @@ def match_again(
 
 def write_splits(path: Path, rows: Iterable[Row]) -> None:
     """Write the rows, whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    lines = [csv_line(_COLUMNS)]
     for row in rows:
-        writer.writerow([safe_cell(row.path), row.label, row.split, row.sha256, row.reason])
+        cells = [safe_cell(row.path), row.label, row.split, row.sha256, row.reason]
+        lines.append(csv_line(cells))
     # A file name may hold bytes that are no UTF-8; they come back as they were.
-    files.write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    files.write_whole(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def read_splits(path: Path) -> list[Row]:
@@ -135,6 +134,17 @@ def read_splits(path: Path) -> list[Row]:
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read back: {error}; start over with --fresh") from error
     return [replace(row, path=row.path.removeprefix("./")) for row in rows]
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """Write one row that ends in a line feed.
+
+    Told to end rows so itself, csv before Python 3.13 leaves a carriage return within a cell
+    without quotes, and no reader finds the row's end again.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def safe_cell(path: str) -> str:

@@ -1,12 +1,11 @@
 """`predictions.csv`: one row for each file found, none dropped, none shifted."""
 
-import csv
 import io
 from collections.abc import Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from neither.data.splits import safe_cell
+from neither.data.splits import csv_line, safe_cell
 
 
 class PredictionWriter:
@@ -15,9 +14,8 @@ class PredictionWriter:
     def __init__(self, file: BinaryIO, classes: Sequence[str]) -> None:
         # A file name may hold bytes that are no UTF-8; they come out as they were.
         self._text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-        self._writer = csv.writer(self._text, lineterminator="\n")
         self._classes = classes
-        self._writer.writerow(
+        self._write_line(
             ["path", "status", "predicted", "decision", "reason", "confidence"]
             + [f"prob_{name}" for name in classes]
             + ["true_label", "error"]
@@ -47,9 +45,12 @@ class PredictionWriter:
         predicted = self._classes[probabilities.index(confidence)]
         shown = [f"{each:.6f}" for each in (confidence, *probabilities)]
         cells = [safe_cell(path), "ok", predicted, predicted, "", *shown, true_label, ""]
-        self._writer.writerow(cells)
+        self._write_line(cells)
 
     def write_unreadable(self, path: str, true_label: str, error: str) -> None:
         """Write the row of a file that gave no image, with the reason."""
         blanks = [""] * (4 + len(self._classes))
-        self._writer.writerow([safe_cell(path), "unreadable", *blanks, true_label, error])
+        self._write_line([safe_cell(path), "unreadable", *blanks, true_label, error])
+
+    def _write_line(self, cells: Sequence[str]) -> None:
+        self._text.write(csv_line(cells))

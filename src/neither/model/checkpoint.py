@@ -5,6 +5,8 @@ whole or not at all.
 """
 
 import io
+import os
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from neither.errors import CheckpointError, UsageError
 from neither.model.network import build_network
 
 SCHEMA_VERSION = 1
+_END_RECORD_BYTES = 22  # of a zip file, which torch's format is
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     path = find_checkpoint(path)
     try:
+        _require_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows as any of a dozen kinds
         raise CheckpointError(
@@ -147,6 +151,19 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     if differences:
         raise CheckpointError("the weights fit another network: " + "; ".join(differences[:3]))
     network.load_state_dict(weights)
+
+
+def _require_whole(path: Path) -> None:
+    """Compare the checksums, which torch does not: a flipped bit would be a weight like any other.
+
+    Raises:
+        ValueError: if a byte was changed or added since the file was written.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+        file.seek(-_END_RECORD_BYTES, os.SEEK_END)
+        if damaged or not file.read().startswith(b"PK\5\6"):
+            raise ValueError(f"other bytes than were written: {damaged or 'after the end'}")
 
 
 def _shape(weights: Tensor | None) -> str:

@@ -67,8 +67,7 @@ def train(config: Config, run: Run) -> State:
             _save_epoch(state, run)
         try:
             while state.epoch < config.train.epochs:
-                speed = _train_epoch(state, batches, compute, run, bar)
-                figures = state.tally.figures(config.classes) | speed
+                figures = _train_epoch(state, batches, compute, run, bar)
                 metrics = _measure(state, data.pixels, data.val, compute.device)
                 state.end_epoch(metrics)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
@@ -82,15 +81,15 @@ def train(config: Config, run: Run) -> State:
 def _train_epoch(
     state: State, batches: Batches, compute: Compute, run: Run, bar: Bar
 ) -> dict[str, float]:
-    """Take the steps that are left of an epoch; return how fast that went and the last rate."""
+    """Take the steps that are left of an epoch; return the values of its curves."""
     settings = state.config.train
     every_seconds = 60 * state.config.checkpoint.save_every_minutes
     started = saved = time.monotonic()
-    num_images, rate, speed = 0, 0.0, 0.0
+    num_images = 0
     for batch in batches.epoch(state.epoch, state.step_in_epoch):
         stopping.poll()
-        rate = learning_rate(settings, state.epoch + (state.step_in_epoch + 0.5) / len(batches))
-        _step(state, batch, rate, compute)
+        moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
+        _step(state, batch, learning_rate(settings, moment), compute)
         num_images += len(batch.labels)
         bar.advance()
         if bar.is_due():
@@ -99,11 +98,13 @@ def _train_epoch(
         if time.monotonic() - saved >= every_seconds:
             _save(state, run)
             saved = time.monotonic()
-    _require_finite(state)
-    if num_images == 0:  # an earlier attempt was stopped between the last step and the end
-        return {}
-    speed = num_images / (time.monotonic() - started)
-    return {"learning_rate": rate, "images_per_second": speed}
+    if not state.tally.is_finite():
+        raise _diverged(state)
+    figures = state.tally.figures(state.config.classes)
+    figures["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+    if num_images:  # none if an earlier attempt was stopped between the last step and the end
+        figures["images_per_second"] = num_images / (time.monotonic() - started)
+    return figures
 
 
 def _step(state: State, batch: Batch, rate: float, compute: Compute) -> None:
@@ -142,6 +143,8 @@ def _measure(state: State, pixels: Tensor, split: Split, device: torch.device) -
     """Evaluate the averaged weights exactly as `evaluate` would; return the tags of the curves."""
     network, classes = state.average.network, state.config.classes
     logits = compute_logits(network, pixels, split.rows, state.preprocessing, device)
+    if not logits.isfinite().all():
+        raise _diverged(state)
     confusion = count_confusions(split.labels, logits.argmax(dim=1), len(classes))
     return curve_figures(nll(logits, split.labels, state.temperature), confusion, classes)
 
@@ -156,13 +159,13 @@ def _save_epoch(state: State, run: Run) -> None:
 
 def _save(state: State, run: Run) -> None:
     """Save to go on from here, unless there is nothing sound to go on from."""
-    _require_finite(state)
+    if not state.tally.is_finite():
+        raise _diverged(state)
     state.save(run.last, to_go_on=True)
 
 
-def _require_finite(state: State) -> None:
-    if not state.tally.is_finite():
-        raise DivergedError(
-            f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, by step "
-            f"{state.step}; the checkpoints are from before. Try a lower train.lr"
-        )
+def _diverged(state: State) -> DivergedError:
+    return DivergedError(
+        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, by step "
+        f"{state.step}; the checkpoints are from before. Try a lower train.lr"
+    )

@@ -68,25 +68,21 @@ def open_run(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
         CheckpointError: if the checkpoint to go on from cannot be used.
     """
     files.make_folder(folder)
+    kept, last = folder / "config.yaml", folder / "checkpoints" / "last.pt"
+    _require_run(folder)
     with files.owned(folder):
         if fresh:
             _put_aside(folder)
-        kept, last = folder / "config.yaml", folder / "checkpoints" / "last.pt"
-        content = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
-        if content and not kept.exists():
-            raise OutputError(
-                f"{folder}: this folder is not a run ({content[0]} is in it); choose another with "
-                "--output-dir"
-            )
-        for part in (folder, folder / "checkpoints", folder / "tensorboard"):
-            files.make_folder(part)
-            files.sweep_temporaries(part)
         if last.exists():
             _require_same(config, kept)
         else:
             # What ended before its first checkpoint leaves nothing to go on from, or to keep to.
+            # The config comes first: by it a folder is known as a run, however soon that ends.
             files.write_whole(kept, to_yaml(config))
             (folder / "splits.csv").unlink(missing_ok=True)
+        for part in (folder, folder / "checkpoints", folder / "tensorboard"):
+            files.make_folder(part)
+            files.sweep_temporaries(part)
         with logged_to(folder / "log.txt"):
             resumed = load_checkpoint(last) if last.exists() else None
             if resumed is not None and resumed.epoch < config.train.epochs:
@@ -113,6 +109,17 @@ def write_environment(run: Run, compute: Compute, fingerprint: str) -> None:
     }
     known = {key: value for key, value in environment.items() if value is not None}
     files.write_whole(run.folder / "environment.json", json.dumps(known, indent=2) + "\n")
+
+
+def _require_run(folder: Path) -> None:
+    """Leave alone, and move nowhere, what is somebody else's, be it a config.yaml of their own."""
+    content = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    begun = (folder / ".lock").exists() or (folder / "checkpoints" / "last.pt").exists()
+    if content and not (begun and (folder / "config.yaml").exists()):
+        raise OutputError(
+            f"{folder}: this folder is not a run ({content[0]} is in it); choose another with "
+            "--output-dir"
+        )
 
 
 def _require_same(config: Config, kept: Path) -> None:
@@ -151,7 +158,7 @@ def _put_aside(folder: Path) -> None:
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     aside.mkdir()
-    for path in content:
+    for path in sorted(content, key=lambda path: path.name == "config.yaml"):  # last: see open_run
         path.rename(aside / path.name)
     say(f"the old run is kept as {aside}")
 

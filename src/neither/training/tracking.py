@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -69,14 +71,22 @@ class Tracker:
     def write_text(self, tag: str, text: str) -> None:
         """Show a text as it is."""
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for: verbatim
-        self._writers["train"].add_text(tag, indented, 0)
+        try:
+            if "train" in self._writers:
+                self._writers["train"].add_text(tag, indented, 0)
+        except OSError as error:
+            self._give_up(error)
 
     def write_sheet(
         self, tag: str, batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing
     ) -> None:
         """Show the first images of a batch as the network sees them, with their labels."""
         figure = _draw_sheet(batch, classes, preprocessing)
-        self._writers["train"].add_figure(tag, figure, 0)
+        try:
+            if "train" in self._writers:
+                self._writers["train"].add_figure(tag, figure, 0)
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
         """Flush everything to disk."""
@@ -110,8 +120,9 @@ def _draw_sheet(batch: Batch, classes: tuple[str, ...], preprocessing: Preproces
     return figure
 
 
-def _to_pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _to_pixels(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Undo the normalisation; (B, 3, S, S) float32 becomes (B, S, S, 3) uint8."""
     images = images.permute(0, 2, 3, 1).cpu()
     shares = images * torch.tensor(preprocessing.std) + torch.tensor(preprocessing.mean)
-    return (255 * shares).clamp(0, 255).to(torch.uint8)
+    pixels: NDArray[np.uint8] = (255 * shares).clamp(0, 255).to(torch.uint8).numpy()
+    return pixels

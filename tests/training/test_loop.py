@@ -1,0 +1,264 @@
+"""Training from begin to end, stopped anywhere, and gone on with."""
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from neither import stopping
+from neither.config import Config
+from neither.errors import DivergedError
+from neither.inference.classifier import compute_logits
+from neither.model.checkpoint import load_checkpoint
+from neither.training import loop
+from neither.training.run import open_run
+from neither.training.state import State
+
+EPOCHS = 3
+STEPS_PER_EPOCH = 3
+
+
+def make_config(root: Path, **changes: Any) -> Config:  # noqa: ANN401
+    train = {"epochs": EPOCHS, "batch_size": 8} | changes.pop("train", {})
+    values = {
+        "name": "test",
+        "classes": ("dog", "human", "neither"),
+        "device": "cpu",
+        "data": {"root": str(root), "image_size": 32},
+        "model": {"width": 8},
+        "train": train,
+    }
+    return Config.model_validate(values | changes)
+
+
+def train(config: Config, folder: Path) -> State:
+    with open_run(config, folder, fresh=False) as run:
+        return loop.train(config, run)
+
+
+def stop_before_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a real signal when the step of this number is about to be taken."""
+    taken = 0
+    step = loop._step
+
+    def counted(*arguments: Any) -> None:  # noqa: ANN401
+        nonlocal taken
+        if taken == number:
+            signal.raise_signal(signal.SIGTERM)
+        taken += 1
+        step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", counted)
+
+
+def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a real signal when logits are computed for the time of this number."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Tensor:  # noqa: ANN401
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            signal.raise_signal(signal.SIGTERM)
+        return compute_logits(*arguments)
+
+    monkeypatch.setattr(loop, "compute_logits", counted)
+
+
+def train_until_stopped(
+    config: Config, folder: Path, stop: Callable[[pytest.MonkeyPatch], None]
+) -> int:
+    with pytest.MonkeyPatch.context() as patch, stopping.watched():
+        stop(patch)
+        with pytest.raises(stopping.Stopped) as stopped:
+            train(config, folder)
+    return stopped.value.exit_code
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:  # noqa: ANN401
+    """Compare nested values, tensors to the bit."""
+    assert type(one) is type(other), place
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for number, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{place}.{number}")
+    else:
+        assert one == other, place
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["train"].pop("images_per_second", None)  # the one figure that is not repeatable
+    return rows
+
+
+STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "before the first step": lambda patch: stop_before_step(0, patch),
+    "in mid-epoch": lambda patch: stop_before_step(STEPS_PER_EPOCH + 1, patch),
+    "at the end of an epoch": lambda patch: stop_before_step(2 * STEPS_PER_EPOCH, patch),
+    "in the last step": lambda patch: stop_before_step(EPOCHS * STEPS_PER_EPOCH - 1, patch),
+    "in validation": lambda patch: stop_in_validation(4, patch),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS.keys())
+def test_a_stopped_run_ends_in_the_same_bits(
+    stop: Callable[[pytest.MonkeyPatch], None],
+    make_images: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    config = make_config(make_images(train=7))
+    train(config, tmp_path / "whole")
+    assert train_until_stopped(config, tmp_path / "stopped", stop) == 143
+    train(config, tmp_path / "stopped")
+    for name in ("last.pt", "best.pt"):
+        whole, resumed = (
+            vars(load_checkpoint(tmp_path / run / "checkpoints" / name))
+            for run in ("whole", "stopped")
+        )
+        assert whole.pop("model") == resumed.pop("model")
+        assert whole.pop("preprocessing") == resumed.pop("preprocessing")
+        assert_same(whole, resumed)
+    assert read_rows(tmp_path / "whole") == read_rows(tmp_path / "stopped")
+
+
+def test_a_run_resumed_without_its_momenta_ends_elsewhere(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The negative twin: the comparison above would notice a part of the state that is lost."""
+    config = make_config(make_images(train=7))
+    whole = train(config, tmp_path / "whole")
+    stop = STOPS["in mid-epoch"]
+    train_until_stopped(config, tmp_path / "stopped", stop)
+    path = tmp_path / "stopped" / "checkpoints" / "last.pt"
+    content = torch.load(path, weights_only=True)
+    for momenta in content["training"]["optimizer"]["state"].values():
+        momenta["momentum_buffer"].zero_()
+    torch.save(content, path)
+    resumed = train(config, tmp_path / "stopped")
+    assert not torch.equal(
+        whole.network.state_dict()["head.weight"], resumed.network.state_dict()["head.weight"]
+    )
+
+
+def test_saving_in_mid_epoch_changes_nothing(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images(train=7)
+    often = make_config(root, checkpoint={"save_every_minutes": 1e-9})
+    seldom = train(make_config(root), tmp_path / "seldom")
+    assert_same(
+        seldom.average.network.state_dict(),
+        train(often, tmp_path / "often").average.network.state_dict(),
+    )
+
+
+def test_the_seed_changes_the_weights(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_images()
+    one = train(make_config(root), tmp_path / "one")
+    other = train(make_config(root, seed=1), tmp_path / "other")
+    assert not torch.equal(one.network.state_dict()["head.weight"],
+                           other.network.state_dict()["head.weight"])  # fmt: skip
+
+
+def test_each_batch_gets_one_optimizer_step(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        state = train(make_config(make_images(train=7)), tmp_path / "run")
+    finally:
+        hook.remove()
+    assert steps == state.step == EPOCHS * STEPS_PER_EPOCH
+
+
+def test_training_overfits_twelve_images(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    still = {"crop_scale": (1.0, 1.0), "flip": False, "rotate_degrees": 0.0, "color": 0.0,
+             "grey": 0.0, "erase": 0.0}  # fmt: skip
+    config = make_config(
+        make_images(train=4),
+        augmentation=still,
+        train={"epochs": 60, "batch_size": 12, "ema_decay": 0.5, "weight_decay": 0.0, "lr": 0.05},
+    )
+    train(config, tmp_path / "run")
+    last = read_rows(tmp_path / "run")[-1]["train"]
+    assert last["accuracy"] == 1.0
+    assert last["loss"] < 0.05
+
+
+def test_curves_begin_with_the_loss_of_random_weights(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    train(make_config(make_images()), tmp_path / "run")
+    first = read_rows(tmp_path / "run")[0]
+    assert (first["epoch"], first["step"]) == (0, 0)
+    for split in ("train", "val"):
+        assert first[split]["loss"] == pytest.approx(math.log(3), abs=0.1)
+
+
+def test_zero_epochs_leave_a_checkpoint_that_can_be_used(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    train(make_config(make_images(), train={"epochs": 0}), tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert (checkpoint.epoch, checkpoint.step) == (0, 0)
+    assert not checkpoint.build().training
+
+
+def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images()
+    config = make_config(
+        root, train={"lr": 100.0, "clip_norm": 1e30, "epochs": 50, "warmup_epochs": 0}
+    )
+    with pytest.raises(DivergedError, match=r"step \d+.*train\.lr"):
+        train(config, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert checkpoint.training is not None
+    for name, weights in checkpoint.training["network"].items():
+        assert torch.isfinite(weights).all(), name
+
+
+def test_two_classes_leave_the_ignored_folder_out(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images()
+    config = make_config(
+        root,
+        classes=("human", "dog"),
+        data={"root": str(root), "image_size": 32, "ignored_folders": ("neither",)},
+    )
+    train(config, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert checkpoint.classes == ("human", "dog")
+    assert "neither" not in (tmp_path / "run" / "splits.csv").read_text()
+
+
+def test_nothing_is_written_into_the_folder_of_the_images(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images()
+    before = {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
+    train(make_config(root), tmp_path / "run")
+    assert before == {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
