@@ -50,9 +50,14 @@ def test_a_failure_leaves_the_old_file_and_no_litter(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(error), files.replacing(path) as file:
-        file.write(b"half")
-        raise error
+
+    def fail() -> None:
+        with files.replacing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
 
@@ -158,6 +163,9 @@ def test_another_process_in_the_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_is_free_again_after_the_block(tmp_path: Path) -> None:
     for _ in range(2):
-        with files.owned(tmp_path):
-            with pytest.raises(OutputError, match=f"pid {os.getpid()} "), files.owned(tmp_path):
-                raise AssertionError("both are in")
+        with (
+            files.owned(tmp_path),
+            pytest.raises(OutputError, match=f"pid {os.getpid()} "),
+            files.owned(tmp_path),
+        ):
+            raise AssertionError("both are in")

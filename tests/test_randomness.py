@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -27,6 +27,7 @@ def plain_bits(seed: int, stream: int, epoch: int, place: int) -> int:
 
 
 @given(SEEDS, STREAMS, EPOCHS, PLACES)
+@settings(deadline=None)
 def test_bits_are_those_of_plain_integers(
     seed: int, stream: Stream, epoch: int, places: np.ndarray
 ) -> None:
@@ -36,6 +37,7 @@ def test_bits_are_those_of_plain_integers(
 
 
 @given(SEEDS, EPOCHS, st.integers(1, 60), st.integers(1, 60))
+@settings(deadline=None)
 def test_numbers_are_the_same_however_places_are_cut(
     seed: int, epoch: int, num: int, batch: int
 ) -> None:
@@ -47,6 +49,7 @@ def test_numbers_are_the_same_however_places_are_cut(
 
 
 @given(SEEDS, EPOCHS, st.integers(1, 10), st.integers(1, 10))
+@settings(deadline=None)
 def test_asking_for_more_numbers_changes_none(seed: int, epoch: int, few: int, more: int) -> None:
     places = np.arange(3)
     long = uniforms(seed, Stream.ORDER, epoch, places, few + more)
@@ -68,7 +71,8 @@ def test_every_counter_gives_other_numbers() -> None:
 
 def test_uniforms_fill_the_unit_interval_evenly() -> None:
     numbers = uniforms(0, Stream.AUGMENTATION, 3, np.arange(20_000), 6)
-    assert (numbers.dtype, numbers.shape) == (np.float32, (20_000, 6))
+    assert numbers.dtype == np.float32
+    assert numbers.shape == (20_000, 6)
     assert numbers.min() >= 0
     assert numbers.max() < 1
     for column in numbers.T:
@@ -85,6 +89,7 @@ def test_one_is_never_drawn_even_of_all_ones() -> None:
 
 
 @given(SEEDS, EPOCHS, st.integers(0, 300))
+@settings(deadline=None)
 def test_an_order_holds_every_number_once(seed: int, epoch: int, num: int) -> None:
     order = permutation(seed, epoch, num)
     assert sorted(order.tolist()) == list(range(num))
@@ -106,9 +111,10 @@ def test_the_seed_of_the_weights_fits_torch(seed: int) -> None:
 
 
 @given(SEEDS, st.text(st.characters(exclude_categories=["Cs"])))
+@settings(deadline=None)
 def test_a_group_has_one_place_as_text_or_bytes(seed: int, group: str) -> None:
     place = fraction(seed, group)
-    assert 0 <= place <= 1
+    assert 0 <= place < 1
     assert place == fraction(seed, group.encode())
 
 
@@ -122,9 +128,6 @@ def test_groups_spread_evenly_and_otherwise_for_another_seed() -> None:
 
 def test_the_streams_stay_what_they_were() -> None:
     # Runs and splits on users' disks hang on these numbers: they may never change.
-    assert bits(0, Stream.ORDER, 0, np.arange(2)).tolist() == [
-        plain_bits(0, 1, 0, 0), plain_bits(0, 1, 0, 1),
-    ]  # fmt: skip
     assert [int(stream) for stream in Stream] == [1, 2, 3, 4]
-    assert permutation(0, 0, 8).tolist() == PERMUTATION
-    assert fraction(0, "dog") == FRACTION
+    assert permutation(0, 0, 8).tolist() == [1, 2, 5, 7, 4, 6, 0, 3]
+    assert fraction(0, "dog") == 0.6937098217622101

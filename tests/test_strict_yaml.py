@@ -186,7 +186,7 @@ def test_a_bad_override_is_named_as_it_was_typed(assignment: str, said: str) -> 
 
 
 @given(st.text() | st.text("ab:-[]{}&*!|>#'\"%\\ \n\t0", max_size=60))
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 def test_any_text_is_read_or_refused_but_never_breaks(text: str) -> None:
     document = read(text.encode("utf-8", "surrogatepass"))
     assert isinstance(document.values, dict)
@@ -207,7 +207,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"])) | st.from_regex(
         max_size=5,
     )
 )
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 def test_what_is_written_reads_back_the_same(values: dict[str, object]) -> None:
     document = read(write_yaml({key: list(value) if isinstance(value, tuple) else value
                                 for key, value in values.items()}))  # fmt: skip

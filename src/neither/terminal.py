@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -24,8 +24,16 @@ _log.setLevel(logging.INFO)
 _log.propagate = False
 logging.raiseExceptions = False  # a message that cannot be written is lost, no more
 
-_messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
-_results = Console(highlight=False, markup=False, emoji=False)
+
+class _Console(Console):
+    """Leave a closed pipe to the caller; rich alone would end the program with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+_messages = _Console(stderr=True, highlight=False, markup=False, emoji=False)
+_results = _Console(highlight=False, markup=False, emoji=False)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -38,6 +46,8 @@ class _ConsoleHandler(logging.Handler):
         try:
             _messages.print(Text(record.getMessage(), style=style), soft_wrap=True)
         except (OSError, ValueError):
+            with suppress(OSError, ValueError), _messages.capture():
+                pass  # forgets the line, which rich would keep and try again
             self.handleError(record)
 
 
@@ -131,9 +141,11 @@ class Bar:
             self._live.update(self._task, completed=done, total=total)
         elif time.monotonic() - self._said >= _LINE_EVERY_SECONDS:
             self._said = time.monotonic()
-            pace = (self._said - self._started) / (done - self._first)
-            parts = [f"{self._title}: {done:,} of {total:,} {self._unit}",
-                     f"{pace * (total - done):.0f} s left", self._note]  # fmt: skip
+            parts = [f"{self._title}: {done:,} of {total:,} {self._unit}"]
+            if done > self._first:
+                pace = (self._said - self._started) / (done - self._first)
+                parts.append(f"{pace * (total - done):.0f} s left")
+            parts.append(self._note)
             say(", ".join(filter(None, parts)))
 
     def is_due(self) -> bool:

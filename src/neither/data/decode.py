@@ -164,7 +164,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     size = (preprocessing.image_size, preprocessing.image_size)
     if preprocessing.resize == "pad":
-        return ImageOps.pad(image, size, _RESAMPLING, color=_PADDING)
+        # Not ImageOps.pad, where the short side of a thin image is rounded to nothing.
+        width, height = (max(1, round(side / max(image.size) * size[0])) for side in image.size)
+        square = Image.new("RGB", size, _PADDING)
+        corner = (size[0] - width) // 2, (size[1] - height) // 2
+        square.paste(image.resize((width, height), _RESAMPLING), corner)
+        return square
     if preprocessing.resize == "crop":
         return ImageOps.fit(image, size, _RESAMPLING)
     return image.resize(size, _RESAMPLING)

@@ -43,7 +43,10 @@ def list_images(root: Path) -> Listing:
         DataError: if the folder itself cannot be read.
     """
     listing = Listing(root)
-    entered = {_identity(root)}
+    try:
+        entered = {_identity(root)}
+    except OSError as error:
+        raise DataError(f"{root}: this folder cannot be read: {error.strerror}") from error
     links: list[str] = []
     _walk(root, "", listing, entered, links)
     # Real folders first, so that which of two ways to a folder is taken hangs on no link's name.
@@ -94,8 +97,8 @@ def _walk(
             if _is_folder(entry):
                 if entry.is_symlink():
                     links.append(prefix + entry.name)
-                else:
-                    entered.add(_identity(entry.path))
+                elif (identity := _identity(entry.path)) not in entered:
+                    entered.add(identity)
                     waiting.append((folder / entry.name, f"{prefix}{entry.name}/"))
             elif _is_image(entry):
                 listing.paths.append(prefix + entry.name)

@@ -152,7 +152,7 @@ def _add_classes(
         close = _near_miss(name, [each for each in classes if each not in folders])
         hint = f"did you mean {close}?" if close else "no class has this name; rename it, move it "
         if not close:
-            hint += f"away, or leave it out: data.ignored_folders=[{name}]"
+            hint += f"away, or leave it out: data.ignored_folders=[{printable(name)}]"
         problems.append(f"folder {printable(name)}: {hint}")
     for name in classes:
         if name in folders:

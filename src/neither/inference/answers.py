@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,8 +47,8 @@ def answer_files(classifier: Classifier, paths: Sequence[Path]) -> Iterator[Answ
 
 
 def _answer(classifier: Classifier, images: Sequence[Decoded]) -> Iterator[Answer]:
-    pixels = [torch.from_numpy(image.pixels) for image in images if image.pixels is not None]
-    logits = iter(classifier.logits(torch.stack(pixels)) if pixels else ())
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    logits = iter(classifier.logits(torch.from_numpy(np.stack(pixels))) if pixels else ())
     for image in images:
         scored = next(logits) if image.pixels is not None else None
         yield Answer(scored, image.reason, image.sha256)

@@ -1,0 +1,123 @@
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from neither.config import Augmentation
+from neither.data.augmentation import normalize
+from neither.data.batches import Batch, Batches
+from neither.data.decode import Preprocessing
+
+SIZE = 8
+OFF = Augmentation(
+    crop_scale=(1.0, 1.0), flip=False, rotate_degrees=0.0, color=0.0, grey=0.0, erase=0.0
+)
+
+
+def make(num: int = 100, **changes: Any) -> Batches:  # noqa: ANN401 - any field's type
+    """Make batches of `num` rows of a store that holds twice as many."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2 * num, SIZE, SIZE, 3), generator=generator,
+                           dtype=torch.uint8)  # fmt: skip
+    rows = torch.arange(2 * num - 1, 0, -2)
+    fields: dict[str, Any] = {
+        "pixels": pixels, "rows": rows, "labels": rows % 3, "batch_size": 32, "seed": 0,
+        "settings": Augmentation(), "preprocessing": Preprocessing(SIZE),
+        "device": torch.device("cpu"),
+    }  # fmt: skip
+    return Batches(**fields | changes)
+
+
+def order(batches: Batches, epoch: int, start: int = 0) -> list[int]:
+    return [number for batch in batches.epoch(epoch, start) for number in batch.indices.tolist()]
+
+
+def images(batches: Batches, epoch: int) -> Tensor:
+    return torch.cat([batch.images for batch in batches.epoch(epoch)])
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name))
+               for name in ("images", "labels", "indices"))  # fmt: skip
+
+
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 9))
+@settings(deadline=None, max_examples=30)
+def test_each_image_comes_once_an_epoch_in_batches_of_nearly_one_size(
+    num: int, batch_size: int, epoch: int
+) -> None:
+    batches = make(num, batch_size=batch_size, settings=OFF)
+    sizes = [len(batch.labels) for batch in batches.epoch(epoch)]
+    assert len(sizes) == len(batches)
+    assert 0 < min(sizes) <= max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == num
+    # As few batches as the size allows.
+    assert (len(sizes) - 1) * batch_size < num
+    assert sorted(order(batches, epoch)) == list(range(num))
+
+
+def test_pixels_and_labels_belong_to_their_index() -> None:
+    batches = make(settings=OFF)
+    for batch in batches.epoch(3):
+        rows = batches.rows[batch.indices]
+        plain = normalize(batches.pixels[rows], batches.preprocessing)
+        assert torch.allclose(batch.images, plain, rtol=0, atol=1e-5)
+        assert torch.equal(batch.labels, rows % 3)
+
+
+def test_an_epoch_is_the_same_each_time() -> None:
+    pairs = zip(make().epoch(5), make().epoch(5), strict=True)
+    assert all(equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("start", range(5))
+def test_starting_within_an_epoch_gives_the_rest_of_the_same_batches(start: int) -> None:
+    whole, rest = list(make().epoch(2)), list(make().epoch(2, start))
+    assert len(whole) == 4
+    assert len(rest) == 4 - start
+    assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_an_image_is_changed_the_same_however_batches_are_cut(batch_size: int) -> None:
+    cut, whole = make(batch_size=batch_size), make(batch_size=32)
+    assert order(cut, 4) == order(whole, 4)
+    assert torch.allclose(images(cut, 4), images(whole, 4), rtol=0, atol=1e-5)
+
+
+def test_another_epoch_has_another_order_and_other_changes() -> None:
+    batches = make()
+    orders = {tuple(order(batches, epoch)) for epoch in range(4)}
+    assert len(orders) == 4
+    one, other = (images(batches, epoch)[order(batches, epoch).index(0)] for epoch in (0, 1))
+    assert not torch.allclose(one, other, atol=1e-2)
+
+
+def test_another_seed_has_another_order_and_other_changes() -> None:
+    batches = [make(seed=seed) for seed in (0, 1)]
+    orders = [order(each, 0) for each in batches]
+    assert orders[0] != orders[1]
+    one, other = (images(each, 0)[at.index(0)] for each, at in zip(batches, orders, strict=True))
+    assert not torch.allclose(one, other, atol=1e-2)
+
+
+def test_images_of_one_batch_are_changed_each_in_its_own_way() -> None:
+    batches = make(20)
+    same = batches.pixels[:1].expand(40, SIZE, SIZE, 3).contiguous()
+    changed = images(make(20, pixels=same), 0)
+    assert len({image.numpy().tobytes() for image in changed}) == 20
+
+
+def test_a_start_after_the_last_batch_gives_none() -> None:
+    assert list(make().epoch(0, 4)) == []
+
+
+def test_the_store_is_left_as_it_was() -> None:
+    batches = make()
+    images(batches, 0)
+    assert torch.equal(batches.pixels, make().pixels)
+    assert torch.equal(batches.rows, make().rows)

@@ -1,0 +1,181 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neither import stopping
+from neither.data.folder import SUFFIXES, list_folders, list_images
+from neither.errors import DataError
+
+Draw = Callable[..., Path]
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_images_are_found_at_any_depth_sorted_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a/z.png", "a/b/c/d.gif", "a.png", "B.jpg", "10.png", "9.png")
+    listing = list_images(tmp_path)
+    assert listing.paths == [
+        "10.png", "9.png", "B.jpg", "a.png", "a/b/c/d.gif", "a/z.png", "b.jpg",
+    ]  # fmt: skip
+    assert (listing.num_other, listing.refused) == (0, [])
+
+
+def test_every_image_suffix_counts_in_any_case(tmp_path: Path) -> None:
+    names = [f"{number}{suffix}" for number, suffix in enumerate(SUFFIXES)]
+    names += [f"up{name.upper()}" for name in names]
+    touch(tmp_path, *names)
+    assert list_images(tmp_path).paths == sorted(names)
+
+
+def test_other_files_are_only_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "notes.txt", "a.jpg.part", "movie.mp4", "b/data.json", "x.jpg~", "n")
+    listing = list_images(tmp_path)
+    assert (listing.paths, listing.num_other) == (["a.jpg"], 6)
+
+
+def test_hidden_files_and_litter_are_neither_found_nor_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", ".hidden.jpg", "._a.jpg", ".git/b.jpg", "__MACOSX/c.jpg",
+          "__macosx/c.jpg", "Thumbs.db", "x/thumbs.db", "desktop.ini", ".DS_Store")  # fmt: skip
+    listing = list_images(tmp_path)
+    assert (listing.paths, listing.num_other) == (["a.jpg"], 0)
+
+
+def test_without_a_suffix_the_content_tells(tmp_path: Path, draw: Draw) -> None:
+    draw(tmp_path / "picture")
+    draw(tmp_path / "picture.with.dots.png")
+    draw(tmp_path / "picture.part")  # a suffix, though not of an image, is taken at its word
+    (tmp_path / "text").write_text("a text")
+    (tmp_path / "empty").touch()
+    for name, start in (("jpeg", b"\xff\xd8\xff\xe0"), ("gif", b"GIF89a"), ("tiff", b"II*\0")):
+        (tmp_path / name).write_bytes(start)
+    listing = list_images(tmp_path)
+    assert listing.paths == ["gif", "jpeg", "picture", "picture.with.dots.png", "tiff"]
+    assert listing.num_other == 3
+
+
+def test_a_folder_named_as_an_image_is_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jpg/inner.jpg")
+    listing = list_images(tmp_path)
+    assert (listing.paths, listing.num_other) == (["x.jpg/inner.jpg"], 0)
+
+
+def test_pipes_and_dangling_links_are_counted_and_never_opened(tmp_path: Path) -> None:
+    for name in ("pipe", "pipe.jpg"):
+        os.mkfifo(tmp_path / name)  # opening one would wait for ever
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "self").symlink_to("self")
+    listing = list_images(tmp_path)
+    assert (listing.paths, listing.num_other) == ([], 5)
+
+
+def test_links_to_files_are_followed(tmp_path: Path, draw: Draw) -> None:
+    draw(tmp_path / "elsewhere/real.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link.png").symlink_to("../elsewhere/real.png")
+    (tmp_path / "root/link").symlink_to("../elsewhere/real.png")
+    assert list_images(tmp_path / "root").paths == ["link", "link.png"]
+
+
+def test_a_link_to_a_folder_is_entered_once_however_many_ways_there_are(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/a.jpg", "root/own.jpg")
+    for name in ("first", "second"):
+        (tmp_path / "root" / name).symlink_to("../elsewhere")
+    assert list_images(tmp_path / "root").paths == ["first/a.jpg", "own.jpg"]
+
+
+def test_the_real_folder_is_taken_before_a_link_to_it(tmp_path: Path) -> None:
+    touch(tmp_path, "z/real/a.jpg")
+    (tmp_path / "a").symlink_to("z/real")
+    assert list_images(tmp_path).paths == ["z/real/a.jpg"]
+
+
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    touch(tmp_path, "root/a/b/x.jpg", "root/y.jpg", "outside.jpg")
+    (tmp_path / "root/a/b/up").symlink_to("..")
+    (tmp_path / "root/a/b/root").symlink_to(tmp_path / "root")
+    (tmp_path / "root/a/here").symlink_to(".")
+    assert list_images(tmp_path / "root").paths == ["a/b/x.jpg", "y.jpg"]
+    (tmp_path / "root/parent").symlink_to("..")
+    found = list_images(tmp_path / "root").paths
+    assert found == ["a/b/x.jpg", "parent/outside.jpg", "y.jpg"]
+
+
+def test_the_root_may_itself_be_a_link(tmp_path: Path) -> None:
+    touch(tmp_path, "real/x.jpg")
+    (tmp_path / "link").symlink_to("real")
+    assert list_images(tmp_path / "link").paths == ["x.jpg"]
+
+
+def test_a_very_deep_tree_is_walked(tmp_path: Path) -> None:
+    # Made and removed step by step: a path of this length is too long for one call.
+    depth, here = 300, Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(depth):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("x.jpg").touch()
+    finally:
+        os.chdir(here)
+    assert list_images(tmp_path).paths == ["d/" * depth + "x.jpg"]
+
+
+def test_a_root_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "missing"):
+        with pytest.raises(DataError, match=f"{name}: this folder cannot be read: "):
+            list_images(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: this folder cannot be read: "):
+            list_folders(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_folder_within_that_cannot_be_read_is_named_and_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.jpg", "b/y.jpg")
+    (tmp_path / "a").chmod(0)
+    listing = list_images(tmp_path)
+    (tmp_path / "a").chmod(0o700)
+    assert listing.paths == ["b/y.jpg"]
+    assert listing.refused == [f"{tmp_path / 'a'}: this folder cannot be read: Permission denied"]
+
+
+def test_a_signal_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stopping.watched():
+        os.kill(os.getpid(), 15)
+        with pytest.raises(stopping.Stopped):
+            list_images(tmp_path)
+
+
+def test_folders_are_named_without_hidden_ones_and_litter(tmp_path: Path) -> None:
+    touch(tmp_path, "b/x", "a/x", ".git/x", "__MACOSX/x", "file.jpg")
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "self").symlink_to("self")
+    assert list_folders(tmp_path) == ["a", "b", "link"]
+
+
+NAMES = st.binary(min_size=1, max_size=20).filter(
+    lambda name: not {*name} & {0, ord("/")} and not name.startswith(b".")
+)
+
+
+@given(st.sets(NAMES.map(lambda name: os.fsdecode(name) + ".png"), max_size=8))
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_name_that_a_file_system_takes_is_found(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str]
+) -> None:
+    root = tmp_path_factory.mktemp("names")
+    touch(root, *names)
+    assert list_images(root).paths == sorted(names)

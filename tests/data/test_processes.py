@@ -1,0 +1,83 @@
+import multiprocessing
+import operator
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from neither import stopping
+from neither.data import processes
+from neither.data.processes import map_in_processes, num_cores
+from neither.errors import OutputError
+from neither.stopping import Stopped
+
+# Functions of the standard library: another process can import them wherever it starts.
+WHO: Callable[[str], Any] = eval
+PID = "__import__('os').getpid()"
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+
+
+def run(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return list(map_in_processes(function, items))
+
+
+def test_the_cores_that_may_be_used_are_counted() -> None:
+    assert 1 <= num_cores() <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        assert num_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_short_list_is_worked_on_right_here() -> None:
+    assert set(run(WHO, [PID] * 64)) == {os.getpid()}
+    assert run(operator.neg, []) == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_long_list_is_worked_on_elsewhere_in_order_and_no_process_stays() -> None:
+    items = [f"({number}, {PID})" for number in range(331)]
+    results = run(WHO, items)
+    assert [number for number, _ in results] == list(range(331))
+    assert os.getpid() not in {pid for _, pid in results}
+    assert multiprocessing.active_children() == []
+
+
+def test_on_one_core_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: 1)
+    assert set(run(WHO, [PID] * 100)) == {os.getpid()}
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_killed_process_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(OutputError, match=r"was killed.*too little memory"):
+        run(os._exit, [9] * 100)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_an_error_in_a_process_is_raised_here() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(WHO, ["1 / 0"] * 100)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("num", [10, 1000])
+def test_a_signal_ends_the_work(num: int) -> None:
+    done = []
+
+    def work() -> None:
+        for result in map_in_processes(operator.neg, range(num)):
+            done.append(result)
+            if len(done) == 5:
+                os.kill(os.getpid(), 15)
+
+    with stopping.watched(), pytest.raises(Stopped):
+        work()
+    assert 5 <= len(done) < num
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,306 @@
+"""Scoring folders: what is counted where, and what the files say."""
+
+import csv
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from neither.data import processes
+from neither.data.layout import find_scored_images, find_unseen_images
+from neither.errors import CheckpointError
+from neither.evaluation.evaluation import evaluate
+from neither.inference.classifier import BATCH_SIZE, Classifier
+
+Draw = Callable[..., None]
+
+
+def score(
+    classifier: Classifier, images: Path, output_dir: Path, unseen: Path | None = None
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Evaluate as the command does; return what the two files hold."""
+    output_dir.mkdir(exist_ok=True)
+    scored = find_scored_images(images, classifier.classes, None)
+    others = find_unseen_images(unseen, classifier.classes) if unseen else None
+    returned = evaluate(classifier, scored, others, output_dir)
+    metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
+    assert metrics == returned
+    assert {path.name for path in output_dir.iterdir()} == {"metrics.json", "predictions.csv"}
+    text = (output_dir / "predictions.csv").read_bytes().decode("utf-8", "surrogateescape")
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    assert all(None not in row and None not in row.values() for row in rows)
+    return metrics, rows
+
+
+def by_path(rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    assert len({row["path"] for row in rows}) == len(rows)
+    return {row["path"]: row for row in rows}
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, draw: Draw) -> Path:
+    """Five dogs, one of which looks human; three humans; nothing that is neither."""
+    root = tmp_path / "images"
+    for number in range(4):
+        draw(root / "dog" / f"{number}.png", "dog", number)
+    draw(root / "dog" / "odd.png", "human")
+    for number in range(3):
+        draw(root / "human" / f"{number}.png", "human", number)
+    return root
+
+
+def test_figures_of_a_labelled_folder(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    assert metrics.pop("nll") > 0
+    assert metrics == {
+        "schema_version": 1,
+        "num_images": 8,
+        "num_unreadable": 0,
+        "classes": ["dog", "human", "neither"],
+        "accuracy": 7 / 8,
+        "macro_recall": pytest.approx((4 / 5 + 1) / 2),
+        "confusion_matrix": [[4, 1, 0], [0, 3, 0], [0, 0, 0]],
+        "per_class": {
+            "dog": {"precision": 1.0, "recall": 0.8, "f1": 8 / 9, "num_images": 5},
+            "human": {"precision": 0.75, "recall": 1.0, "f1": 6 / 7, "num_images": 3},
+            "neither": {"num_images": 0},
+        },
+    }
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    assert {row["true_label"] for row in rows} == {"dog", "human"}
+    assert by_path(rows)["dog/odd.png"]["predicted"] == "human"
+
+
+def test_nll_agrees_with_the_rows(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
+    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    losses = [-math.log(float(row[f"prob_{row['true_label']}"])) for row in rows]
+    assert metrics["nll"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_probabilities_in_the_rows_are_those_of_the_classifier(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    _, rows = score(classifier, labelled, tmp_path / "out")
+    assert list(rows[0]) == [
+        "path", "status", "predicted", "decision", "reason", "confidence",
+        "prob_dog", "prob_human", "prob_neither", "true_label", "error",
+    ]  # fmt: skip
+    for row in rows:
+        shares = {name: float(row[f"prob_{name}"]) for name in classifier.classes}
+        assert math.fsum(shares.values()) == pytest.approx(1, abs=2e-6)
+        best = max(shares, key=lambda name: shares[name])
+        assert row["predicted"] == row["decision"] == best
+        assert float(row["confidence"]) == shares[best]
+        assert (row["status"], row["reason"], row["error"]) == ("ok", "", "")
+
+
+def test_temperature_reaches_the_probabilities_and_nll_alone(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    cool, cool_rows = score(classifier, labelled, tmp_path / "cool")
+    hot, hot_rows = score(replace(classifier, temperature=5.0), labelled, tmp_path / "hot")
+    assert cool.pop("nll") != hot.pop("nll")
+    assert cool == hot
+    for one, other in zip(cool_rows, hot_rows, strict=True):
+        assert one["predicted"] == other["predicted"]
+        assert float(one["confidence"]) > float(other["confidence"])
+
+
+def test_unreadable_files_keep_their_row_and_leave_the_figures_alone(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    before, rows_before = score(classifier, labelled, tmp_path / "before")
+    (labelled / "dog" / "1b.png").write_text("this is no image")
+    (labelled / "human" / "0.jpg").touch()
+    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    assert metrics.pop("num_unreadable") == 2
+    assert before.pop("num_unreadable") == 0
+    assert metrics == before
+    found = by_path(rows)
+    bad = {path: found.pop(path) for path in ("dog/1b.png", "human/0.jpg")}
+    assert list(found.values()) == rows_before
+    for path, row in bad.items():
+        assert row.pop("error")
+        filled = {column: value for column, value in row.items() if value}
+        label = path.partition("/")[0]
+        assert filled == {"path": path, "status": "unreadable", "true_label": label}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_no_name_shifts_a_row(classifier: Classifier, tmp_path: Path, draw: Draw) -> None:
+    names = ["a,b.png", "a\nb.png", "a\rb.png", 'a"b".png', "=1+1.png", "+1.png", "-1.png",
+             "@a.png", "\tb.png", "täst 犬.png", " space .png", os.fsdecode(b"\xff\xfe.png"),
+             "x;y'.png"]  # fmt: skip
+    for name in names:
+        draw(tmp_path / "images" / name, "human")
+    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "out")
+    assert metrics["num_images"] == len(names) == len(rows)
+    assert {os.path.normpath(row["path"]) for row in rows} == set(names)
+    for row in rows:
+        assert row["path"][0] not in "=+-@\t"
+        assert (row["status"], row["predicted"]) == ("ok", "human")
+
+
+def test_an_unlabelled_folder_has_predictions_but_no_accuracy(
+    classifier: Classifier, tmp_path: Path, draw: Draw
+) -> None:
+    draw(tmp_path / "images" / "one.png", "dog")
+    draw(tmp_path / "images" / "holiday" / "two.png", "neither")
+    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "out")
+    assert metrics == {
+        "schema_version": 1,
+        "num_images": 2,
+        "num_unreadable": 0,
+        "classes": ["dog", "human", "neither"],
+    }
+    assert {(row["path"], row["predicted"], row["true_label"]) for row in rows} == {
+        ("one.png", "dog", ""),
+        ("holiday/two.png", "neither", ""),
+    }
+
+
+def test_a_file_is_scored_alone(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
+    metrics, (row,) = score(classifier, labelled / "dog" / "odd.png", tmp_path / "out")
+    assert metrics["num_images"] == 1
+    assert "accuracy" not in metrics
+    assert (row["path"], row["predicted"], row["true_label"]) == ("odd.png", "human", "")
+    _, rows = score(classifier, labelled, tmp_path / "all")
+    same = by_path(rows)["dog/odd.png"]
+    assert {row[f"prob_{name}"] == same[f"prob_{name}"] for name in classifier.classes} == {True}
+
+
+def test_foreign_folders_have_their_rows_and_no_part_in_accuracy(
+    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
+) -> None:
+    alone, _ = score(classifier, labelled, tmp_path / "alone")
+    for number, colour in enumerate(["dog", "neither", "neither"]):
+        draw(labelled / "teapot" / f"{number}.png", colour)
+    draw(labelled / "dogs" / "0.png", "human")  # nearly a class is no class
+    draw(labelled / "stray.png", "dog")  # beside the folders: no label at all
+    (labelled / "teapot" / "bad.png").touch()
+    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    assert metrics["foreign"] == {
+        "dogs": {"num_images": 1, "decided": {"dog": 0, "human": 1, "neither": 0}},
+        "teapot": {"num_images": 3, "decided": {"dog": 1, "human": 0, "neither": 2}},
+    }
+    for key in ("accuracy", "macro_recall", "nll", "confusion_matrix", "per_class"):
+        assert metrics[key] == alone[key]
+    assert metrics["num_images"] == 8 + 3 + 1 + 1
+    assert metrics["num_unreadable"] == 1
+    found = by_path(rows)
+    assert found["teapot/0.png"]["true_label"] == found["teapot/bad.png"]["true_label"] == "teapot"
+    assert found["stray.png"]["true_label"] == ""
+
+
+def test_unseen_images_have_rows_relative_to_the_scored_folder(
+    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
+) -> None:
+    alone, rows_alone = score(classifier, labelled, tmp_path / "alone")
+    draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
+    draw(tmp_path / "unseen" / "lamp" / "0.png", "neither")
+    draw(tmp_path / "unseen" / "1.png", "neither")
+    metrics, rows = score(classifier, labelled, tmp_path / "out", tmp_path / "unseen")
+    assert rows[: len(rows_alone)] == rows_alone
+    assert [(row["path"], row["true_label"]) for row in rows[len(rows_alone) :]] == [
+        ("../unseen/1.png", "unseen"),
+        ("../unseen/kettle/0.png", "kettle"),
+        ("../unseen/lamp/0.png", "lamp"),
+    ]
+    assert {name: row["num_images"] for name, row in metrics.pop("foreign").items()} == {
+        "kettle": 1, "lamp": 1, "unseen": 1,
+    }  # fmt: skip
+    assert metrics == alone | {"num_images": 11}
+
+
+def test_a_folder_of_unreadable_files_has_no_figures(
+    classifier: Classifier, tmp_path: Path, draw: Draw
+) -> None:
+    (tmp_path / "images" / "dog").mkdir(parents=True)
+    (tmp_path / "images" / "dog" / "0.png").touch()
+    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "out")
+    assert (metrics["num_images"], metrics["num_unreadable"], len(rows)) == (0, 1, 1)
+    assert "accuracy" not in metrics
+
+
+def test_what_does_not_apply_is_absent_never_null(
+    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
+) -> None:
+    draw(labelled / "teapot" / "0.png", "dog")
+    score(classifier, labelled, tmp_path / "out")
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    assert "null" not in text
+    assert "NaN" not in text
+    assert text.endswith("}\n")
+
+
+def test_two_evaluations_write_the_same_bytes(
+    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
+) -> None:
+    draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
+    for name in ("one", "other"):
+        score(classifier, labelled, tmp_path / name, tmp_path / "unseen")
+    for name in ("metrics.json", "predictions.csv"):
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "other" / name).read_bytes()
+
+
+def test_the_last_partial_batch_counts_whatever_the_processes(
+    classifier: Classifier, tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num = BATCH_SIZE + 6
+    for number in range(num):
+        # Only the images past the first batch are wrong.
+        colour = "dog" if number < BATCH_SIZE else "human"
+        draw(tmp_path / "images" / "dog" / f"{number:03}.png", colour)
+    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "one")
+    assert metrics["confusion_matrix"] == [[BATCH_SIZE, 6, 0], [0, 0, 0], [0, 0, 0]]
+    assert len(rows) == metrics["num_images"] == num
+    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    assert score(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
+
+
+class BrokenNetwork(nn.Module):
+    """What damaged weights make of every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_full((len(images), 3), math.nan)
+
+
+def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("of an earlier evaluation\n")
+    with pytest.raises(CheckpointError, match="not finite"):
+        score(replace(classifier, network=BrokenNetwork()), labelled, tmp_path / "out")
+    (left,) = (tmp_path / "out").iterdir()
+    assert left.read_text() == "of an earlier evaluation\n"
+
+
+def test_two_classes_must_choose_even_for_a_teapot(
+    classifier: Classifier, tmp_path: Path, draw: Draw
+) -> None:
+    forced = replace(classifier, network=TwoColours(), classes=("human", "dog"), reject_class=None)
+    draw(tmp_path / "images" / "dog" / "0.png", "dog")
+    draw(tmp_path / "images" / "neither" / "0.png", "neither", 1)
+    metrics, rows = score(forced, tmp_path / "images", tmp_path / "out")
+    assert metrics["confusion_matrix"] == [[0, 0], [0, 1]]
+    assert metrics["foreign"]["neither"]["num_images"] == 1
+    assert {row["predicted"] for row in rows} <= {"human", "dog"}
+
+
+class TwoColours(nn.Module):
+    """Green against red."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))[:, [1, 0]]

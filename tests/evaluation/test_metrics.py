@@ -1,0 +1,190 @@
+"""Figures held against scikit-learn, torchmetrics, and a table worked by hand."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+)
+
+from neither.evaluation.metrics import (
+    accuracy,
+    count_confusions,
+    curve_figures,
+    macro_recall,
+    nll,
+    recalls,
+    summarize,
+)
+
+CLASSES = ("dog", "human", "neither")
+NUM_CLASSES = len(CLASSES)
+HAND = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # nothing is neither, or called so
+EMPTY = torch.zeros(3, 3, dtype=torch.int64)
+
+answers = st.lists(
+    st.tuples(st.integers(0, NUM_CLASSES - 1), st.integers(0, NUM_CLASSES - 1)),
+    min_size=1,
+    max_size=40,
+)
+quick = settings(max_examples=40, deadline=None)
+
+
+def columns(pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    labels, predicted = zip(*pairs, strict=True)
+    return torch.tensor(labels), torch.tensor(predicted)
+
+
+def make_logits(num: int, seed: int, spread: float = 5.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(NUM_CLASSES, (num,), generator=generator)
+    return spread * torch.randn(num, NUM_CLASSES, generator=generator), labels
+
+
+def certain(predicted: Tensor) -> Tensor:
+    """Make logits whose largest is the predicted class."""
+    return torch.nn.functional.one_hot(predicted, NUM_CLASSES).float()
+
+
+@given(answers)
+@quick
+def test_confusions_accuracy_and_macro_recall_are_those_of_the_oracles(
+    pairs: list[tuple[int, int]],
+) -> None:
+    labels, predicted = columns(pairs)
+    confusion = count_confusions(labels, predicted, NUM_CLASSES)
+    every = list(range(NUM_CLASSES))
+    assert confusion.tolist() == oracle.confusion_matrix(labels, predicted, labels=every).tolist()
+    assert torch.equal(confusion, multiclass_confusion_matrix(predicted, labels, NUM_CLASSES))
+    assert accuracy(confusion) == oracle.accuracy_score(labels, predicted)
+    theirs = multiclass_accuracy(predicted, labels, NUM_CLASSES, average="micro")
+    assert accuracy(confusion) == pytest.approx(theirs.item(), rel=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of predictions without images
+        balanced = oracle.balanced_accuracy_score(labels, predicted)
+    assert macro_recall(confusion) == pytest.approx(balanced, rel=1e-12)
+
+
+@given(answers)
+@quick
+def test_figures_of_each_class_are_those_of_the_oracles(pairs: list[tuple[int, int]]) -> None:
+    labels, predicted = columns(pairs)
+    found = summarize(certain(predicted), labels, CLASSES, 1.0)["per_class"]
+    precision, recall, f1, num_images = oracle.precision_recall_fscore_support(
+        labels, predicted, labels=list(range(NUM_CLASSES)), zero_division=np.nan
+    )
+    their_f1 = multiclass_f1_score(predicted, labels, NUM_CLASSES, average=None)
+    assert list(found) == list(CLASSES)
+    for number, figures in enumerate(found.values()):
+        assert figures["num_images"] == num_images[number]
+        assert ("recall" in figures) == ("f1" in figures) == (num_images[number] > 0)
+        assert ("precision" in figures) == bool((predicted == number).any())
+        if "precision" in figures:
+            assert figures["precision"] == pytest.approx(precision[number], rel=1e-12)
+        if "recall" in figures:
+            assert figures["recall"] == pytest.approx(recall[number], rel=1e-12)
+            assert figures["f1"] == pytest.approx(f1[number], rel=1e-12)
+            assert figures["f1"] == pytest.approx(their_f1[number].item(), rel=1e-6)
+
+
+@given(st.integers(1, 60), st.integers(0, 1000), st.floats(0.5, 4))
+@quick
+def test_nll_is_the_log_loss_of_scikit_learn(num: int, seed: int, temperature: float) -> None:
+    logits, labels = make_logits(num, seed, spread=2.0)
+    shares = torch.softmax(logits.double() / temperature, 1).numpy()
+    theirs = oracle.log_loss(labels, shares, labels=list(range(NUM_CLASSES)))
+    assert nll(logits, labels, temperature) == pytest.approx(theirs, rel=1e-10)
+
+
+def test_nll_is_finite_where_a_probability_underflows() -> None:
+    assert nll(torch.tensor([[0.0, -2000.0]]), torch.tensor([1]), 1.0) == 2000
+    assert nll(torch.tensor([[0.0, -2000.0]]), torch.tensor([0]), 1.0) == 0
+
+
+def test_nll_of_knowing_nothing_is_ln_c() -> None:
+    assert nll(torch.zeros(7, 3), torch.arange(7) % 3, 1.0) == pytest.approx(math.log(3))
+
+
+@given(st.integers(0, 1000), st.randoms(use_true_random=False))
+@quick
+def test_the_order_of_the_images_changes_no_bit_of_nll(seed: int, random: Random) -> None:
+    logits, labels = make_logits(101, seed)
+    order = list(range(101))
+    random.shuffle(order)
+    assert nll(logits, labels, 1.3).hex() == nll(logits[order], labels[order], 1.3).hex()
+
+
+def test_hand_worked_table() -> None:
+    assert accuracy(HAND) == 7 / 10
+    assert recalls(HAND) == [3 / 4, 4 / 6, None]
+    assert macro_recall(HAND) == pytest.approx((3 / 4 + 4 / 6) / 2)
+
+
+def test_summary_of_the_hand_worked_table() -> None:
+    pairs = [(0, 0)] * 3 + [(0, 1)] + [(1, 0)] * 2 + [(1, 1)] * 4
+    labels, predicted = columns(pairs)
+    right, wrong = math.log(math.e + 2) - 1, math.log(math.e + 2)
+    found = summarize(certain(predicted), labels, CLASSES, 1.0)
+    assert found.pop("nll") == pytest.approx((7 * right + 3 * wrong) / 10)
+    assert found == {
+        "accuracy": 0.7,
+        "macro_recall": pytest.approx(17 / 24),
+        "confusion_matrix": HAND.tolist(),
+        "per_class": {
+            "dog": {"precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "num_images": 4},
+            "human": {"precision": 4 / 5, "recall": 4 / 6, "f1": 8 / 11, "num_images": 6},
+            "neither": {"num_images": 0},
+        },
+    }
+
+
+def test_a_class_that_is_predicted_without_having_images_has_a_precision_alone() -> None:
+    found = summarize(certain(torch.tensor([2, 0])), torch.tensor([0, 0]), CLASSES, 1.0)
+    assert found["per_class"]["neither"] == {"precision": 0.0, "num_images": 0}
+    assert found["macro_recall"] == 0.5
+
+
+def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
+    assert curve_figures(0.25, HAND, CLASSES) == {
+        "loss": 0.25,
+        "accuracy": 0.7,
+        "macro_recall": pytest.approx(17 / 24),
+        "recall/dog": 3 / 4,
+        "recall/human": 4 / 6,
+    }
+
+
+def test_counts_add_up_whatever_the_batches() -> None:
+    labels, predicted = columns([(place % 3, place % 2) for place in range(50)])
+    parts = [count_confusions(labels[start : start + 16], predicted[start : start + 16], 3)
+             for start in range(0, 50, 16)]  # fmt: skip
+    whole = count_confusions(labels, predicted, 3)
+    assert torch.equal(torch.stack(parts).sum(0), whole)
+    assert whole.sum() == 50
+    assert whole[2, 0] == sum(place % 3 == 2 and place % 2 == 0 for place in range(50))
+
+
+def test_nothing_to_score_is_an_error_not_a_zero() -> None:
+    with pytest.raises(ValueError, match="no image"):
+        accuracy(EMPTY)
+    with pytest.raises(ValueError, match="no class has an image"):
+        macro_recall(EMPTY)
+    with pytest.raises(ValueError, match="no image"):
+        nll(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 1.0)
+    assert recalls(EMPTY) == [None, None, None]
+
+
+def test_a_logit_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        nll(torch.tensor([[0.0, math.nan]]), torch.tensor([0]), 1.0)

@@ -1,0 +1,192 @@
+"""All of a moment of training is saved and comes back to the bit."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neither.config import Config
+from neither.data.decode import Preprocessing
+from neither.errors import CheckpointError
+from neither.model.checkpoint import load_checkpoint
+from neither.training.state import State, new_state
+
+CPU = torch.device("cpu")
+MakeConfig = Callable[..., Config]
+
+
+def make_state(config: Config) -> State:
+    return new_state(config, Preprocessing(config.data.image_size), CPU)
+
+
+def take_step(state: State) -> None:
+    """Take one step on images that depend on the number of the step alone."""
+    generator = torch.Generator().manual_seed(state.step)
+    images = torch.randn(6, 3, 32, 32, generator=generator)
+    labels = torch.arange(6) % 3
+    logits = state.network(images)
+    loss = F.cross_entropy(logits, labels)
+    state.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.step()
+    state.end_step()
+    state.tally.add(loss, logits, labels, torch.tensor(1.0))
+
+
+def figures(macro_recall: float, loss: float) -> dict[str, float]:
+    return {"loss": loss, "accuracy": 0.5, "macro_recall": macro_recall}
+
+
+def assert_equal(one: State, other: State) -> None:
+    for mine, theirs in ((one.network, other.network),
+                         (one.average.network, other.average.network)):  # fmt: skip
+        for name, tensor in mine.state_dict().items():
+            assert torch.equal(tensor, theirs.state_dict()[name]), name
+    mine_state, their_state = one.optimizer.state_dict(), other.optimizer.state_dict()
+    assert mine_state["param_groups"] == their_state["param_groups"]
+    assert mine_state["state"].keys() == their_state["state"].keys()
+    assert mine_state["state"]
+    for number, values in mine_state["state"].items():
+        for name, value in values.items():
+            same = torch.equal(
+                torch.as_tensor(value), torch.as_tensor(their_state["state"][number][name])
+            )
+            assert same, (number, name)
+    for name, value in one.tally.state().items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other.tally.state()[name])), name
+    for name in ("epoch", "step_in_epoch", "step", "metrics", "best", "best_epoch", "temperature"):
+        assert getattr(one, name) == getattr(other, name), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_restored_state_goes_on_to_the_bit(
+    optimizer: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(train={"optimizer": optimizer, "lr": 0.01})
+    state = make_state(config)
+    take_step(state)
+    state.end_epoch(figures(0.5, 1.0))
+    state.keep_best()
+    take_step(state)
+    take_step(state)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.005
+    state.save(tmp_path / "last.pt", to_go_on=True)
+    resumed = make_state(config)
+    resumed.restore(load_checkpoint(tmp_path / "last.pt"))
+    assert (resumed.epoch, resumed.step_in_epoch, resumed.step) == (1, 2, 3)
+    assert resumed.best == figures(0.5, 1.0)
+    assert_equal(resumed, state)
+    for each in (state, resumed):
+        take_step(each)
+        each.end_epoch(figures(0.6, 0.9))
+        take_step(each)
+    assert_equal(resumed, state)
+
+
+def test_a_state_saved_before_the_first_step_comes_back(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    state = make_state(make_config())
+    state.save(tmp_path / "last.pt", to_go_on=True)
+    resumed = make_state(make_config(seed=1))
+    resumed.restore(load_checkpoint(tmp_path / "last.pt"))
+    assert resumed.metrics is None
+    assert resumed.best is None
+    for each in (state, resumed):
+        take_step(each)
+    assert_equal(resumed, state)
+
+
+def test_a_checkpoint_for_use_holds_the_averaged_weights_alone(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(reject_class="neither")
+    state = make_state(config)
+    take_step(state)
+    state.end_epoch(figures(0.5, 1.0))
+    state.save(tmp_path / "best.pt", to_go_on=False)
+    checkpoint = load_checkpoint(tmp_path / "best.pt")
+    assert checkpoint.training is None
+    averaged, trained = state.average.network.state_dict(), state.network.state_dict()
+    for name, weights in checkpoint.weights.items():
+        assert torch.equal(weights, averaged[name])
+    assert not torch.equal(checkpoint.weights["head.weight"], trained["head.weight"])
+    assert checkpoint.classes == config.classes
+    assert checkpoint.reject_class == "neither"
+    assert checkpoint.config == config.model_dump(mode="json")
+    assert (checkpoint.epoch, checkpoint.step) == (1, 1)
+    assert checkpoint.metrics == figures(0.5, 1.0)
+    assert (checkpoint.temperature, checkpoint.threshold) == (1.0, None)
+    with pytest.raises(CheckpointError, match="for use only"):
+        make_state(config).restore(checkpoint)
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
+    with pytest.raises(CheckpointError, match="another network"):
+        make_state(make_config(model={"width": 16})).restore(load_checkpoint(tmp_path / "last.pt"))
+
+
+def test_new_states_depend_on_the_seed_alone(make_config: MakeConfig) -> None:
+    one, same, other = (make_state(make_config(seed=seed)) for seed in (4, 4, 5))
+    for name, weights in one.network.state_dict().items():
+        assert torch.equal(weights, same.network.state_dict()[name])
+        assert torch.equal(weights, one.average.network.state_dict()[name])
+    head = "head.weight"
+    assert not torch.equal(one.network.state_dict()[head], other.network.state_dict()[head])
+
+
+def test_an_epoch_begins_new_sums_and_keeps_the_step(make_config: MakeConfig) -> None:
+    state = make_state(make_config())
+    take_step(state)
+    take_step(state)
+    assert (state.epoch, state.step_in_epoch, state.step) == (0, 2, 2)
+    state.end_epoch(figures(0.4, 1.0))
+    assert (state.epoch, state.step_in_epoch, state.step) == (1, 0, 2)
+    assert (state.tally.num_steps, int(state.tally.confusion.sum())) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("macro_recall", "loss", "better"),
+    [
+        (0.6, 9.0, True),
+        (0.4, 0.1, False),
+        (0.5, 0.9, True),  # a tie is decided by the loss
+        (0.5, 1.1, False),
+        (0.5, 1.0, False),  # equal in both: the earlier stays
+        (0.9, math.nan, False),
+        (0.9, math.inf, False),
+    ],
+)
+def test_best_is_by_macro_recall_then_by_loss(
+    macro_recall: float, loss: float, better: bool, make_config: MakeConfig
+) -> None:
+    state = make_state(make_config())
+    state.end_epoch(figures(0.5, 1.0))
+    assert state.is_best()
+    state.keep_best()
+    assert not state.is_best()
+    state.end_epoch(figures(macro_recall, loss))
+    assert state.is_best() == better
+    assert (state.best, state.best_epoch) == (figures(0.5, 1.0), 1)
+
+
+def test_a_loss_that_is_not_finite_is_never_best(make_config: MakeConfig) -> None:
+    state = make_state(make_config())
+    assert not state.is_best()  # nothing is measured yet
+    state.end_epoch(figures(1.0, math.nan))
+    assert not state.is_best()
+
+
+def test_keep_best_notes_metrics_and_epoch(make_config: MakeConfig) -> None:
+    state = replace(make_state(make_config()), epoch=4)
+    state.end_epoch(figures(0.7, 0.2))
+    state.keep_best()
+    assert (state.best, state.best_epoch) == (figures(0.7, 0.2), 5)

@@ -1,0 +1,185 @@
+"""Curves that train and val share, once each whatever was cut off, and never at a run's cost."""
+
+import errno
+import io
+import json
+import os
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from neither import files
+from neither.data.augmentation import normalize
+from neither.data.batches import Batch
+from neither.data.decode import Preprocessing
+from neither.terminal import logged_to
+from neither.training.tracking import Tracker
+
+CLASSES = ("dog", "human", "neither")
+PREPROCESSING = Preprocessing(32)
+RED = (200, 40, 90)
+STEPS_PER_EPOCH = 7
+
+
+def figures(value: float) -> dict[str, float]:
+    return {"loss": value, "accuracy": 1 - value / 4, "recall/dog": 0.5}
+
+
+def write_epochs(folder: Path, done: int, epochs: range, value: float) -> None:
+    """Write as one attempt of a run would that went on after `done` epochs."""
+    with closing(Tracker(folder, done)) as tracker:
+        for epoch in epochs:
+            step = STEPS_PER_EPOCH * epoch
+            train = figures(value + epoch / 100) | {"learning_rate": 0.1}
+            tracker.write_epoch(epoch, step, train, figures(value + epoch / 10))
+
+
+def age_events(folder: Path) -> None:
+    """Rename event files as if written long ago: TensorBoard reads them by the time in the name."""
+    for path in folder.glob("tensorboard/*/events.*"):
+        parts = path.name.split(".")
+        parts[3] = f"{int(parts[3]) - 1000:010}"
+        path.rename(path.with_name(".".join(parts)))
+
+
+def read_curves(folder: Path, split: str) -> dict[str, dict[int, float]]:
+    events = EventAccumulator(str(folder / "tensorboard" / split))
+    events.Reload()
+    curves: dict[str, dict[int, float]] = {}
+    for tag in events.Tags()["scalars"]:
+        points = events.Scalars(tag)
+        assert set(Counter(point.step for point in points).values()) == {1}, tag
+        curves[tag] = {point.step: point.value for point in points}
+    return curves
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_batch(num: int) -> Batch:
+    pixels = torch.tensor(RED, dtype=torch.uint8).expand(num, 32, 32, 3)
+    labels = torch.arange(num) % 3
+    return Batch(normalize(pixels, PREPROCESSING), labels, torch.arange(num))
+
+
+def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:
+    write_epochs(tmp_path, -1, range(3), 1.0)
+    train, val = read_curves(tmp_path, "train"), read_curves(tmp_path, "val")
+    assert train.keys() - val.keys() == {"learning_rate"}
+    assert val.keys() == figures(0).keys()
+    assert train["loss"] == pytest.approx({0: 1.0, 7: 1.01, 14: 1.02})
+    assert val["loss"] == pytest.approx({0: 1.0, 7: 1.1, 14: 1.2})
+
+
+def test_metrics_jsonl_has_a_row_for_each_epoch(tmp_path: Path) -> None:
+    write_epochs(tmp_path, -1, range(3), 1.0)
+    rows = read_rows(tmp_path)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 0), (1, 7), (2, 14)]
+    assert rows[1]["val"] == figures(1.1)
+    assert rows[1]["train"] == figures(1.01) | {"learning_rate": 0.1}
+
+
+def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path: Path) -> None:
+    write_epochs(tmp_path, -1, range(4), 1.0)  # cut off: only epoch 1 was saved
+    age_events(tmp_path)
+    write_epochs(tmp_path, 1, range(2, 5), 3.0)
+    rows = read_rows(tmp_path)
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    expected = [1.0, 1.1, 3.2, 3.3, 3.4]
+    assert [row["val"]["loss"] for row in rows] == pytest.approx(expected)
+    curve = read_curves(tmp_path, "val")["loss"]
+    assert list(curve) == [0, 7, 14, 21, 28]
+    assert list(curve.values()) == pytest.approx(expected)
+    assert list(read_curves(tmp_path, "train")["learning_rate"]) == [0, 7, 14, 21, 28]
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_begins_its_curves_anew(tmp_path: Path) -> None:
+    write_epochs(tmp_path, -1, range(1), 1.0)
+    age_events(tmp_path)
+    write_epochs(tmp_path, -1, range(2), 3.0)
+    assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1]
+    assert read_curves(tmp_path, "train")["loss"] == pytest.approx({0: 3.0, 7: 3.01})
+
+
+def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
+    with closing(Tracker(tmp_path, -1)) as tracker:
+        tracker.write_text("config", "name: test\n# not a heading\n")
+        tracker.write_sheet("training_images", make_batch(40), CLASSES, PREPROCESSING)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    events.Reload()
+    (text,) = events.Tensors("config/text_summary")
+    lines = text.tensor_proto.string_val[0].decode().splitlines()
+    assert lines == ["    name: test", "    # not a heading"]  # Markdown for: verbatim
+    (shown,) = events.Images("training_images")
+    pixels = np.asarray(Image.open(io.BytesIO(shown.encoded_image_string)).convert("RGB"))
+    red = (np.abs(pixels.astype(int) - RED) <= 1).all(-1)
+    assert red.mean() > 0.3  # the images, in the colours they had before normalisation
+    assert 0 < (pixels < 60).all(-1).mean() < 0.1  # their labels
+
+
+@pytest.mark.parametrize("num", [1, 5])
+def test_a_small_batch_makes_a_sheet_too(num: int, tmp_path: Path) -> None:
+    with closing(Tracker(tmp_path, -1)) as tracker:
+        tracker.write_sheet("training_images", make_batch(num), CLASSES, PREPROCESSING)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    events.Reload()
+    assert len(events.Images("training_images")) == 1
+
+
+def use_all(tracker: Tracker) -> None:
+    """Write everything that a run writes."""
+    with closing(tracker):
+        tracker.write_text("config", "name: test")
+        tracker.write_sheet("training_images", make_batch(2), CLASSES, PREPROCESSING)
+        for epoch in range(3):
+            tracker.write_epoch(epoch, epoch, figures(1.0), figures(1.0))
+        tracker.write_text("config", "name: test")
+        tracker.write_sheet("training_images", make_batch(2), CLASSES, PREPROCESSING)
+
+
+def assert_warned_once(log: Path) -> None:
+    (line,) = log.read_text().splitlines()
+    assert "curves can no longer be written" in line
+    assert "training goes on" in line
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_costs_rows_but_does_not_raise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "write_whole", full_disk)
+    with logged_to(tmp_path / "log.txt"):
+        use_all(Tracker(tmp_path, -1))
+    assert_warned_once(tmp_path / "log.txt")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_costs_events_but_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(tmp_path, -1)
+    monkeypatch.setattr(RecordWriter, "write", full_disk)
+    with logged_to(tmp_path / "log.txt"):
+        use_all(tracker)
+    assert_warned_once(tmp_path / "log.txt")
+    assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
+
+
+def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    with logged_to(tmp_path / "log.txt"):
+        use_all(Tracker(tmp_path, -1))
+    assert_warned_once(tmp_path / "log.txt")
+    assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
