@@ -128,7 +128,7 @@ def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
                     raise UnreadableError(f"more than {MAX_PIXELS:,} pixels")
                 image.load()
                 square = _to_square(_to_rgb(_upright(image)), preprocessing)
-                return np.asarray(square, dtype=np.uint8)
+                return np.array(square, dtype=np.uint8)
     except UnidentifiedImageError:
         raise UnreadableError(_what_it_is(content)) from None
     except Image.DecompressionBombError:
@@ -146,14 +146,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255, which turns 16-bit scans white.
-        values = np.asarray(image)
-        if values.max() > 0xFFFF or values.min() < 0:
-            raise UnreadableError("32-bit pixels, whose range is not known")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableError("floating-point pixels, whose range is not known")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnreadableError("32-bit pixels, whose range is not known")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, (*_GROUND, 255))

@@ -68,6 +68,15 @@ def list_folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in _entries(root) if _is_folder(entry))
 
 
+def count_loose_images(root: Path) -> int:
+    """Count the images directly in a folder.
+
+    Raises:
+        DataError: if the folder cannot be read.
+    """
+    return sum(_is_image(entry) for entry in _entries(root))
+
+
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neither.config import SPLIT_FOLDERS
-from neither.data.folder import Listing, list_folders, list_images
+from neither.data.folder import Listing, count_loose_images, list_folders, list_images
 from neither.errors import DataError, UsageError
 from neither.terminal import printable
 
@@ -120,9 +120,12 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> Found:
     found = Found(root)
     if known := sorted(set(list_folders(root)) & set(classes)):
         raise DataError(f"{root}: --unseen is for other kinds, but {_names(known)} is a class")
+    own_name = root.resolve().name
     for image in _list(root, found).paths:
         first, slash, _ = image.partition("/")
-        found.images.append(ImageFile(image, first if slash else root.resolve().name))
+        if not slash and own_name in classes:
+            raise DataError(f"{root}: --unseen is for other kinds, but {own_name} is a class")
+        found.images.append(ImageFile(image, first if slash else own_name))
     if not found.images:
         raise DataError(f"{root}: no images here for --unseen")
     return found
@@ -146,6 +149,8 @@ def _add_classes(
 ) -> None:
     root = found.root / folder
     folders = list_folders(root)
+    if num_loose := count_loose_images(root):
+        found.notes.append(f"{root}: {num_loose:,} images beside the class folders are not read")
     extra = [name for name in folders if name not in classes and name not in ignored]
     problems = [f"no folder for class {name}" for name in classes if name not in folders]
     for name in extra:

@@ -1,0 +1,142 @@
+"""Make the pictures of the README from a finished `make demo`.
+
+    .venv/bin/python docs/make_pictures.py
+
+`curves.png` is TensorBoard itself, photographed in headless Chromium; `predictions.png` shows test
+images and images of unseen kinds with the probabilities that the demo run gave them.
+"""
+
+import csv
+import itertools
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+DOCS = Path(__file__).parent
+RUN = DOCS.parent / "runs" / "demo"
+SCORED = DOCS.parent / "data" / "demo" / "test"
+COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
+WAIT_SECONDS = 60
+
+
+def main() -> None:
+    """Make both pictures."""
+    draw_predictions(DOCS / "predictions.png")
+    photograph_curves(DOCS / "curves.png")
+
+
+def draw_predictions(target: Path) -> None:
+    """Show some images with their probabilities as bars, mistakes among them."""
+    with (RUN / "evaluations" / "demo-test" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = choose_rows(rows)
+    figure = Figure(figsize=(12, 4.9), layout="constrained")
+    for place, row in enumerate(chosen):
+        cell = figure.add_subplot(2, 6, place + 1)
+        cell.imshow(square(Image.open(SCORED / row["path"]).convert("RGB")))
+        cell.set_xticks([])
+        cell.set_yticks([])
+        right = row["predicted"] == row["true_label"] or row["true_label"] not in COLOURS
+        cell.set_title(
+            f"{row['true_label']} → {row['predicted']} {float(row['confidence']):.2f}",
+            fontsize=10,
+            color="black" if right else "#b00020",
+        )
+        bars = cell.inset_axes((0, -0.36, 1, 0.32))
+        shares = [float(row[f"prob_{name}"]) for name in reversed(COLOURS)]
+        bars.barh(range(len(shares)), shares, color=list(reversed(COLOURS.values())))
+        bars.set_yticks(range(len(shares)), list(reversed(COLOURS)))
+        bars.set_xlim(0, 1)
+        bars.set_xticks([])
+        bars.tick_params(axis="y", length=0, labelsize=8)
+        bars.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(target, dpi=100)
+
+
+def choose_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Take some of each class, each unseen kind in turn, and the surest mistakes."""
+    known = [row for row in rows if row["true_label"] in COLOURS]
+    wrong = [row for row in known if row["predicted"] != row["true_label"]]
+    wrong.sort(key=lambda row: -float(row["confidence"]))
+    unseen = [row for row in rows if row["true_label"] not in COLOURS]
+    kinds = sorted({row["true_label"] for row in unseen})
+    some = [
+        [row for row in known if row["true_label"] == name and row["predicted"] == name][3::60][:2]
+        for name in COLOURS
+    ]
+    others = [next(row for row in unseen if row["true_label"] == kind) for kind in kinds]
+    return [*itertools.chain(*some), *wrong[:2], *others[: 6 - len(wrong[:2])]]
+
+
+def square(image: Image.Image) -> Image.Image:
+    """Pad to a square, so that all bars stand at the same height."""
+    side = max(image.size)
+    padded = Image.new("RGB", (side, side), "white")
+    padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return padded
+
+
+def photograph_curves(target: Path) -> None:
+    """Open TensorBoard's time series page of the demo run in Chromium and take a picture."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("curves.png: install chromium first")
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", RUN / "tensorboard",
+         "--port", str(port), "--load_fast=false"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        address = f"http://localhost:{port}"
+        wait_for(f"{address}/data/plugin/scalars/tags", "macro_recall")
+        pinned = json.dumps([{"plugin": "scalars", "tag": tag}
+                             for tag in ("loss", "macro_recall", "recall/neither")])  # fmt: skip
+        with tempfile.TemporaryDirectory() as profile:
+            subprocess.run(
+                [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                 "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,900",
+                 "--virtual-time-budget=30000", f"--screenshot={target}",
+                 f"{address}/?pinnedCards={pinned}&darkMode=false&smoothing=0#timeseries"],
+                check=True, capture_output=True, timeout=120,
+            )  # fmt: skip
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def free_port() -> int:
+    """Ask the system for a port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_for(address: str, text: str) -> None:
+    """Wait until a page of the server holds a text."""
+    end = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end:
+        try:
+            with urlopen(address) as page:
+                if text in page.read().decode():
+                    return
+        except (URLError, ConnectionError):
+            pass
+        time.sleep(0.5)
+    sys.exit(f"{address}: no answer within {WAIT_SECONDS} s")
+
+
+if __name__ == "__main__":
+    main()
