@@ -106,14 +106,12 @@ def show(text: str) -> None:
     _results.print(Text(text), soft_wrap=True)
 
 
-def show_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
-) -> None:
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of results: the first column names the row, the others are figures."""
-    table = Table(title=title, title_justify="left", title_style="bold", caption=note or None)
-    table.caption_justify = "left"
+    show(title)
+    table = Table()
     for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if index else "left")
+        table.add_column(Text(printable(column)), justify="right" if index else "left")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     _results.print(table)

@@ -23,7 +23,7 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
         show(f"{title}: no folder bears a class name, so there is no accuracy; predictions only")
     if "foreign" in metrics:
         show_table(
-            "folders that are no class of this model: how its images were decided",
+            "folders that are no class of this model, and how their images were decided",
             ["", *classes, "images"],
             [
                 [folder, *(str(row["decided"][name]) for name in classes), str(row["num_images"])]

@@ -1,0 +1,111 @@
+"""README, docs and configs say what is true: their paths exist and their commands run."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from images import make_splits
+from neither.config import load_config
+from scripts import ROOT, run_script
+
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=32"]
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    fenced = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    return [block for name, block in fenced if name == language]
+
+
+def commands() -> list[list[str]]:
+    """Return every call of a script that the README or a config shows, once."""
+    lines = "".join(code_blocks(README, "bash")).splitlines()
+    lines += [line.removeprefix("# ") for path in CONFIGS for line in path.read_text().splitlines()]
+    calls = [line.partition("#")[0] for line in lines if line.startswith("python scripts/")]
+    return [shlex.split(call) for call in dict.fromkeys(calls)]
+
+
+def test_the_readme_shows_a_command_for_every_script() -> None:
+    assert {Path(call[1]).stem for call in commands()} == SCRIPTS
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that looks like the checkout, with few images where the commands look."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "configs").symlink_to(ROOT / "configs")
+    for folder in (home / "data" / "demo", home / "FOLDER"):
+        make_splits(folder, train=16, val=4, test=4)
+    for folder in (home / "data" / "demo" / "unseen", home / "OTHER_THINGS"):
+        shutil.copytree(home / "FOLDER" / "test" / "dog", folder / "teapots")
+    return home
+
+
+@pytest.mark.parametrize("call", commands(), ids=" ".join)
+def test_the_commands_of_the_readme_run(call: list[str], home: Path) -> None:
+    """In the order of the README, as each goes on from those before it."""
+    _, script, *arguments = call
+    if arguments[:1] == ["demo"]:  # draws 4,800 images: tests/data/demo draws fewer
+        arguments = ["demo", "--help"]
+    if script == "scripts/train.py":
+        width = [] if "softmax_regression" in arguments[0] else ["model.width=8"]
+        arguments += [*LIGHT, *width]
+        if "train.warmup_epochs" in (home / arguments[0]).read_text():
+            arguments.append("train.warmup_epochs=0")
+    done = run_script(Path(script).stem, *arguments, cwd=home)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_opens_with_its_command_and_result(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    first, second, *_ = path.read_text().splitlines()
+    assert first.startswith(f"# python scripts/train.py configs/{path.name}")
+    assert re.search(r"\d+ s on 2 cores.*: .*\d\.\d+", second), "time, machine, result"
+    assert f"configs/{path.name}" in README
+
+
+def test_the_config_in_the_readme_loads(tmp_path: Path) -> None:
+    (block,) = code_blocks(README, "yaml")
+    config = tmp_path / "config.yaml"
+    config.write_text(block)
+    assert load_config(config).classes == ("apple", "pear", "neither")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_of_the_project(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    tree = next(block for block in code_blocks(README, "") if "src/neither/" in block)
+    shown: set[str] = set()
+    above = {0: ""}  # the folder that a line of this indent lies in
+    for line in tree.splitlines():
+        indent = len(line) - len(line.lstrip())
+        names = re.split(r"\s{2,}", line.strip())[0].split()  # what follows is prose
+        for name in names:
+            shown.add(above[indent] + name)
+            above[indent + 2] = above[indent] + name
+    existing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "src" / "neither").rglob("*.py")
+        if path.stem != "__init__" and "demo" not in path.parts
+    }
+    sources = {name for name in shown if name.startswith("src/") and name.endswith(".py")}
+    assert sources == existing
+    for name in shown:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "make test" in README
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
