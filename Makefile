@@ -1,17 +1,21 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both skip what is already done.
 PYTHON ?= python3
 BIN := .venv/bin
+RESULTS := runs/demo/evaluations/demo-test
 
 .PHONY: demo test
 
 demo: .venv/installed
 	$(BIN)/python scripts/prepare_data.py demo --output-dir data/demo
 	$(BIN)/python scripts/train.py configs/demo.yaml
-	$(BIN)/python scripts/evaluate.py runs/demo data/demo --unseen data/demo/unseen
+	@$(MAKE) --no-print-directory $(RESULTS)/metrics.json
 	@echo
-	@echo "Look at the curves:     $(BIN)/tensorboard --logdir runs"
-	@echo "Look at the results:    runs/demo/evaluations/demo-test"
-	@echo "Train on your photos:   $(BIN)/python scripts/train.py configs/photos_quick.yaml data.root=FOLDER"
+	@echo "See the curves:        $(BIN)/tensorboard --logdir runs"
+	@echo "See the results:       $(RESULTS)/metrics.json and predictions.csv"
+	@echo "Train on your photos:  $(BIN)/python scripts/train.py configs/photos_quick.yaml data.root=FOLDER"
+
+$(RESULTS)/metrics.json: runs/demo/checkpoints/best.pt
+	$(BIN)/python scripts/evaluate.py runs/demo data/demo --unseen data/demo/unseen
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], text: str) -
 
 def test_a_table_shows_its_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [["[red]dog", "0.5"], ["a\nb", "0.25"]]
-    terminal.show_table("Figures", ["class", "[recall]"], rows, note="a note")
+    terminal.show_table("Figures", ["class", "[recall]"], rows)
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.split("\n")
@@ -76,7 +76,6 @@ def test_a_table_shows_its_cells_as_they_are(capsys: pytest.CaptureFixture[str])
         assert re.fullmatch(rf"\W+{re.escape(cells[0])}\W+{re.escape(cells[1])}\W*", line) or (
             re.split(r"\s*[│┃]\s*", line)[1:3] == cells
         )
-    assert "a note" in out
 
 
 def test_the_log_file_keeps_all_messages_and_tracebacks(

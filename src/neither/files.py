@@ -24,7 +24,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(_TEMPORARY.format(name=path.name, pid=os.getpid()))
     # os.open instead of tempfile: the mode follows the user's umask, not a private 0600.
-    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666), "wb") as file:
+    flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_BINARY", 0)  # for Windows
+    with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
         try:
             yield file
             file.flush()

@@ -15,6 +15,7 @@ from neither import files
 from neither.data.layout import ImageFile
 from neither.errors import DataError
 from neither.randomness import fraction
+from neither.terminal import printable
 
 _COLUMNS = ["path", "label", "split", "sha256", "reason"]
 
@@ -102,8 +103,8 @@ def match_again(
     for paths, what in ((missing, "missing"), (changed, "changed")):
         if paths:
             raise DataError(
-                f"{len(paths):,} images of this run are {what}, {paths[0]} among them; put them "
-                "back, or start over with --fresh"
+                f"{len(paths):,} images of this run are {what}, {printable(paths[0])} among "
+                "them; put them back, or start over with --fresh"
             )
     known = {row.path for row in rows}
     return list(rows), [image.path for image in images if image.path not in known]
