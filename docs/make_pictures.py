@@ -27,6 +27,9 @@ RUN = DOCS.parent / "runs" / "demo"
 SCORED = DOCS.parent / "data" / "demo" / "test"
 COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
 WAIT_SECONDS = 60
+NUM_TRIES = 8
+VAL_COLOUR = (18, 181, 203)  # of the run named val, in TensorBoard's palette
+ENOUGH_PIXELS = 600  # more than its dots in the lists
 
 
 def main() -> None:
@@ -102,18 +105,33 @@ def photograph_curves(target: Path) -> None:
         wait_for(f"{address}/data/plugin/scalars/tags", "macro_recall")
         pinned = json.dumps([{"plugin": "scalars", "tag": tag}
                              for tag in ("loss", "macro_recall", "recall/neither")])  # fmt: skip
-        with tempfile.TemporaryDirectory() as profile:
-            subprocess.run(
-                [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,900",
-                 "--virtual-time-budget=30000", f"--screenshot={target}",
-                 f"{address}/?pinnedCards={pinned}&darkMode=false&smoothing=0#timeseries"],
-                check=True, capture_output=True, timeout=120,
-            )  # fmt: skip
+        page = f"{address}/?pinnedCards={pinned}&darkMode=false&smoothing=0#timeseries"
+        for _ in range(NUM_TRIES):  # a worker draws the lines, and Chromium does not wait for it
+            photograph(chromium, page, target)
+            if count_pixels(target, VAL_COLOUR) > ENOUGH_PIXELS:
+                return
+        sys.exit(f"{target}: TensorBoard drew no curves in {NUM_TRIES} tries")
     finally:
         server.terminate()
         server.wait()
+
+
+def photograph(chromium: str, address: str, target: Path) -> None:
+    """Open a page in headless Chromium and take a picture of it."""
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,900",
+             "--virtual-time-budget=30000", f"--screenshot={target}", address],
+            check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+
+
+def count_pixels(picture: Path, colour: tuple[int, int, int]) -> int:
+    """Count the pixels of exactly one colour."""
+    colours = Image.open(picture).convert("RGB").getcolors(maxcolors=1 << 24) or []
+    return {each: num for num, each in colours}.get(colour, 0)
 
 
 def free_port() -> int:
