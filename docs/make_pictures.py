@@ -29,7 +29,7 @@ COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
 WAIT_SECONDS = 60
 NUM_TRIES = 8
 VAL_COLOUR = (18, 181, 203)  # of the run named val, in TensorBoard's palette
-ENOUGH_PIXELS = 600  # more than its dots in the lists
+ENOUGH_PIXELS = 1700  # a line has about 600, the dots in the lists together 350
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def photograph(chromium: str, address: str, target: Path) -> None:
             [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
              "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,900",
-             "--virtual-time-budget=30000", f"--screenshot={target}", address],
+             "--virtual-time-budget=200000", f"--screenshot={target}", address],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
 
