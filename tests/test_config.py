@@ -125,7 +125,7 @@ def test_an_empty_section_is_told_to_hold_keys(path: Path) -> None:
         ("augmentation.flip", '"true"', "boolean"),
         ("data.root", "5", "text, but YAML reads 5 as a number: quote it"),
         ("data.root", "~", "string"),
-        ("data.ignored_folders", "cats", "tuple"),
+        ("data.ignored_folders", "cats", "a list such as [a, b], got 'cats'"),
         ("data", "5", "a section with keys below it"),
         ("train.optimizer", "adam", "'sgd' or 'adamw', got 'adam'"),
         ("model.name", "resnet", "'small_cnn' or 'softmax_regression', got 'resnet'"),
@@ -430,3 +430,19 @@ def test_loading_a_config_imports_no_torch(path: Path) -> None:
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_file_that_is_no_yaml_gives_one_message_without_echoes(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: x\n  classes: [a, b\n")
+    with pytest.raises(UsageError) as refused:
+        load_config(path, ["train.epochs=2"])
+    assert str(refused.value).startswith(f"{path}:2:")
+    assert "\n" not in str(refused.value)
+
+
+def test_one_word_where_a_list_is_wanted_is_told_what_a_list_is(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: x\nclasses: dog\ndata: {root: x}\ntrain: {epochs: 1}\n")
+    with pytest.raises(UsageError, match=r"classes: want a list such as \[a, b\], got 'dog'"):
+        load_config(path)

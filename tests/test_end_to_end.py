@@ -189,6 +189,25 @@ def test_a_finished_run_says_where_it_lies(trained: tuple[Path, Path]) -> None:
     assert (run / "checkpoints" / "last.pt").read_bytes() == before
 
 
+def test_a_finished_run_is_not_shown_for_other_images(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, run = trained
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    done = run_script("train", CONFIG, f"data.root={other}", *SMALL, "--output-dir", run)
+    assert done.returncode == 2
+    assert f"was trained on {root}, not {other}" in done.stderr
+
+
+def test_images_that_were_trained_on_are_told(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    root, run = trained
+    output = ("--output-dir", tmp_path / "results")
+    done = run_script("evaluate", run, root, "--split", "train", *output)
+    assert "36 of these 36 images were trained on" in done.stderr
+    assert "trained on" not in run_script("evaluate", run, root, *output).stderr
+
+
 def test_another_config_for_the_same_folder_is_refused_with_the_difference(
     trained: tuple[Path, Path],
 ) -> None:

@@ -77,6 +77,8 @@ def _say(item: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
     if kind == "string_type" and isinstance(got, bool | int | float):
         read = str(got).lower() if isinstance(got, bool) else "a number"
         return f'want text, but YAML reads {written} as {read}: quote it, "{written}"'
+    if kind == "tuple_type":
+        return f"want a list such as [a, b], got {got!r}"
     if kind in ("model_type", "model_attributes_type"):
         return "want a section with keys below it"
     if kind == "value_error":

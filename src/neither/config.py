@@ -138,6 +138,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             document = strict_yaml.read_yaml(file.read(1 << 20), str(path))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    if document.problems and not document.values:  # not YAML: all else would be echoes of that
+        return check_config(document)
     for assignment in overrides:
         strict_yaml.override(document, assignment)
     return check_config(document)

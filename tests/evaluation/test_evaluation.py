@@ -30,7 +30,7 @@ def score(
     output_dir.mkdir(exist_ok=True)
     scored = find_scored_images(images, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
-    returned = evaluate(classifier, scored, others, output_dir)
+    returned = evaluate(classifier, scored, others, set(), output_dir)
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
     assert metrics == returned
     assert {path.name for path in output_dir.iterdir()} == {"metrics.json", "predictions.csv"}

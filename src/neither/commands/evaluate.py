@@ -58,7 +58,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             files.require_outside(output_dir, root)
     files.make_folder(output_dir)
     files.sweep_temporaries(output_dir)
-    metrics = evaluate(classifier, scored, unseen, output_dir)
+    metrics = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir)
     show_metrics(str(whole), metrics)
     show(f"written: {output_dir}/metrics.json and predictions.csv")
     return DataError.exit_code if metrics["num_unreadable"] else 0
+
+
+def _trained_on(model: Path) -> set[str]:
+    """Return the hashes of the images that a run was trained on; a bare checkpoint knows none."""
+    from neither.data.splits import read_splits
+
+    splits = model / "splits.csv"
+    if not splits.is_file():
+        return set()
+    return {row.sha256 for row in read_splits(splits) if row.split == "train"}

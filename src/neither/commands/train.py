@@ -1,11 +1,13 @@
 """`train.py CONFIG [section.key=value ...] [--output-dir DIR] [--fresh]`."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import load_config
-from neither.terminal import say, show
+from neither.errors import UsageError
+from neither.terminal import say, show, warn
 
 _SHOWN = ("macro_recall", "accuracy", "loss")
 
@@ -19,7 +21,11 @@ def main() -> int:
     )
     parser.add_argument("config", type=Path, help="a YAML file, such as configs/photos_quick.yaml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="put over the config's values"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="put over the config's values, such as train.epochs=20 or 'classes=[cat, neither]'",
     )
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/<name>)")
     parser.add_argument(
@@ -41,14 +47,27 @@ def _train(arguments: argparse.Namespace) -> int:
     files.require_outside(folder, Path(config.data.root).expanduser())
     with open_run(config, folder, arguments.fresh) as run:
         if run.resumed is not None and run.resumed.epoch >= config.train.epochs:
+            _require_same_root(run.resumed.config["data"]["root"], config.data.root, config.name)
             say(f"{folder}: this run is finished; --fresh starts it over")
         else:
             train(config, run)
         best = run.read_best()
         figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
         show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
+        if best.epoch == 0 < config.train.epochs:
+            warn("no epoch was better than random weights: train longer, or bring more images")
+        again = shlex.join(["python", "scripts/evaluate.py", str(folder), config.data.root])
         show(f"run:        {folder}")
         show(f"checkpoint: {run.best}")
-        show(f"evaluate:   python scripts/evaluate.py {folder} {config.data.root}")
-        show(f"curves:     tensorboard --logdir {folder.parent}")
+        show(f"evaluate:   {again}")
+        show(f"curves:     {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}")
     return 0
+
+
+def _require_same_root(trained_on: str, asked_for: str, name: str) -> None:
+    """Say that a finished run knows nothing of other images, instead of showing its figures."""
+    if Path(trained_on).expanduser().resolve() != Path(asked_for).expanduser().resolve():
+        raise UsageError(
+            f"this run is finished, and was trained on {trained_on}, not {asked_for}; for a new "
+            f"run add name={name}-2"
+        )

@@ -96,10 +96,10 @@ def find_scored_images(path: Path, classes: Sequence[str], split: str | None) ->
     found = Found(path)
     folders = list_folders(path)
     labelled = bool(set(folders) & set(classes))
-    if not labelled:
-        for name in folders:
-            if close := _near_miss(name, classes):
-                found.notes.append(f"{path / name}: not read as {close}: the name must be the same")
+    absent = [name for name in classes if name not in folders]
+    for name in folders:
+        if name not in classes and (close := _near_miss(name, absent)):
+            found.notes.append(f"{path / name}: not read as {close}: the name must be the same")
     listing = _list(path, found)
     for image in listing.paths:
         first, slash, _ = image.partition("/")
@@ -153,12 +153,14 @@ def _add_classes(
         found.notes.append(f"{root}: {num_loose:,} images beside the class folders are not read")
     extra = [name for name in folders if name not in classes and name not in ignored]
     problems = [f"no folder for class {name}" for name in classes if name not in folders]
+    absent = [name for name in classes if name not in folders]
     for name in extra:
-        close = _near_miss(name, [each for each in classes if each not in folders])
-        hint = f"did you mean {close}?" if close else "no class has this name; rename it, move it "
-        if not close:
-            hint += f"away, or leave it out: data.ignored_folders=[{printable(name)}]"
+        close = _near_miss(name, absent)
+        hint = f"did you mean {close}?" if close else "no class has this name"
         problems.append(f"folder {printable(name)}: {hint}")
+    if extra:
+        everything = ", ".join(map(printable, [*ignored, *extra]))
+        problems.append(f"rename or move such folders, or: 'data.ignored_folders=[{everything}]'")
     for name in classes:
         if name in folders:
             paths = _list(root / name, found).paths

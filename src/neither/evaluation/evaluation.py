@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,11 @@ class _File:
 
 
 def evaluate(
-    classifier: Classifier, scored: Found, unseen: Found | None, output_dir: Path
+    classifier: Classifier,
+    scored: Found,
+    unseen: Found | None,
+    trained_on: Collection[str],
+    output_dir: Path,
 ) -> dict[str, Any]:
     """Score every image found and write the results.
 
@@ -43,6 +47,7 @@ def evaluate(
         scored: the images of the scored folder.
         unseen: images of other kinds, if any; their rows follow, with paths relative to the scored
             folder too.
+        trained_on: the hashes of the images that the classifier has learned, if they are known.
         output_dir: an existing folder, which gets `metrics.json` and `predictions.csv`.
 
     Returns:
@@ -62,6 +67,7 @@ def evaluate(
     labels: list[int] = []
     foreign: dict[str, list[int]] = defaultdict(lambda: [0] * len(classes))
     errors: list[str] = []
+    num_learned = 0
     with (
         files.replacing(output_dir / "predictions.csv") as file,
         PredictionWriter(file, classes) as writer,
@@ -70,6 +76,7 @@ def evaluate(
         answers = answer_files(classifier, [target.path for target in targets])
         for target, answer in zip(targets, answers, strict=True):
             bar.advance()
+            num_learned += answer.sha256 in trained_on
             if answer.logits is None:
                 errors.append(f"{printable(target.shown)}: {answer.reason}")
                 writer.write_unreadable(target.shown, target.label, answer.reason)
@@ -81,6 +88,11 @@ def evaluate(
             elif target.label:
                 foreign[target.label][int(answer.logits.argmax())] += 1
     _name_unreadable(errors)
+    if num_learned:
+        warn(
+            f"{num_learned:,} of these {len(targets):,} images were trained on; figures on them "
+            "say nothing about new ones"
+        )
     metrics: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "num_images": len(targets) - len(errors),

@@ -24,6 +24,8 @@ from neither.training.run import Run, write_environment
 from neither.training.state import State, new_state
 from neither.training.tracking import Tracker
 
+_NUM_TOLD = 10
+
 
 def train(config: Config, run: Run) -> State:
     """Train from the beginning, or from where the run stopped, to the last epoch.
@@ -72,8 +74,11 @@ def train(config: Config, run: Run) -> State:
                 state.end_epoch(metrics)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
                 _save_epoch(state, run)
+                _tell(state, figures)
         except stopping.Stopped:
             _save(state, run)
+            say(f"saved in epoch {state.epoch + 1}, after step {state.step}; the same command goes "
+                "on from here")  # fmt: skip
             raise
     return state
 
@@ -105,6 +110,14 @@ def _train_epoch(
     if num_images:  # none if an earlier attempt was stopped between the last step and the end
         figures["images_per_second"] = num_images / (time.monotonic() - started)
     return figures
+
+
+def _tell(state: State, train: dict[str, float]) -> None:
+    """Say how training goes, at ten evenly spaced epochs."""
+    epochs, metrics = state.config.train.epochs, state.metrics
+    if metrics and state.epoch * _NUM_TOLD // epochs > (state.epoch - 1) * _NUM_TOLD // epochs:
+        say(f"epoch {state.epoch} of {epochs}: train loss {train['loss']:.3f}, val loss "
+            f"{metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}")  # fmt: skip
 
 
 def _step(state: State, batch: Batch, rate: float, compute: Compute) -> None:
