@@ -446,3 +446,12 @@ def test_one_word_where_a_list_is_wanted_is_told_what_a_list_is(tmp_path: Path) 
     path.write_text("name: x\nclasses: dog\ndata: {root: x}\ntrain: {epochs: 1}\n")
     with pytest.raises(UsageError, match=r"classes: want a list such as \[a, b\], got 'dog'"):
         load_config(path)
+
+
+def test_the_home_of_nobody_is_no_root(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "name: x\nclasses: [a, b]\ndata: {root: ~nobody-at-all/x}\ntrain: {epochs: 1}\n"
+    )
+    with pytest.raises(UsageError, match=r":3: data\.root: no such user's home folder"):
+        load_config(path)

@@ -200,6 +200,18 @@ def test_a_finished_run_is_not_shown_for_other_images(
     assert f"was trained on {root}, not {other}" in done.stderr
 
 
+def test_a_run_in_the_current_folder_can_be_started_over(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, run = make_images(), tmp_path / "run"
+    run.mkdir()
+    arguments = (CONFIG, f"data.root={root}", *SMALL, "train.epochs=0", "--output-dir", ".")
+    assert run_script("train", *arguments, cwd=run).returncode == 0
+    done = run_script("train", *arguments, "--fresh", cwd=run)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run.1" / "checkpoints" / "best.pt").exists()
+
+
 def test_images_that_were_trained_on_are_told(trained: tuple[Path, Path], tmp_path: Path) -> None:
     root, run = trained
     output = ("--output-dir", tmp_path / "results")

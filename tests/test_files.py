@@ -169,3 +169,12 @@ def test_a_folder_is_free_again_after_the_block(tmp_path: Path) -> None:
             files.owned(tmp_path),
         ):
             raise AssertionError("both are in")
+
+
+def test_sweeping_leaves_what_others_have_named_alike(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".notes.md.tmp", "x.7.tmp", ".7.tmp", ".x.7.tmp.old")]
+    stale = tmp_path / ".last.pt.4711.tmp"
+    for path in [*others, stale]:
+        path.touch()
+    files.sweep_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)

@@ -1,6 +1,7 @@
 """Write files whole or not at all, and keep a folder to one process."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,8 +46,9 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
 
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder; only its owner may call this."""
-    for stale in folder.glob(_TEMPORARY.format(name="*", pid="*")):
-        stale.unlink(missing_ok=True)
+    for stale in folder.iterdir():
+        if re.fullmatch(r"\..+\.[0-9]+\.tmp", stale.name):
+            stale.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -206,10 +206,10 @@ def test_images_missing_or_changed_since_are_refused(
 ) -> None:
     load(root, run)
     draw(root / path, 999)
-    with pytest.raises(DataError, match=f"1 images of this run are changed, {path} among them"):
+    with pytest.raises(DataError, match=f"1 images of this run are changed, among them {path}"):
         load(root, run)
     (root / path).unlink()
-    with pytest.raises(DataError, match=f"1 images of this run are missing, {path} among them"):
+    with pytest.raises(DataError, match=f"1 images of this run are missing, among them {path}"):
         load(root, run)
 
 
@@ -217,7 +217,7 @@ def test_a_test_image_that_changed_is_refused_too(tmp_path: Path, run: Path, dra
     root = into_splits(tmp_path / "photos", draw, "train", "val", "test")
     load(root, run)
     draw(root / "test/dog/0.png", 999)
-    with pytest.raises(DataError, match="changed, test/dog/0"):
+    with pytest.raises(DataError, match="changed, among them test/dog/0"):
         load(root, run)
 
 

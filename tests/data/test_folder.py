@@ -179,3 +179,15 @@ def test_any_name_that_a_file_system_takes_is_found(
     root = tmp_path_factory.mktemp("names")
     touch(root, *names)
     assert list_images(root).paths == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("start", "is_image"),
+    [(b"RIFF\x01\x02\x03\x04WEBPVP8", True), (b"RIFF\x01\x02\x03\x04WAVEfmt", False),
+     (b"BM\x01\x02\x03\x04\0\0\0\0\x36\0", True), (b"BM is a memo", False)],
+)  # fmt: skip
+def test_content_alone_tells_an_image_from_its_look_alike(
+    tmp_path: Path, start: bytes, is_image: bool
+) -> None:
+    (tmp_path / "file").write_bytes(start)
+    assert list_images(tmp_path).paths == ["file"] * is_image

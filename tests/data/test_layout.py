@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from images import make_splits
 from neither.data.layout import (
     Found,
     ImageFile,
@@ -259,3 +260,18 @@ def test_unseen_folders_that_are_classes_or_empty_are_refused(tmp_path: Path) ->
     lay_out(tmp_path, "dog/a.jpg")
     with pytest.raises(DataError, match="--unseen is for other kinds, but dog is a class"):
         find_unseen_images(tmp_path, CLASSES)
+
+
+def test_a_link_to_another_class_or_split_gives_no_image_a_second_label(tmp_path: Path) -> None:
+    root = make_splits(tmp_path / "images", classes=CLASSES)
+    plain = find_training_images(root, CLASSES, []).images
+    (root / "train" / "dog" / "up").symlink_to("..")
+    (root / "train" / "dog" / "test").symlink_to("../../test")
+    (root / "train" / "dog" / "other").symlink_to("../human")
+    assert find_training_images(root, CLASSES, []).images == plain
+
+
+def test_one_image_has_no_splits(tmp_path: Path) -> None:
+    root = make_splits(tmp_path / "images", classes=CLASSES)
+    with pytest.raises(UsageError, match="one image has no splits"):
+        find_scored_images(root / "test" / "dog" / "000.png", CLASSES, "val")

@@ -120,25 +120,41 @@ ROWS = [Row("dog/a.jpg", "dog", "train", "h1"), Row("dog/b.jpg", "dog", "val", "
 AGAIN = [ImageFile(row.path, row.label) for row in ROWS]
 
 
+NO_REASONS = ["", "", "empty file"]
+
+
 def test_the_same_images_keep_their_rows() -> None:
-    assert match_again(ROWS, AGAIN[::-1], ["", "h2", "h1"]) == (ROWS, [])
+    again = match_again(ROWS, AGAIN[::-1], ["", "h2", "h1"], NO_REASONS[::-1])
+    assert again == (ROWS, [])
 
 
 def test_added_images_are_named_and_left_out() -> None:
     images = [*AGAIN, ImageFile("dog/new.jpg", "dog"), ImageFile("dog/0.jpg", "dog")]
-    rows, added = match_again(ROWS, images, ["h1", "h2", "", "h1", "h4"])
+    hashes = ["h1", "h2", "", "h1", "h4"]
+    rows, added = match_again(ROWS, images, hashes, [*NO_REASONS, "", ""])
     assert (rows, added) == (ROWS, ["dog/new.jpg", "dog/0.jpg"])
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_missing_and_changed_images_are_refused(place: int) -> None:
-    hashes = [row.sha256 for row in ROWS]
+@pytest.mark.parametrize("place", [0, 1])
+def test_missing_changed_and_unreadable_images_are_refused(place: int) -> None:
+    hashes, reasons = [row.sha256 for row in ROWS], list(NO_REASONS)
     path = ROWS[place].path
-    with pytest.raises(DataError, match=f"1 images of this run are missing, {path} among them"):
-        match_again(ROWS, AGAIN[:place] + AGAIN[place + 1 :], hashes[:place] + hashes[place + 1 :])
+    others = [number for number in range(len(ROWS)) if number != place]
+    with pytest.raises(DataError, match=f"1 images of this run are missing, among them {path}"):
+        match_again(ROWS, [AGAIN[number] for number in others],
+                    [hashes[number] for number in others], [""] * 2)  # fmt: skip
     hashes[place] = "another"
-    with pytest.raises(DataError, match=f"1 images of this run are changed, {path} among them"):
-        match_again(ROWS, AGAIN, hashes)
+    with pytest.raises(DataError, match=f"1 images of this run are changed, among them {path}"):
+        match_again(ROWS, AGAIN, hashes, reasons)
+    hashes[place], reasons[place] = "", "permission denied"
+    said = rf"are unreadable, among them {path} \(permission denied\)"
+    with pytest.raises(DataError, match=said):
+        match_again(ROWS, AGAIN, hashes, reasons)
+
+
+def test_an_image_that_was_left_out_anyway_may_vanish_or_change() -> None:
+    assert match_again(ROWS, AGAIN[:2], ["h1", "h2"], ["", ""]) == (ROWS, [])
+    assert match_again(ROWS, AGAIN, ["h1", "h2", "mended"], ["", "", ""]) == (ROWS, [])
 
 
 ODD = ["a,b.jpg", 'say "x".jpg', "new\nline.jpg", "re\rturn.jpg", "\r\n.jpg", "=1+1.jpg", "+a",

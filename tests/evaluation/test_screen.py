@@ -40,7 +40,7 @@ def test_an_unlabelled_folder_says_why_there_is_no_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (line,) = shown(UNLABELLED, capsys)
-    assert "photos: no folder bears a class name, so there is no accuracy" in line
+    assert "photos: no image has a class as its label, so there is no accuracy" in line
 
 
 def test_foreign_folders_get_rows_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

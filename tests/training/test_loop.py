@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from neither import stopping
 from neither.config import Config
-from neither.errors import DivergedError
+from neither.errors import CheckpointError, DivergedError
 from neither.inference.classifier import compute_logits
 from neither.model.checkpoint import load_checkpoint
 from neither.training import loop
@@ -262,3 +262,22 @@ def test_nothing_is_written_into_the_folder_of_the_images(
     before = {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
     train(make_config(root), tmp_path / "run")
     assert before == {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_not_started_over_in_silence(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = make_config(make_images())
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"last\.pt is missing.*--fresh"):
+        train(config, tmp_path / "run")
+
+
+def test_class_names_may_look_like_formulas(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    classes = ("$_$", "$a_b_c$")
+    root = make_images(classes=classes)
+    train(make_config(root, classes=classes, train={"epochs": 0}), tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run").classes == classes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from neither.commands.door import check_installation, pass_through
 from neither.errors import DataError
-from neither.terminal import say, show
+from neither.terminal import say, show, warn
 
 
 def main() -> int:
@@ -47,21 +47,23 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     unseen = None
     if arguments.unseen is not None:
         unseen = find_unseen_images(arguments.unseen, classifier.classes)
+    refused = [*scored.refused, *(unseen.refused if unseen else [])]
     for note in [*scored.notes, *(unseen.notes if unseen else [])]:
         say(note)
+    for refusal in refused:
+        warn(refusal)
     whole = scored.root if arguments.images.is_dir() else arguments.images
-    name = "-".join(whole.resolve().parts[-2:])
+    name = "-".join(whole.resolve().parts[1:][-2:]) or "root"  # without the / or C:\ before them
     home = arguments.model if arguments.model.is_dir() else checkpoint.parent
     output_dir = arguments.output_dir or home / "evaluations" / name
     for root in (arguments.images, arguments.unseen):
         if root is not None and root.is_dir():
             files.require_outside(output_dir, root)
     files.make_folder(output_dir)
-    files.sweep_temporaries(output_dir)
     metrics = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir)
     show_metrics(str(whole), metrics)
     show(f"written: {output_dir}/metrics.json and predictions.csv")
-    return DataError.exit_code if metrics["num_unreadable"] else 0
+    return DataError.exit_code if metrics["num_unreadable"] or refused else 0
 
 
 def _trained_on(model: Path) -> set[str]:

@@ -78,6 +78,8 @@ def load_dataset(
     )
     for note in found.notes:
         say(note)
+    for refusal in found.refused:
+        warn(refusal)
     # Test images are read for their hash alone: nothing of them may reach training.
     seen = [image for image in found.images if image.split != "test"]
     unseen = [image for image in found.images if image.split == "test"]
@@ -88,14 +90,14 @@ def load_dataset(
     decoded = [*store.decoded, *hashed]
     images = [*seen, *unseen]
     hashes = [each.sha256 for each in decoded]
+    reasons = [each.reason for each in decoded]
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
-        rows, added = match_again(read_splits(splits_file), images, hashes)
+        rows, added = match_again(read_splits(splits_file), images, hashes, reasons)
         if added:
             say(f"{len(added):,} images added since this run began are left out, "
                 f"{printable(added[0])} among them; --fresh takes them in")  # fmt: skip
     else:
-        reasons = [each.reason for each in decoded]
         rows = assign(images, hashes, reasons, seed, settings.val_fraction, settings.test_fraction)
         check_counts(rows, classes)
         write_splits(splits_file, rows)

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_BYTES = 50_000_000
-MAX_PIXELS = 2**26  # 67 megapixels: more than any common camera, about 200 MB while decoding
+MAX_PIXELS = 2**26  # 67 megapixels: more than most cameras, about 200 MB while decoding
 
 _GROUND = (255, 255, 255)  # what shows behind transparent pixels
 _PADDING = (128, 128, 128)  # what fills the square beside a padded image

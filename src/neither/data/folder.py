@@ -6,17 +6,23 @@ without a suffix. Order is by name, never by what a file system happens to answe
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from neither import stopping
 from neither.errors import DataError
+from neither.terminal import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
             ".heic", ".heif")  # fmt: skip
+Identity = tuple[int, int]  # device and inode
+
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP|GIF8|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL
+)
 
 
 @dataclass
@@ -36,27 +42,39 @@ class Listing:
     refused: list[str] = field(default_factory=list)
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, entered: set[Identity] | None = None) -> Listing:
     """Find all images below a folder.
+
+    Args:
+        root: the folder.
+        entered: the folders that no link may lead to, to which those found here are added; so one
+            folder is not read as two, although several listings make up one scan.
 
     Raises:
         DataError: if the folder itself cannot be read.
     """
     listing = Listing(root)
+    entered = set() if entered is None else entered
     try:
-        entered = {_identity(root)}
+        entered.add(identify(root))
     except OSError as error:
         raise DataError(f"{root}: this folder cannot be read: {error.strerror}") from error
     links: list[str] = []
     _walk(root, "", listing, entered, links)
     # Real folders first, so that which of two ways to a folder is taken hangs on no link's name.
     for link in links:
-        target = _identity(root / link)
+        target = identify(root / link)
         if target not in entered:
             entered.add(target)
             _walk(root / link, f"{link}/", listing, entered, links)
     listing.paths.sort()
     return listing
+
+
+def identify(path: str | Path) -> Identity:
+    """Return what tells a folder from all others, by whatever name it is reached."""
+    status = os.stat(path)  # noqa: PTH116 - not the entry's own, which knows no inode on Windows
+    return status.st_dev, status.st_ino
 
 
 def list_folders(root: Path) -> list[str]:
@@ -84,11 +102,13 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
                 if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
                     yield entry
     except OSError as error:
-        raise DataError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"{printable(folder)}: this folder cannot be read: {error.strerror}"
+        ) from error
 
 
 def _walk(
-    folder: Path, prefix: str, listing: Listing, entered: set[tuple[int, int]], links: list[str]
+    folder: Path, prefix: str, listing: Listing, entered: set[Identity], links: list[str]
 ) -> None:
     """Walk with a stack, not by recursion: a deep tree must not end in a traceback."""
     waiting = [(folder, prefix)]
@@ -106,18 +126,19 @@ def _walk(
             if _is_folder(entry):
                 if entry.is_symlink():
                     links.append(prefix + entry.name)
-                elif (identity := _identity(entry.path)) not in entered:
+                    continue
+                try:
+                    identity = identify(entry.path)
+                except OSError as error:
+                    listing.refused.append(f"{printable(entry.path)}: {error.strerror}")
+                    continue
+                if identity not in entered:
                     entered.add(identity)
                     waiting.append((folder / entry.name, f"{prefix}{entry.name}/"))
             elif _is_image(entry):
                 listing.paths.append(prefix + entry.name)
             else:
                 listing.num_other += 1
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)  # noqa: PTH116 - not the entry's own, which knows no inode on Windows
-    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -134,6 +155,6 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         if suffix or not entry.is_file():
             return suffix in SUFFIXES and entry.is_file()
         with open(entry.path, "rb") as file:  # noqa: PTH123
-            return file.read(8).startswith(_MAGIC)
+            return _MAGIC.match(file.read(12)) is not None
     except OSError:
         return False

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neither.config import SPLIT_FOLDERS
-from neither.data.folder import Listing, count_loose_images, list_folders, list_images
+from neither.data.folder import (
+    Identity,
+    Listing,
+    count_loose_images,
+    identify,
+    list_folders,
+    list_images,
+)
 from neither.errors import DataError, UsageError
 from neither.terminal import printable
 
@@ -37,6 +44,7 @@ class Found:
     root: Path
     images: list[ImageFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # folders that could not be read
 
 
 def find_training_images(root: Path, classes: Sequence[str], ignored: Sequence[str]) -> Found:
@@ -49,8 +57,12 @@ def find_training_images(root: Path, classes: Sequence[str], ignored: Sequence[s
     _require_folder(root)
     found = Found(root)
     splits = _split_folders(root)
+    # No link in a class folder may lead to another class or split, which would give it two labels.
+    roots = [root, *(root / folder for folder in splits.values())]
+    entered = {identify(each) for each in roots}
+    entered |= {identify(each / name) for each in roots for name in list_folders(each)}
     if not splits:
-        _add_classes(found, "", "", classes, ignored)
+        _add_classes(found, "", "", classes, ignored, entered)
         return found
     if "train" not in splits:
         raise DataError(
@@ -61,7 +73,7 @@ def find_training_images(root: Path, classes: Sequence[str], ignored: Sequence[s
     if beside:
         found.notes.append(f"{root}: not read, as no split has this name: {_names(beside)}")
     for split, folder in splits.items():
-        _add_classes(found, split, folder, classes, ignored)
+        _add_classes(found, split, folder, classes, ignored, entered)
     return found
 
 
@@ -82,6 +94,8 @@ def find_scored_images(path: Path, classes: Sequence[str], split: str | None) ->
         DataError: if there is no image.
     """
     if path.is_file():
+        if split is not None:
+            raise UsageError(f"{path}: --split {split}: one image has no splits")
         return Found(path.parent, [ImageFile(path.name, "")])
     _require_folder(path)
     splits = _split_folders(path)
@@ -99,7 +113,9 @@ def find_scored_images(path: Path, classes: Sequence[str], split: str | None) ->
     absent = [name for name in classes if name not in folders]
     for name in folders:
         if name not in classes and (close := _near_miss(name, absent)):
-            found.notes.append(f"{path / name}: not read as {close}: the name must be the same")
+            found.notes.append(
+                f"{printable(path / name)}: not read as {close}: the name must be the same"
+            )
     listing = _list(path, found)
     for image in listing.paths:
         first, slash, _ = image.partition("/")
@@ -145,7 +161,12 @@ def _split_folders(root: Path) -> dict[str, str]:
 
 
 def _add_classes(
-    found: Found, split: str, folder: str, classes: Sequence[str], ignored: Sequence[str]
+    found: Found,
+    split: str,
+    folder: str,
+    classes: Sequence[str],
+    ignored: Sequence[str],
+    entered: set[Identity],
 ) -> None:
     root = found.root / folder
     folders = list_folders(root)
@@ -163,7 +184,7 @@ def _add_classes(
         problems.append(f"rename or move such folders, or: 'data.ignored_folders=[{everything}]'")
     for name in classes:
         if name in folders:
-            paths = _list(root / name, found).paths
+            paths = _list(root / name, found, entered).paths
             if not paths:
                 problems.append(f"the folder of class {name} holds no images")
             prefix = f"{folder}/{name}/" if folder else f"{name}/"
@@ -173,11 +194,11 @@ def _add_classes(
         raise DataError(f"{root}: want one folder for each of {', '.join(classes)}\n       {lines}")
 
 
-def _list(folder: Path, found: Found) -> Listing:
-    listing = list_images(folder)
-    found.notes += listing.refused
+def _list(folder: Path, found: Found, entered: set[Identity] | None = None) -> Listing:
+    listing = list_images(folder, entered)
+    found.refused += listing.refused
     if listing.num_other:
-        found.notes.append(f"{folder}: {listing.num_other:,} other files are not read")
+        found.notes.append(f"{printable(folder)}: {listing.num_other:,} other files are not read")
     return listing
 
 

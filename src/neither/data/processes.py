@@ -58,6 +58,7 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item]) 
             stopping.poll()
             yield from waiting.popleft().result()
     except BrokenProcessPool as error:
+        stopping.poll()  # a signal to the whole group ends the others too, which is no accident
         raise OutputError(
             "a process that decodes images was killed. The usual cause is too little memory: "
             "close other programs and start the same command again"

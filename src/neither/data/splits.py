@@ -82,7 +82,10 @@ def check_counts(rows: Iterable[Row], classes: Sequence[str]) -> None:
 
 
 def match_again(
-    rows: Sequence[Row], images: Sequence[ImageFile], hashes: Sequence[str]
+    rows: Sequence[Row],
+    images: Sequence[ImageFile],
+    hashes: Sequence[str],
+    reasons: Sequence[str],
 ) -> tuple[list[Row], list[str]]:
     """Hold the images of a folder against the rows of an earlier run on it.
 
@@ -90,21 +93,29 @@ def match_again(
         rows: of the run's `splits.csv`.
         images: found now.
         hashes: of their content now.
+        reasons: why one cannot be read now; empty where it can.
 
     Returns:
         The rows, and the paths of images added since, which stay left out.
 
     Raises:
-        DataError: if an image has changed or is missing.
+        DataError: if an image that the run uses has changed, is missing or can't be read any more.
     """
-    now = {image.path: digest for image, digest in zip(images, hashes, strict=True)}
-    missing = [row.path for row in rows if row.path not in now]
-    changed = [row.path for row in rows if row.path in now and row.sha256 != now[row.path]]
-    for paths, what in ((missing, "missing"), (changed, "changed")):
+    now = {
+        image.path: (digest, reason)
+        for image, digest, reason in zip(images, hashes, reasons, strict=True)
+    }
+    used = [row.path for row in rows if row.split]
+    before = {row.path: row.sha256 for row in rows}
+    missing = [path for path in used if path not in now]
+    lost = [path for path in used if path in now and now[path][1]]
+    changed = [path for path in used if path in now and now[path][0] != before[path]]
+    for paths, what in ((missing, "missing"), (lost, "unreadable"), (changed, "changed")):
         if paths:
+            reason = now.get(paths[0], ("", ""))[1]
             raise DataError(
-                f"{len(paths):,} images of this run are {what}, {printable(paths[0])} among "
-                "them; put them back, or start over with --fresh"
+                f"{len(paths):,} images of this run are {what}, among them {printable(paths[0])}"
+                f"{reason and f' ({reason})'}; put them back, or start over with --fresh"
             )
     known = {row.path for row in rows}
     return list(rows), [image.path for image in images if image.path not in known]

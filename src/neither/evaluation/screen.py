@@ -20,7 +20,7 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
             ],
         )
     else:
-        show(f"{title}: no folder bears a class name, so there is no accuracy; predictions only")
+        show(f"{title}: no image has a class as its label, so there is no accuracy")
     if "foreign" in metrics:
         show_table(
             "folders that are no class of this model, and how their images were decided",

@@ -17,7 +17,7 @@ import torch
 from neither import files, strict_yaml
 from neither.config import Config, check_config, to_yaml
 from neither.devices import Compute
-from neither.errors import OutputError, UsageError
+from neither.errors import CheckpointError, OutputError, UsageError
 from neither.model.checkpoint import Checkpoint, load_checkpoint
 from neither.terminal import logged_to, say
 
@@ -76,6 +76,7 @@ def open_run(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
         if last.exists():
             _require_same(config, kept)
         else:
+            _require_unbegun(folder)
             # What ended before its first checkpoint leaves nothing to go on from, or to keep to.
             # The config comes first: by it a folder is known as a run, however soon that ends.
             files.write_whole(kept, to_yaml(config))
@@ -84,7 +85,7 @@ def open_run(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
             files.make_folder(part)
             files.sweep_temporaries(part)
         with logged_to(folder / "log.txt"):
-            resumed = load_checkpoint(last) if last.exists() else None
+            resumed = _load_last(last) if last.exists() else None
             if resumed is not None and resumed.epoch < config.train.epochs:
                 say(f"going on with {folder} after epoch {resumed.epoch}, step {resumed.step}")
             yield Run(folder, resumed)
@@ -122,6 +123,25 @@ def _require_run(folder: Path) -> None:
         )
 
 
+def _require_unbegun(folder: Path) -> None:
+    """Never start over in silence what has trained, only because its `last.pt` is gone."""
+    best = folder / "checkpoints" / "best.pt"
+    if best.exists() and load_checkpoint(best).epoch > 0:
+        raise CheckpointError(
+            f"{folder}: checkpoints/last.pt is missing, and only it can be gone on from; put it "
+            "back, or start over with --fresh, which keeps this run under another name"
+        )
+
+
+def _load_last(last: Path) -> Checkpoint:
+    try:
+        return load_checkpoint(last)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. To start over add --fresh, which keeps this run under another name"
+        ) from error
+
+
 def _require_same(config: Config, kept: Path) -> None:
     before = _flatten(check_config(strict_yaml.read_yaml(kept.read_bytes(), str(kept))))
     after = _flatten(config)
@@ -134,8 +154,8 @@ def _require_same(config: Config, kept: Path) -> None:
         lines = "\n       ".join(changes)
         raise UsageError(
             f"{kept.parent}: this run was begun with another config\n       {lines}\n"
-            f"       For a new run beside it add name={config.name}-2 to the command; to start "
-            "over here add --fresh, which keeps the old folder under another name"
+            f"       For a new run beside it add name={config.name}-2 or another --output-dir; to "
+            "start over here add --fresh, which keeps the old folder under another name"
         )
 
 
@@ -154,7 +174,7 @@ def _put_aside(folder: Path) -> None:
     content = [path for path in folder.iterdir() if path.name != ".lock"]
     if not content:
         return
-    number = 1
+    number, folder = 1, folder.resolve()
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     aside.mkdir()
@@ -170,9 +190,14 @@ def _device_name(device: torch.device) -> str:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the commit of this file, unless it lies in somebody else's repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    answer = ""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        for command in (["ls-files", "--error-unmatch", __file__], ["rev-parse", "HEAD"]):
+            answer = subprocess.run(  # noqa: S603
+                [*git, *command], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return answer

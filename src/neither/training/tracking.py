@@ -115,7 +115,7 @@ def _draw_sheet(batch: Batch, classes: tuple[str, ...], preprocessing: Preproces
     for place, image in enumerate(_to_pixels(batch.images[:num], preprocessing)):
         axes = figure.add_subplot(_SHEET_ROWS, _SHEET_COLUMNS, place + 1)
         axes.imshow(image)
-        axes.set_title(classes[int(batch.labels[place])], fontsize=10)
+        axes.set_title(classes[int(batch.labels[place])], fontsize=10, parse_math=False)
         axes.set_axis_off()
     return figure
 

@@ -1,6 +1,7 @@
 """The demo folder: laid out, drawn on all cores, complete as soon as it exists."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,19 +42,23 @@ def draw_demo(
     """
     counts = {"train": num_train, "val": num_val, "test": num_test, "unseen": num_unseen}
     record = {"version": VERSION, "seed": seed, **{f"num_{k}": n for k, n in counts.items()}}
-    if output_dir.exists() or output_dir.is_symlink():
+    is_empty = output_dir.is_dir() and not any(output_dir.iterdir())
+    if (output_dir.exists() and not is_empty) or output_dir.is_symlink():
         if _read_record(output_dir) == record:
             return
         raise OutputError(
             f"{output_dir}: exists already and holds something else than this demo (seed {seed}, "
             f"{num_train} train images a class). Name another folder or remove this one."
         )
-    partial = output_dir.with_name(output_dir.name + ".partial")
+    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
     try:
         _fill_folder(partial, counts, seed, report)
         (partial / "demo.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         partial.rename(output_dir)
-    except OSError as error:
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
             f"{error.filename or output_dir}: cannot be written ({error.strerror}). Make room or "
             "name another folder."
@@ -63,8 +68,6 @@ def draw_demo(
 def _fill_folder(
     partial: Path, counts: dict[str, int], seed: int, report: Callable[[int, int], None] | None
 ) -> None:
-    if partial.exists():
-        shutil.rmtree(partial)  # left by a run that was interrupted
     items: list[_Item] = []
     for split, count in counts.items():
         for label in UNSEEN if split == "unseen" else CLASSES:
