@@ -1,10 +1,10 @@
 # docker build -t neither .
-# docker run --rm -v "$PWD/photos:/work/photos:ro" -v "$PWD/runs:/work/runs" neither \
+# docker run --rm -v "$PWD/photos:/neither/photos:ro" -v "$PWD/runs:/neither/runs" neither \
 #     train configs/photos_quick.yaml data.root=photos
 ARG BASE=python:3.13-slim
 FROM ${BASE}
 
-WORKDIR /work
+WORKDIR /neither
 # Dependencies first: they change rarely, and take longest.
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir -p src/neither && touch src/neither/__init__.py \

@@ -19,7 +19,6 @@ def kill_self(number: signal.Signals) -> None:
 def test_work_goes_on_without_a_signal() -> None:
     with stopping.watched():
         stopping.poll()
-        assert not stopping.requested()
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,6 @@ def test_a_signal_is_noted_and_ends_the_work_at_the_next_poll(
     with stopping.watched():
         kill_self(number)
         steps.append("the step under way is finished")
-        assert stopping.requested()
         with pytest.raises(Stopped, match=f"stopped by {number.name}") as caught:
             stopping.poll()
     assert steps
@@ -47,7 +45,6 @@ def test_the_flag_is_lowered_and_the_old_handlers_are_back_after_the_block() -> 
         with pytest.raises(Stopped):
             stopping.poll()
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    assert not stopping.requested()
     stopping.poll()
 
 

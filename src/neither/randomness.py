@@ -23,7 +23,6 @@ class Stream(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     WEIGHTS = 3
-    SPLIT = 4
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -68,7 +67,10 @@ def weights_seed(seed: int) -> int:
 
 
 def fraction(seed: int, group: str | bytes) -> float:
-    """Place a named group at a fixed point in [0, 1); a split is an interval of it."""
+    """Place a named group at a fixed point in [0, 1); a split is an interval of it.
+
+    A cryptographic hash (SHA-256) here, as names are chosen by people and shares must still hold.
+    """
     from hashlib import sha256
 
     content = group.encode() if isinstance(group, str) else group

@@ -26,11 +26,6 @@ class Stopped(Exception):  # noqa: N818 - a request that was met, not an error
         self.exit_code = 130 if received == signal.SIGINT else 143
 
 
-def requested() -> bool:
-    """Say whether a signal has asked for an end."""
-    return _received is not None
-
-
 def poll() -> None:
     """Return if work may go on.
 
