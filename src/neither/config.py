@@ -42,6 +42,7 @@ def _check_root(text: str) -> str:
     return text
 
 
+Root = Annotated[str, AfterValidator(_check_root)]
 Text = Annotated[str, AfterValidator(_check_name)]
 ClassName = Annotated[str, AfterValidator(_check_class_name)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -56,9 +57,7 @@ class Section(BaseModel):
 class Data(Section):
     """Where the images lie and how one becomes a square of pixels."""
 
-    root: Annotated[
-        str, AfterValidator(_check_root)
-    ]  # relative paths start at the current directory; ~ is the home folder
+    root: Root  # relative paths start at the current directory; ~ is the home folder
     ignored_folders: tuple[Text, ...] = ()  # class-level folders left out on purpose
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # only without a val folder
     test_fraction: Fraction = 0.15  # only where the root has no split folders at all

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from neither.errors import OutputError, UsageError
 
 _TEMPORARY = ".{name}.{pid}.tmp"
+_IS_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder; only its owner may call this."""
     for stale in folder.iterdir():
-        if re.fullmatch(r"\..+\.[0-9]+\.tmp", stale.name):
+        if _IS_TEMPORARY.fullmatch(stale.name):
             stale.unlink(missing_ok=True)
 
 

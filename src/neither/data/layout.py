@@ -173,8 +173,8 @@ def _add_classes(
     if num_loose := count_loose_images(root):
         found.notes.append(f"{root}: {num_loose:,} images beside the class folders are not read")
     extra = [name for name in folders if name not in classes and name not in ignored]
-    problems = [f"no folder for class {name}" for name in classes if name not in folders]
     absent = [name for name in classes if name not in folders]
+    problems = [f"no folder for class {name}" for name in absent]
     for name in extra:
         close = _near_miss(name, absent)
         hint = f"did you mean {close}?" if close else "no class has this name"
