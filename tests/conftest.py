@@ -1,6 +1,7 @@
 """What many tests need."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,30 @@ import pytest
 from images import make_splits
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep decoded images of tests, and of the scripts they run, out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def make_images(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that makes a folder of images in three splits."""
     return partial(make_splits, tmp_path / "images")
+
+
+@pytest.fixture
+def watchdog() -> Iterator[None]:
+    """Turn a hang into a failure, after a time that no test of ours needs."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("this hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

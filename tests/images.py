@@ -10,7 +10,7 @@ CLASSES = ("dog", "human", "neither")
 
 
 def draw_shape(label: str, seed: int, size: int = 40) -> Image.Image:
-    """Dogs are discs, humans are bars, everything else is a cross, in any colour."""
+    """Dogs are discs, humans are bars, everything else is a cross, in any colour, with grain."""
     random = np.random.default_rng([seed, sum(label.encode())])
     image = Image.new("RGB", (size, size), tuple(random.integers(0, 256, 3).tolist()))
     colour = tuple(random.integers(0, 256, 3).tolist())
@@ -24,7 +24,9 @@ def draw_shape(label: str, seed: int, size: int = 40) -> Image.Image:
     else:
         draw.line((x - r, y - r, x + r, y + r), colour, 3)
         draw.line((x - r, y + r, x + r, y - r), colour, 3)
-    return image
+    # Grain, without which two discs in the same place would pass for copies of one picture.
+    grain = random.integers(-24, 25, (size, size, 3))
+    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 
 def make_splits(

@@ -25,11 +25,12 @@ def run_script(
     )
 
 
-def start_script(name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+def start_script(name: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[bytes]:
     """Start `scripts/<name>.py` and return at once."""
     return subprocess.Popen(
         [sys.executable, ROOT / "scripts" / f"{name}.py", *arguments],
         cwd=ROOT,
+        env=os.environ | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -57,7 +57,8 @@ def test_defaults_are_those_of_the_design(path: Path) -> None:
     assert load(path, MINIMAL).model_dump() == {
         "name": "photos", "seed": 0, "device": "auto", "precision": "auto",
         "classes": ("dog", "human", "neither"), "reject_class": None,
-        "data": {"root": "photos", "ignored_folders": (), "val_fraction": 0.15,
+        "data": {"root": "photos", "manifest": None, "ignored_folders": (), "aliases": {},
+                 "groups": None, "max_unreadable": 0.01, "val_fraction": 0.15,
                  "test_fraction": 0.15, "image_size": 64, "resize": "squash", "store": "auto"},
         "augmentation": {"crop_scale": (0.25, 1.0), "flip": True, "rotate_degrees": 7.0,
                          "color": 0.2, "grey": 0.1, "erase": 0.25},
@@ -91,7 +92,6 @@ def test_an_unknown_key_is_refused_with_what_was_meant(path: Path, text: str, sa
     [
         ("name", "name: photos\n", "@:1"),
         ("classes", "classes: [dog, human, neither]\n", "@:1"),
-        ("data.root", "root: photos", "@:3"),
         ("train.epochs", "epochs: 60", "@:5"),
         ("data", "data:\n  root: photos\n", "@:1"),
     ],
@@ -99,7 +99,7 @@ def test_an_unknown_key_is_refused_with_what_was_meant(path: Path, text: str, sa
 def test_a_missing_key_is_named_with_the_line_of_its_section(
     path: Path, key: str, line: str, where: str
 ) -> None:
-    other = {"data.root": "resize: pad", "train.epochs": "lr: 1"}.get(key, "")
+    other = {"train.epochs": "lr: 1"}.get(key, "")
     assert complaint(path, MINIMAL.replace(line, other)) == f"{where}: {key}: is required"
 
 
@@ -124,7 +124,10 @@ def test_an_empty_section_is_told_to_hold_keys(path: Path) -> None:
         ("augmentation.flip", "1", "boolean"),
         ("augmentation.flip", '"true"', "boolean"),
         ("data.root", "5", "text, but YAML reads 5 as a number: quote it"),
-        ("data.root", "~", "string"),
+        ("data.root", "", "this or data.manifest, got neither"),
+        ("data.manifest", "5", "text, but YAML reads 5 as a number: quote it"),
+        ("data.aliases", "[a, b]", "dictionary"),
+        ("data.groups", "7", "text, but YAML reads 7 as a number: quote it"),
         ("data.ignored_folders", "cats", "a list such as [a, b], got 'cats'"),
         ("data", "5", "a section with keys below it"),
         ("train.optimizer", "adam", "'sgd' or 'adamw', got 'adam'"),
@@ -154,6 +157,8 @@ def test_a_value_of_the_wrong_type_is_refused(path: Path, key: str, text: str, w
         ("train.clip_norm", ["0.1", "1e9"], ["0", ".inf"]),
         ("data.val_fraction", ["0.01", "0.8"], ["0", "1", ".nan"]),
         ("data.test_fraction", ["0", "0.8"], ["1", "-0.1"]),
+        ("data.max_unreadable", ["0", "0.99"], ["1", "-0.1", ".nan"]),
+        ("data.groups", ["a", "'^(.*)_'", "'(?P<who>p[0-9]+)/'"], ["''", "'('", "'[a'", "'*'"]),
         ("data.image_size", ["32", "1024"], ["7", "1025"]),
         ("augmentation.crop_scale", ["[0.1, 0.1]", "[1, 1]"],
          ["[0, 1]", "[0.5, 1.1]", "[0.5]", "[0.1, 0.2, 0.3]", "0.5"]),
@@ -230,6 +235,10 @@ def test_no_number_is_read_in_another_base_or_as_a_time(path: Path, text: str) -
         (["classes=[dog, cat, dog]"], "classes: dog stands twice"),
         (["reject_class=cat"], "reject_class: cat is not one of classes: dog, human, neither"),
         (["data.ignored_folders=[dog]"], "data.ignored_folders: dog is also one of classes"),
+        (["data.aliases={person: people}"], "data.aliases: people is not one of classes"),
+        (["data.aliases={dog: human}"], "data.aliases: dog is itself one of classes"),
+        (["data.aliases={cup: neither}", "data.ignored_folders=[cup]"],
+         "data.aliases: cup is also left out"),
         (["data.val_fraction=0.5", "data.test_fraction=0.5"],
          "data.val_fraction: together with data.test_fraction nothing is left to train on"),
         (["data.image_size=31"],
@@ -244,6 +253,56 @@ def test_values_that_contradict_each_other_are_refused(
     path: Path, overrides: list[str], said: str
 ) -> None:
     assert complaint(path, MINIMAL, *overrides) == f"command line: {overrides[0]}: {said}"
+
+
+def test_images_come_from_a_root_or_a_manifest_but_not_from_both(path: Path) -> None:
+    manifest = MINIMAL.replace("root: photos", "manifest: ~/photos.csv")
+    config = load(path, manifest)
+    assert (config.data.root, config.data.manifest) == (None, "~/photos.csv")
+    assert config.data.source == Path.home() / "photos.csv"
+    assert load(path, MINIMAL).data.source == Path("photos")
+    said = "data.root: want this or data.manifest, got"
+    unset = "both; data.root=null unsets it"
+    both = manifest.replace("data:", "data:\n  root: x")
+    assert complaint(path, both) == f"@:4: {said} {unset}"
+    assert complaint(path, MINIMAL.replace("root: photos", "resize: pad")) == f"@:3: {said} neither"
+    other = "data.manifest=photos.csv"
+    assert complaint(path, MINIMAL, other) == f"@:4: {said} {unset}"
+    assert load(path, MINIMAL, other, "data.root=null").data.source == Path("photos.csv")
+
+
+def test_a_mistake_elsewhere_brings_no_complaint_about_a_manifest(path: Path) -> None:
+    text = MINIMAL.replace("root: photos", "manifest: photos.csv") + "modle: {}\n"
+    assert complaint(path, text) == "@:7: modle: unknown key; did you mean model?"
+    said = complaint(path, MINIMAL.replace("root: photos", "manifest: 5"))
+    assert said == '@:4: data.manifest: want text, but YAML reads 5 as a number: quote it, "5"'
+
+
+def test_aliases_are_words_for_classes(path: Path) -> None:
+    aliases = "aliases:\n    person: human\n    no: neither\n    8: dog\n"
+    config = load(path, MINIMAL.replace("root: photos\n", f"root: photos\n  {aliases}"))
+    assert config.data.aliases == {"person": "human", "no": "neither", "8": "dog"}
+    config = load(path, MINIMAL, "data.aliases={person: human, people: human}")
+    assert config.data.aliases == {"person": "human", "people": "human"}
+    assert load(path, MINIMAL, "data.aliases.person=human").data.aliases == {"person": "human"}
+
+
+def test_what_is_wrong_with_an_alias_is_told_with_its_line(path: Path) -> None:
+    def wrong(alias: str) -> str:
+        text = MINIMAL.replace("root: photos", f"root: photos\n  aliases:\n    {alias}")
+        return complaint(path, text)
+
+    assert wrong("people: 5") == (
+        '@:6: data.aliases.people: want text, but YAML reads 5 as a number: quote it, "5"'
+    )
+    assert wrong("people: a/b").startswith("@:6: data.aliases.people: a class is a folder: ")
+    assert wrong('" people": human').startswith("@:6: data.aliases. people")
+    assert wrong("people: humans") == "@:5: data.aliases: humans is not one of classes"
+
+
+def test_a_pattern_that_is_none_is_refused_with_its_line_and_why(path: Path) -> None:
+    said = complaint(path, MINIMAL.replace("root: photos", "root: photos\n  groups: '(p[0-9]+'"))
+    assert said.startswith("@:5: data.groups: not a regular expression: missing )")
 
 
 def test_the_edges_of_contradictions_are_allowed(path: Path) -> None:
@@ -331,6 +390,7 @@ CLASSES = st.lists(
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     low, high = sorted(draw(st.tuples(*[st.floats(1e-6, 1)] * 2)))
     classes = tuple(draw(CLASSES))
+    ignored = tuple({*draw(st.lists(NAMES, max_size=2))} - {*classes})
     return {
         "name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True)),
         "seed": draw(st.integers(0, 2**63 - 1)),
@@ -338,8 +398,17 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "reject_class": draw(st.none() | st.sampled_from(classes)),
         "data": {
             "root": draw(NAMES | LIKE_NUMBERS),
-            "ignored_folders": tuple({*draw(st.lists(NAMES, max_size=2))} - {*classes}),
+            "ignored_folders": ignored,
             "val_fraction": draw(st.floats(1e-9, 0.8)),
+            "aliases": draw(
+                st.dictionaries(
+                    (NAMES | LIKE_NUMBERS).filter(lambda name: name not in classes + ignored),
+                    st.sampled_from(classes),
+                    max_size=2,
+                )
+            ),
+            "groups": draw(st.none() | st.sampled_from(["^(.*)_", r"p(\d+)", "a: b", "no", "08"])),
+            "max_unreadable": draw(st.floats(0, 0.9)),
         },
         "augmentation": {"crop_scale": (low, high), "flip": draw(st.booleans())},
         "train": {

@@ -1,13 +1,18 @@
+import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from neither import files
+from neither import files, stopping
 from neither.errors import OutputError, UsageError
+from neither.stopping import Stopped
 
 HOLD = """
 import sys
@@ -178,3 +183,111 @@ def test_sweeping_leaves_what_others_have_named_alike(tmp_path: Path) -> None:
         path.touch()
     files.sweep_temporaries(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+# To wait for a folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Have another process hold a folder until its standard input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield holder
+        holder.kill()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the user was told."""
+    messages: list[str] = []
+    monkeypatch.setattr(files, "say", messages.append)
+    return messages
+
+
+def test_a_free_folder_is_not_waited_for_and_is_free_again_after_the_block(
+    tmp_path: Path, said: list[str]
+) -> None:
+    for _ in range(2):
+        with files.waited_for(tmp_path, "waiting"):
+            pass
+    with pytest.raises(KeyError), files.waited_for(tmp_path, "waiting"):
+        raise KeyError
+    with files.waited_for(tmp_path, "waiting"):
+        pass
+    assert said == []
+
+
+def test_nobody_else_gets_the_folder_inside_the_block(tmp_path: Path) -> None:
+    with (
+        files.waited_for(tmp_path, "waiting"),
+        pytest.raises(OutputError, match="another run"),
+        files.owned(tmp_path),
+    ):
+        raise AssertionError("both are in")
+
+
+@pytest.mark.usefixtures("watchdog")
+@pytest.mark.parametrize("end", ["kill", "leave"])
+def test_a_held_folder_is_waited_for_and_the_user_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], end: str
+) -> None:
+    tries = []
+
+    def poll() -> None:
+        tries.append(len(said))
+        if len(tries) == 3:  # the holder was found at work three times
+            if end == "kill":
+                holder.kill()
+            else:
+                assert holder.stdin is not None
+                holder.stdin.close()
+
+    monkeypatch.setattr(stopping, "poll", poll)
+    with held(tmp_path) as holder:
+        with files.waited_for(tmp_path, "another one is here; waiting"):
+            assert len(tries) >= 3
+        holder.wait(60)
+    assert said == ["another one is here; waiting"]
+    assert set(tries) == {1}
+
+
+@pytest.mark.usefixtures("watchdog")
+def test_a_signal_ends_the_waiting(tmp_path: Path) -> None:
+    with (
+        held(tmp_path) as holder,
+        stopping.watched(),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped), files.waited_for(tmp_path, "waiting"):
+            raise AssertionError("both are in")
+        assert holder.poll() is None
+
+
+def test_a_folder_that_is_not_there_cannot_be_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.waited_for(tmp_path / "gone", "waiting"):
+        raise AssertionError("it is in")
+
+
+def test_where_there_are_no_locks_that_is_said_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match="No locks"), files.waited_for(tmp_path, "waiting"):
+        raise AssertionError("it is in")
+
+
+def test_without_the_module_for_locks_all_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    with held(tmp_path):
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        with files.waited_for(tmp_path, "waiting"):
+            pass
+    assert said == []

@@ -42,8 +42,17 @@ def _check_root(text: str) -> str:
     return text
 
 
+def _check_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return text
+
+
 Root = Annotated[str, AfterValidator(_check_root)]
 Text = Annotated[str, AfterValidator(_check_name)]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
 ClassName = Annotated[str, AfterValidator(_check_class_name)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -57,13 +66,22 @@ class Section(BaseModel):
 class Data(Section):
     """Where the images lie and how one becomes a square of pixels."""
 
-    root: Root  # relative paths start at the current directory; ~ is the home folder
-    ignored_folders: tuple[Text, ...] = ()  # class-level folders left out on purpose
+    root: Root | None = None  # relative paths start at the current directory; ~ is the home folder
+    manifest: Root | None = None  # instead of root: a CSV file path,label[,split]
+    ignored_folders: tuple[Text, ...] = ()  # class-level folders or labels left out on purpose
+    aliases: dict[Text, ClassName] = {}  # other names of folders or labels: {person: human}
+    groups: Pattern | None = None  # what of a path names a person, burst or video: never split up
+    max_unreadable: Fraction = 0.01  # share of the images; above it training does not begin
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # only without a val folder
     test_fraction: Fraction = 0.15  # only where the root has no split folders at all
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64  # pixels a side
     resize: Literal["squash", "pad", "crop"] = "squash"
     store: Literal["auto", "memory", "disk"] = "auto"
+
+    @property
+    def source(self) -> Path:
+        """The folder or manifest that names the images."""
+        return Path(self.root or self.manifest or "").expanduser()
 
 
 class Augmentation(Section):
@@ -189,7 +207,7 @@ def _validate(document: Document) -> tuple[Config | None, list[Problem], set[Loc
         problems, bad = complaints.from_pydantic(error, document, Config)
     # Stand-ins for what is missing or wrong, so that contradictions among the rest show too.
     values = complaints.without(document.values, bad)
-    sections = {"data": {"root": "x"}, "train": {"epochs": 1}}
+    sections: dict[str, dict[str, int]] = {"data": {}, "train": {"epochs": 1}}
     values |= {name: stand_in | values.get(name, {}) for name, stand_in in sections.items()}
     values = {"name": "x", "classes": ("a", "b")} | values
     try:
@@ -208,6 +226,16 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[Loc, ...], str]]:
         yield (("reject_class",), ("classes",)), what
     for name in sorted(set(data.ignored_folders) & set(classes)):
         yield (("data", "ignored_folders"), ("classes",)), f"{name} is also one of classes"
+    if (data.root is None) == (data.manifest is None):
+        got = "got neither" if data.root is None else "got both; data.root=null unsets it"
+        yield (("data", "root"), ("data", "manifest")), f"want this or data.manifest, {got}"
+    for name, meant in sorted(data.aliases.items()):
+        if meant not in classes:
+            yield (("data", "aliases"), ("classes",)), f"{meant} is not one of classes"
+        if name in classes:
+            yield (("data", "aliases"), ("classes",)), f"{name} is itself one of classes"
+        if name in data.ignored_folders:
+            yield (("data", "aliases"), ("data", "ignored_folders")), f"{name} is also left out"
     if data.val_fraction + data.test_fraction >= 1:
         what = "together with data.test_fraction nothing is left to train on"
         yield (("data", "val_fraction"), ("data", "test_fraction")), what

@@ -3,13 +3,17 @@
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from neither import stopping
 from neither.errors import OutputError, UsageError
+from neither.terminal import say
 
+_WAIT_SECONDS = 0.1
 _TEMPORARY = ".{name}.{pid}.tmp"
 _IS_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
@@ -78,6 +82,21 @@ def require_outside(output_dir: Path, images: Path) -> None:
         )
 
 
+def cache_folder() -> Path:
+    """Return where things lie that can be made anew: `$XDG_CACHE_HOME/neither`, `~/.cache/neither`.
+
+    By the XDG Base Directory Specification a relative path in the variable counts as none.
+
+    Raises:
+        OutputError: if there is no such variable and the user has no home.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (named if named.is_absolute() else Path.home() / ".cache") / "neither"
+    except RuntimeError as error:
+        raise OutputError("no home folder; name one with the variable XDG_CACHE_HOME") from error
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Keep a folder to this process; the lock dies with it, however it ends.
@@ -97,6 +116,27 @@ def owned(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
         file.flush()
+        yield
+
+
+@contextmanager
+def waited_for(folder: Path, why: str) -> Iterator[None]:
+    """Keep a folder to this process, after all who hold it now.
+
+    Args:
+        folder: an existing one.
+        why: what to tell the user if there is somebody to wait for.
+
+    Raises:
+        OSError: if the folder cannot be written or knows no locks.
+        Stopped: if a signal asks for an end.
+    """
+    with (folder / ".lock").open("a+b") as file:
+        if not _try_lock(file):
+            say(why)
+            while not _try_lock(file):
+                stopping.poll()
+                time.sleep(_WAIT_SECONDS)
         yield
 
 

@@ -73,6 +73,6 @@ def fraction(seed: int, group: str | bytes) -> float:
     """
     from hashlib import sha256
 
-    content = group.encode() if isinstance(group, str) else group
+    content = group.encode("utf-8", "surrogatepass") if isinstance(group, str) else group
     digest = sha256(seed.to_bytes(8, "little") + content).digest()
     return int.from_bytes(digest[:8], "little") / 2**64

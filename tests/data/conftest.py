@@ -1,11 +1,13 @@
 """Pictures made by code, and folders of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from neither import terminal
 
 Draw = Callable[..., Path]
 
@@ -21,3 +23,14 @@ def draw() -> Draw:
         return path
 
     return write
+
+
+@pytest.fixture
+def messages(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """Return a function that returns what was said to the user since it was last called."""
+    log = terminal._log
+    before, level = list(log.handlers), log.level
+    terminal.open_terminal()
+    yield lambda: capsys.readouterr().err
+    log.handlers[:] = before
+    log.setLevel(level)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neither.config import Augmentation
 from neither.data.augmentation import NUM_NUMBERS, augment, normalize
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE)

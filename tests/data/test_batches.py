@@ -9,7 +9,7 @@ from torch import Tensor
 from neither.config import Augmentation
 from neither.data.augmentation import normalize
 from neither.data.batches import Batch, Batches
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 
 SIZE = 8
 OFF = Augmentation(

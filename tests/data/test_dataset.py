@@ -1,18 +1,19 @@
+import csv
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from neither import terminal
 from neither.config import Data
 from neither.data.dataset import Dataset, Split, load_dataset
-from neither.data.decode import Preprocessing, decode
-from neither.data.splits import read_splits
+from neither.data.decode import decode
+from neither.data.preprocessing import Preprocessing
 from neither.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
@@ -36,19 +37,15 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def messages(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    log = terminal._log
-    before, level = list(log.handlers), log.level
-    terminal.open_terminal()
-    yield lambda: capsys.readouterr().err
-    log.handlers[:] = before
-    log.setLevel(level)
+def read_splits(run: Path) -> list[dict[str, str]]:
+    with (run / "splits.csv").open(newline="", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
 
 
 def load(root: Path, run: Path, seed: int = 0, **settings: Any) -> Dataset:  # noqa: ANN401
-    chosen = {"val_fraction": 0.3, "test_fraction": 0.2} | settings
-    return load_dataset(Data(root=str(root), **chosen), CLASSES, seed, PREPROCESSING, run)
+    chosen = {"val_fraction": 0.3, "test_fraction": 0.2, "max_unreadable": 0.9} | settings
+    chosen["manifest" if root.suffix == ".csv" else "root"] = str(root)
+    return load_dataset(Data.model_validate(chosen), CLASSES, seed, PREPROCESSING, run)
 
 
 def into_splits(root: Path, draw: Draw, *splits: str, num: int = 4) -> Path:
@@ -73,13 +70,14 @@ def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_every_image_is_in_its_split_with_its_own_pixels_and_label(root: Path, run: Path) -> None:
     dataset = load(root, run)
-    rows = read_splits(run / "splits.csv")
+    rows = read_splits(run)
     assert len(rows) == 24
     for name, split in (("train", dataset.train), ("val", dataset.val)):
-        assert split.paths == [row.path for row in rows if row.split == name]
+        assert split.paths == [row["path"] for row in rows if row["split"] == name]
         assert len(split.paths) > 0
         check_pixels(dataset, root, split)
-    assert dataset.pixels.shape == (24, 16, 16, 3)
+    assert dataset.pixels.dtype == torch.uint8
+    assert dataset.pixels.shape[1:] == (16, 16, 3)
     assert not {*dataset.train.rows.tolist()} & {*dataset.val.rows.tolist()}
 
 
@@ -90,12 +88,12 @@ def test_labels_follow_the_order_of_the_classes_and_not_of_the_names(root: Path,
         assert path.startswith(("human", "dog")[label])
 
 
-def test_test_images_are_not_even_in_the_store(tmp_path: Path, run: Path, draw: Draw) -> None:
+def test_test_images_are_not_even_in_memory(tmp_path: Path, run: Path, draw: Draw) -> None:
     root = into_splits(tmp_path / "photos", draw, "train", "val", "test")
-    dataset = load(root, run)
+    dataset = load(root, run, store="memory")
     assert dataset.pixels.shape[0] == 16
-    rows = read_splits(run / "splits.csv")
-    assert sum(row.split == "test" for row in rows) == 8
+    rows = read_splits(run)
+    assert sum(row["split"] == "test" for row in rows) == 8
     for path in (root / "test").rglob("*.png"):
         pixels = torch.tensor(decode(path.read_bytes(), PREPROCESSING))
         assert not (dataset.pixels == pixels).flatten(1).all(1).any()
@@ -118,9 +116,10 @@ def test_a_class_without_val_images_is_refused_and_no_splits_are_written(
     root = into_splits(tmp_path / "photos", draw, "train", "val", num=2)
     for path in (root / "val/human").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="class human has no readable image in val"):
+    with pytest.raises(DataError, match="class human has no image in val that can be used") as told:
         load(root, run)
-    assert list(run.iterdir()) == []
+    assert "2 of its images are left out: not a JPEG, PNG" in str(told.value)
+    assert not (run / "splits.csv").exists()
 
 
 def test_unreadable_images_are_left_out_listed_and_counted(
@@ -128,11 +127,11 @@ def test_unreadable_images_are_left_out_listed_and_counted(
 ) -> None:
     (root / "dog/bad.jpg").write_bytes(b"no picture")
     (root / "human/00a.png").touch()
-    dataset = load(root, run)
-    assert dataset.pixels.shape[0] == 24
+    dataset = load(root, run, test_fraction=0.0)
+    assert len(dataset.train.paths) + len(dataset.val.paths) == 24
     check_pixels(dataset, root, dataset.train)
     check_pixels(dataset, root, dataset.val)
-    bad = {row.path: row.reason for row in read_splits(run / "splits.csv") if not row.split}
+    bad = {row["path"]: row["reason"] for row in read_splits(run) if not row["split"]}
     assert set(bad) == {"dog/bad.jpg", "human/00a.png"}
     assert bad["human/00a.png"] == "empty file"
     said = messages()
@@ -164,12 +163,11 @@ def test_the_counts_of_each_split_and_class_are_told(
 
 
 def same(one: Dataset, other: Dataset) -> bool:
-    return (
-        torch.equal(one.pixels, other.pixels)
-        and one.train.paths == other.train.paths
-        and torch.equal(one.train.rows, other.train.rows)
-        and torch.equal(one.val.labels, other.val.labels)
-        and one.fingerprint == other.fingerprint
+    return one.fingerprint == other.fingerprint and all(
+        torch.equal(one.pixels[left.rows], other.pixels[right.rows])
+        and torch.equal(left.labels, right.labels)
+        and left.paths == right.paths
+        for left, right in ((one.train, other.train), (one.val, other.val))
     )
 
 
@@ -229,6 +227,7 @@ def test_the_fingerprint_tells_every_change(root: Path, run: Path, draw: Draw) -
     first = fingerprint()
     assert fingerprint() == first
     seen = {first, fingerprint(seed=1)}
+    (root / "dog/03.png").unlink()
     draw(root / "dog/03.png", 999)
     seen.add(fingerprint())
     (root / "dog/03.png").rename(root / "dog/03b.png")
@@ -243,7 +242,7 @@ def test_odd_file_names_train_and_resume(root: Path, run: Path) -> None:
     for number, name in enumerate(odd):
         (root / f"dog/{number:02}.png").rename(root / "dog" / os.fsdecode(name))
     first = load(root, run)
-    assert len({row.path for row in read_splits(run / "splits.csv")}) == 24
+    assert len({row["path"] for row in read_splits(run)}) == 24
     assert same(first, load(root, run))
 
 
@@ -267,3 +266,288 @@ def test_a_root_that_is_gone_is_refused(root: Path, run: Path) -> None:
     shutil.rmtree(root)
     with pytest.raises(UsageError, match="no such file or folder"):
         load(root, run)
+
+
+def photo(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """Return a smooth picture like no other of another seed."""
+    values = np.random.default_rng([3, seed]).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+
+
+def save(image: Image.Image, path: Path, **how: Any) -> Path:  # noqa: ANN401
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **how)
+    return path
+
+
+def with_twins(root: Path, num: int) -> None:
+    """Save each photo four times: as it is, re-encoded, made smaller, and made larger."""
+    for offset, label in enumerate(CLASSES):
+        for number in range(num):
+            image = photo(1000 * offset + number)
+            save(image, root / label / f"{number}-png.png")
+            save(image, root / label / f"{number}-jpeg.jpg", quality=60)
+            save(image.resize((90, 68)), root / label / f"{number}-small.webp", quality=80)
+            save(image.resize((320, 240)), root / label / f"{number}-large.jpg", quality=90)
+
+
+def splits_of(run: Path) -> dict[str, str]:
+    return {row["path"]: row["split"] for row in read_splits(run)}
+
+
+def reasons_of(run: Path) -> dict[str, str]:
+    return {row["path"]: row["reason"] for row in read_splits(run) if not row["split"]}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_re_encoded_and_resized_twins_are_never_in_two_splits(
+    tmp_path: Path, run: Path, seed: int
+) -> None:
+    with_twins(tmp_path / "photos", 12)
+    load(tmp_path / "photos", run, seed)
+    placed = splits_of(run)
+    sides: dict[str, set[str]] = {}
+    for path, split in placed.items():
+        sides.setdefault(path.partition("-")[0], set()).add(split)
+    assert all(len(each - {""}) == 1 for each in sides.values())
+    assert {"train", "val", "test"} <= set(placed.values())
+    reasons = reasons_of(run)
+    for path, why in reasons.items():
+        twin, split = why.removeprefix("nearly the same as ").split(", which is in ")
+        assert twin.partition("-")[0] == path.partition("-")[0]
+        assert placed[twin] == split
+    assert len(reasons) < len(placed) / 4  # most twins share their hash to begin with
+
+
+def test_twins_between_folders_are_left_out_of_the_lower_split(tmp_path: Path, run: Path) -> None:
+    root, number = tmp_path / "photos", 0
+    for split in ("train", "val", "test"):
+        for label in CLASSES:
+            for name in ("own", "other"):
+                save(photo(number), root / split / label / f"{name}.png")
+                number += 1
+    save(photo(8), root / "train/dog/twin.jpg", quality=70)  # of test/dog/own.png
+    save(photo(6).resize((80, 60)), root / "train/human/twin.png")  # of val/human/own.png
+    shutil.copy(root / "test/human/other.png", root / "val/human/copy.png")
+    dataset = load(root, run)
+    assert reasons_of(run) == {
+        "train/dog/twin.jpg": "nearly the same as test/dog/own.png, which is in test",
+        "train/human/twin.png": "nearly the same as val/human/own.png, which is in val",
+        "val/human/copy.png": "the same bytes as test/human/other.png, which is in test",
+    }
+    assert (len(dataset.train.paths), len(dataset.val.paths)) == (4, 4)
+
+
+def test_the_same_bytes_in_two_classes_are_refused(root: Path, run: Path) -> None:
+    shutil.copy(root / "dog/03.png", root / "human/copy.png")
+    with pytest.raises(DataError, match=r"dog/03\.png and human/copy\.png"):
+        load(root, run)
+    assert not (run / "splits.csv").exists()
+
+
+def test_empty_files_in_two_classes_are_only_unreadable(root: Path, run: Path) -> None:
+    (root / "dog/empty.png").touch()
+    (root / "human/empty.png").touch()
+    load(root, run)
+    assert set(reasons_of(run).values()) == {"empty file"}
+
+
+@pytest.mark.parametrize("kind", ["identical", "black"])
+def test_images_that_show_nothing_still_load_with_a_warning(
+    tmp_path: Path, run: Path, kind: str, messages: Callable[[], str]
+) -> None:
+    root = tmp_path / "photos"
+    for offset, label in enumerate(CLASSES):
+        for number in range(30):
+            size = (20 + number, 20 + offset)
+            image = photo(0) if kind == "identical" else Image.new("RGB", size)
+            save(image, root / label / f"{number}.png")
+    dataset = load(root, run)
+    assert "their variance is zero" in messages()
+    assert len(dataset.train.paths) > len(dataset.val.paths) > 0
+    again = load(root, run)
+    assert same(dataset, again)
+
+
+def test_an_image_alone_in_its_class_is_refused_with_advice(
+    root: Path, run: Path, draw: Draw
+) -> None:
+    shutil.rmtree(root / "human")
+    draw(root / "human/only.png", 500)
+    with pytest.raises(DataError, match=r"class human has no image in (train|val) that can be"):
+        load(root, run)
+
+
+def test_a_class_that_loses_all_its_images_is_told_why(tmp_path: Path, run: Path) -> None:
+    root = tmp_path / "photos"
+    for number, path in enumerate(("train/dog/a", "train/human/a", "val/dog/a", "val/human/a")):
+        save(photo(number), root / f"{path}.png")
+    load(root, run)
+    (run / "splits.csv").unlink()
+    save(photo(3).resize((90, 60)), root / "train/human/a.png")
+    with pytest.raises(DataError) as refused:
+        load(root, run)
+    assert str(refused.value) == (
+        "class human has no image in train that can be used; add images of it (1 of its images are "
+        "left out: nearly the same as val/human/a.png, which is in val)"
+    )
+
+
+def test_too_many_unreadable_images_are_refused_by_name(root: Path, run: Path) -> None:
+    (root / "dog/00a.png").touch()
+    (root / "human/00b.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError) as refused:
+        load(root, run, max_unreadable=0.07)
+    said = str(refused.value)
+    assert said.startswith("2 of 26 images are unreadable, more than data.max_unreadable, 0.07,")
+    assert "\n       dog/00a.png: empty file\n       human/00b.jpg: not a JPEG" in said
+    assert "or raise data.max_unreadable" in said
+    assert not (run / "splits.csv").exists()
+    load(root, run, max_unreadable=0.08)
+    # Nor may it become too many later; what was left out before does not count as new.
+    with pytest.raises(DataError, match="2 of 26 images are unreadable"):
+        load(root, run, max_unreadable=0.07)
+
+
+def test_one_bad_image_of_a_hundred_is_allowed_by_default(tmp_path: Path, run: Path) -> None:
+    root = tmp_path / "photos"
+    for number in range(99):
+        save(photo(number, (12, 12)), root / CLASSES[number % 2] / f"{number}.png")
+    (root / "dog/bad1.png").touch()
+    settings = Data(root=str(root), val_fraction=0.3)
+    load_dataset(settings, CLASSES, 0, PREPROCESSING, run)
+    (root / "dog/bad2.png").touch()
+    with pytest.raises(DataError, match="2 of 101 images are unreadable"):
+        load_dataset(settings, CLASSES, 0, PREPROCESSING, run)
+
+
+def test_twins_of_images_that_are_in_use_are_left_out_of_a_run_that_goes_on(
+    root: Path, run: Path, messages: Callable[[], str]
+) -> None:
+    first = load(root, run)
+    content = (run / "splits.csv").read_bytes()
+    messages()
+    shutil.copy(root / first.val.paths[0], root / "dog/copy.png")
+    again = load(root, run)
+    assert same(first, again)
+    assert (run / "splits.csv").read_bytes() == content
+    said = messages()
+    assert said.count("left out") == 1
+    assert "dog/copy.png among them; --fresh takes them in" in said
+
+
+def test_a_persons_images_are_kept_together(root: Path, run: Path) -> None:
+    for label in CLASSES:
+        for number in range(12):
+            (root / label / f"{number:02}.png").rename(root / label / f"p{number % 6}-{number}.png")
+    load(root, run, groups=r"(\w+)/(p\d)-")
+    sides: dict[str, set[str]] = {}
+    for path, split in splits_of(run).items():
+        sides.setdefault(path.partition("-")[0], set()).add(split)
+    assert len(sides) == 12
+    assert all(len(each) == 1 for each in sides.values())
+
+
+def test_two_folders_feed_one_class_by_aliases(root: Path, run: Path, draw: Draw) -> None:
+    for number in range(4):
+        draw(root / "people" / f"{number}.png", 300 + number)
+    with pytest.raises(DataError, match="folder people"):
+        load(root, run)
+    dataset = load(root, run, aliases={"people": "human"}, test_fraction=0.0)
+    labels = {path: label for split in (dataset.train, dataset.val)
+              for path, label in zip(split.paths, split.labels.tolist(), strict=True)}  # fmt: skip
+    assert len(labels) == 28
+    assert all(label == (not path.startswith("dog/")) for path, label in labels.items())
+
+
+def write_manifest(root: Path, *more: str, columns: str = "path,label") -> Path:
+    rows = [f"photos/{path.parent.name}/{path.name},{path.parent.name}"
+            for path in sorted(root.rglob("*.png"))]  # fmt: skip
+    path = root.parent / "photos.csv"
+    path.write_text("\n".join([columns, *rows, *more]) + "\n")
+    return path
+
+
+def test_a_manifest_gives_the_same_dataset_as_its_folder(
+    root: Path, run: Path, tmp_path: Path
+) -> None:
+    by_folder = load(root, run)
+    (tmp_path / "other").mkdir()
+    by_manifest = load(write_manifest(root), tmp_path / "other")
+    for one, other in ((by_folder.train, by_manifest.train), (by_folder.val, by_manifest.val)):
+        assert [f"photos/{path}" for path in one.paths] == other.paths
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(by_folder.pixels[one.rows], by_manifest.pixels[other.rows])
+
+
+def test_a_manifest_may_name_images_anywhere(root: Path, run: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "lists/deep/photos.csv"
+    manifest.parent.mkdir(parents=True)
+    rows = [f"../../photos/{path.parent.name}/{path.name},{path.parent.name}"
+            for path in root.rglob("*.png")]  # fmt: skip
+    absolute = f"{root}/dog/nowhere/../00.png"
+    manifest.write_text("\n".join(["path,label", *rows, f"{absolute},dog"]))
+    dataset = load(manifest, run, test_fraction=0.0)
+    check_pixels(dataset, manifest.parent, dataset.train)
+    placed = splits_of(run)
+    assert len(placed) == 25
+    assert placed[f"{root}/dog/00.png"] == placed["../../photos/dog/00.png"]  # the same bytes
+    assert same(dataset, load(manifest, run))
+
+
+def test_what_a_manifest_names_and_is_not_there_is_unreadable(
+    root: Path, run: Path, watchdog: None
+) -> None:
+    os.mkfifo(root / "pipe")
+    rows = ["gone.png,dog", "photos,dog", "photos/pipe,human", "/dev/zero,human"]
+    manifest = write_manifest(root, *rows)
+    with pytest.raises(DataError, match="4 of 28 images are unreadable"):
+        load(manifest, run, max_unreadable=0.1)
+    load(manifest, run)
+    assert reasons_of(run) == {
+        "gone.png": "no such file or directory",
+        "photos": "not a regular file",
+        "photos/pipe": "not a regular file",
+        "/dev/zero": "not a regular file",
+    }
+
+
+def test_splits_of_a_manifest_are_kept(root: Path, run: Path) -> None:
+    manifest = write_manifest(root, columns="path,label,split")
+    lines = manifest.read_text().splitlines()
+    names = ("train", "val", "test")
+    rows = [f"{line},{names[number % 3]}" for number, line in enumerate(lines[1:])]
+    manifest.write_text("\n".join([lines[0], *rows]))
+    load(manifest, run)
+    assert [f"{row['path']},{row['label']},{row['split']}" for row in read_splits(run)] == rows
+
+
+def test_a_label_that_changed_since_a_run_began_is_refused(root: Path, run: Path) -> None:
+    manifest = write_manifest(root)
+    first = load(manifest, run)
+    content = manifest.read_text()
+    manifest.write_text(content.replace("photos/dog/03.png,dog", "photos/dog/03.png,human"))
+    with pytest.raises(DataError, match=r"of another label now, among them photos/dog/03\.png"):
+        load(manifest, run)
+    manifest.write_text(content)
+    assert same(first, load(manifest, run))
+    manifest.write_text(content.replace("photos/dog/03.png,dog\n", ""))
+    with pytest.raises(DataError, match=r"missing, among them photos/dog/03\.png"):
+        load(manifest, run)
+
+
+def test_dates_of_files_change_nothing(root: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    first = load(root, run)
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        os.utime(path, (0, 0) if number % 2 else (2**33, 2**33))
+    assert same(first, load(root, tmp_path / "other"))
+    assert same(first, load(root, run))
+
+
+def test_one_file_under_two_names_is_two_copies(root: Path, run: Path) -> None:
+    (root / "dog/link.png").symlink_to("00.png")
+    (root / "dog/hard.png").hardlink_to(root / "dog/00.png")
+    load(root, run)
+    placed = splits_of(run)
+    assert placed["dog/link.png"] == placed["dog/hard.png"] == placed["dog/00.png"]

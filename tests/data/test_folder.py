@@ -1,4 +1,6 @@
+import errno
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neither import stopping
-from neither.data.folder import SUFFIXES, list_folders, list_images
+from neither.data.folder import (
+    SUFFIXES,
+    Identity,
+    count_loose_images,
+    list_folders,
+    list_images,
+)
 from neither.errors import DataError
 
 Draw = Callable[..., Path]
@@ -42,11 +50,47 @@ def test_other_files_are_only_counted(tmp_path: Path) -> None:
     assert (listing.paths, listing.num_other) == (["a.jpg"], 6)
 
 
-def test_hidden_files_and_litter_are_neither_found_nor_counted(tmp_path: Path) -> None:
+def test_other_files_are_counted_by_their_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.MP4", "c/d.txt", "plain", "e.jpg")
+    listing = list_images(tmp_path)
+    assert listing.others == {".mp4": 2, ".txt": 1, "": 1}
+    assert listing.num_other == 4
+
+
+def test_what_several_listings_found_adds_up(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.txt", "one/.hidden", "other/b.txt", "other/c.md", "other/d.jpg")
+    (tmp_path / "other/gone.png").symlink_to("nowhere")
+    both = list_images(tmp_path / "one")
+    both.add(list_images(tmp_path / "other"))
+    assert (both.others, both.num_hidden) == ({".txt": 2, ".md": 1}, 1)
+    assert both.odd == [f"{tmp_path / 'other/gone.png'}: a link to nothing"]
+    assert both.paths == []  # each scan keeps its own
+
+
+def test_hidden_files_and_litter_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", ".hidden.jpg", "._a.jpg", ".git/b.jpg", "__MACOSX/c.jpg",
           "__macosx/c.jpg", "Thumbs.db", "x/thumbs.db", "desktop.ini", ".DS_Store")  # fmt: skip
     listing = list_images(tmp_path)
     assert (listing.paths, listing.num_other) == (["a.jpg"], 0)
+    # .hidden.jpg, ._a.jpg, .git, both __MACOSX, Thumbs.db, x/thumbs.db, desktop.ini, .DS_Store
+    assert listing.num_hidden == 9
+
+
+def test_paths_begin_with_the_prefix(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b/c.jpg", "elsewhere/d.jpg")
+    (tmp_path / "b/link").symlink_to("../elsewhere")
+    listing = list_images(tmp_path, prefix="train/dog/")
+    assert listing.paths == ["train/dog/a.jpg", "train/dog/b/c.jpg", "train/dog/elsewhere/d.jpg"]
+    assert list_images(tmp_path / "b", prefix="x/").paths == ["x/c.jpg", "x/link/d.jpg"]
+
+
+def test_no_scan_enters_a_folder_that_another_one_has_entered(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "human/b.jpg", "human/deep/c.jpg")
+    (tmp_path / "dog/deep").symlink_to("../human/deep")
+    entered: set[Identity] = set()
+    assert list_images(tmp_path / "human", entered).paths == ["b.jpg", "deep/c.jpg"]
+    assert list_images(tmp_path / "dog", entered).paths == ["a.jpg"]
+    assert list_images(tmp_path / "dog").paths == ["a.jpg", "deep/c.jpg"]
 
 
 def test_without_a_suffix_the_content_tells(tmp_path: Path, draw: Draw) -> None:
@@ -68,14 +112,48 @@ def test_a_folder_named_as_an_image_is_a_folder(tmp_path: Path) -> None:
     assert (listing.paths, listing.num_other) == (["x.jpg/inner.jpg"], 0)
 
 
-def test_pipes_and_dangling_links_are_counted_and_never_opened(tmp_path: Path) -> None:
+def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
+    tmp_path: Path, watchdog: None
+) -> None:
     for name in ("pipe", "pipe.jpg"):
         os.mkfifo(tmp_path / name)  # opening one would wait for ever
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
-    (tmp_path / "self.jpg").symlink_to("self.jpg")
-    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")  # reading it would never end
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "pipe.gif").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "socket.jpg"))
     listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_other) == ([], 5)
+    assert (listing.paths, listing.num_other, listing.refused) == ([], 0, [])
+    assert sorted(listing.odd) == [
+        f"{tmp_path}/gone.jpg: a link to nothing",
+        f"{tmp_path}/loop.jpg: {os.strerror(errno.ELOOP)}",
+        f"{tmp_path}/pipe.gif: not a regular file",
+        f"{tmp_path}/pipe.jpg: not a regular file",
+        f"{tmp_path}/socket.jpg: not a regular file",
+        f"{tmp_path}/zero.png: not a regular file",
+    ]
+
+
+def test_odd_names_are_told_in_one_line_each(tmp_path: Path) -> None:
+    (tmp_path / "\x1b[31m\n.jpg").symlink_to("nowhere")
+    assert list_images(tmp_path).odd == [f"{tmp_path}/\\x1b[31m\\n.jpg: a link to nothing"]
+
+
+def test_hard_links_are_two_files(tmp_path: Path) -> None:
+    """As two names for the same bytes, they are copies: what that means is up to the splits."""
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "b.jpg").hardlink_to(tmp_path / "a.jpg")
+    assert list_images(tmp_path).paths == ["a.jpg", "b.jpg"]
+
+
+def test_names_that_look_the_same_are_kept_apart(tmp_path: Path) -> None:
+    names = ["caf\u00e9.jpg", "cafe\u0301.jpg", "CAFE.jpg", "cafe.jpg", "cafe.JPG"]
+    touch(tmp_path, *names)
+    if len(list(tmp_path.iterdir())) < len(names):
+        pytest.skip("this file system takes some of these names for the same")
+    assert list_images(tmp_path).paths == sorted(names)
 
 
 def test_links_to_files_are_followed(tmp_path: Path, draw: Draw) -> None:
@@ -105,9 +183,8 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
     (tmp_path / "root/a/b/root").symlink_to(tmp_path / "root")
     (tmp_path / "root/a/here").symlink_to(".")
     assert list_images(tmp_path / "root").paths == ["a/b/x.jpg", "y.jpg"]
-    (tmp_path / "root/parent").symlink_to("..")
-    found = list_images(tmp_path / "root").paths
-    assert found == ["a/b/x.jpg", "parent/outside.jpg", "y.jpg"]
+    (tmp_path / "root/parent").symlink_to("..")  # would bring in what is beside the root
+    assert list_images(tmp_path / "root").paths == ["a/b/x.jpg", "y.jpg"]
 
 
 def test_the_root_may_itself_be_a_link(tmp_path: Path) -> None:
@@ -139,6 +216,27 @@ def test_a_root_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
             list_folders(tmp_path / name)
 
 
+def test_a_folder_that_is_closed_to_us_is_named_and_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a/x.jpg", "b/y.jpg", "elsewhere/z.jpg")
+    (tmp_path / "b/link").symlink_to("../elsewhere")
+    closed, scandir = {str(tmp_path / "a"), str(tmp_path / "b/link")}, os.scandir
+
+    def scan(path: Path) -> "os._ScandirIterator[str]":
+        if str(path) in closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    refused = "this folder cannot be read: Permission denied"
+    listing = list_images(tmp_path / "b")
+    assert (listing.paths, listing.refused) == (["y.jpg"], [f"{tmp_path}/b/link: {refused}"])
+    assert list_images(tmp_path).refused == [f"{tmp_path}/a: {refused}"]
+    with pytest.raises(DataError, match=f"a: {refused}"):
+        list_images(tmp_path / "a")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
 def test_a_folder_within_that_cannot_be_read_is_named_and_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.jpg", "b/y.jpg")
@@ -162,6 +260,11 @@ def test_folders_are_named_without_hidden_ones_and_litter(tmp_path: Path) -> Non
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "self").symlink_to("self")
     assert list_folders(tmp_path) == ["a", "b", "link"]
+
+
+def test_loose_images_are_those_directly_in_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.PNG", ".c.jpg", "d.txt", "e/f.jpg", "g.jpg/h.jpg")
+    assert count_loose_images(tmp_path) == 2
 
 
 NAMES = st.binary(min_size=1, max_size=20).filter(

@@ -1,41 +1,25 @@
-from collections.abc import Callable
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from folders import lay_out
 from images import make_splits
-from neither.data.layout import (
-    Found,
-    ImageFile,
-    find_scored_images,
-    find_training_images,
-    find_unseen_images,
-)
+from neither.data.found import Found, ImageFile
+from neither.data.layout import find_training_images
 from neither.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
-Draw = Callable[..., Path]
 
 
-def lay_out(root: Path, *names: str) -> Path:
-    """Make empty files; finding them does not open them, as they have a suffix."""
-    for name in names:
-        path = root / name
-        if name.endswith("/"):
-            path.mkdir(parents=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    return root
+def training(root: Path, ignored: tuple[str, ...] = (), **aliases: str) -> Found:
+    return find_training_images(root, CLASSES, ignored, aliases)
 
 
-def training(root: Path, ignored: tuple[str, ...] = ()) -> Found:
-    return find_training_images(root, CLASSES, ignored)
-
-
-def refused(root: Path, ignored: tuple[str, ...] = ()) -> str:
+def refused(root: Path, ignored: tuple[str, ...] = (), **aliases: str) -> str:
     with pytest.raises(DataError) as caught:
-        training(root, ignored)
+        training(root, ignored, **aliases)
     return str(caught.value)
 
 
@@ -131,9 +115,25 @@ def test_each_split_must_have_every_class_and_no_other(tmp_path: Path, split: st
     assert training(tmp_path, ("cup",)).images
 
 
-def test_images_beside_the_class_folders_belong_to_no_class(tmp_path: Path) -> None:
-    lay_out(tmp_path, "a.jpg", "dog/a.jpg", "human/a.jpg")
-    assert [image.path for image in training(tmp_path).images] == ["dog/a.jpg", "human/a.jpg"]
+def test_images_beside_the_class_folders_belong_to_no_class_and_are_counted(
+    tmp_path: Path,
+) -> None:
+    lay_out(tmp_path, "a.jpg", "b", "c.txt", "dog/a.jpg", "human/a.jpg")
+    found = training(tmp_path)
+    assert found.paths == ["dog/a.jpg", "human/a.jpg"]
+    assert found.notes == [f"{tmp_path}: 1 images beside the class folders are not read"]
+
+
+def test_images_beside_the_split_folders_belong_to_no_split_and_are_counted(
+    tmp_path: Path,
+) -> None:
+    lay_out(tmp_path, "a.jpg", "b.jpg", "train/dog/a.jpg", "train/human/a.jpg", "train/c.jpg")
+    found = training(tmp_path)
+    assert found.paths == ["train/dog/a.jpg", "train/human/a.jpg"]
+    assert found.notes == [
+        f"{tmp_path}: 2 images beside the split folders are not read",
+        f"{tmp_path / 'train'}: 1 images beside the class folders are not read",
+    ]
 
 
 def test_hidden_folders_and_litter_are_no_classes(tmp_path: Path) -> None:
@@ -144,6 +144,72 @@ def test_hidden_folders_and_litter_are_no_classes(tmp_path: Path) -> None:
 def test_other_files_are_counted_in_a_note(tmp_path: Path) -> None:
     lay_out(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/b/c.mp4", "human/a.jpg")
     assert training(tmp_path).notes == [f"{tmp_path / 'dog'}: 2 other files are not read"]
+
+
+def test_what_else_lies_in_the_class_folders_is_added_up(tmp_path: Path) -> None:
+    lay_out(tmp_path, "train/dog/a.jpg", "train/dog/a.txt", "train/human/b/a.jpg",
+            "train/human/b/.hidden", "val/dog/a.jpg", "val/human/a.jpg", "val/human/n.txt",
+            "val/human/Thumbs.db")  # fmt: skip
+    os.mkfifo(tmp_path / "val/dog/pipe.jpg")
+    found = training(tmp_path)
+    assert found.listing.others == {".txt": 2}
+    assert found.listing.num_hidden == 2
+    assert found.listing.odd == [f"{tmp_path}/val/dog/pipe.jpg: not a regular file"]
+    (note,) = [note for note in found.notes if "none" in note]
+    assert note == (
+        f"{tmp_path}/val/dog: 1 things named like images are none, "
+        f"among them {tmp_path}/val/dog/pipe.jpg: not a regular file"
+    )
+
+
+def test_a_folder_named_like_an_image_is_read_as_a_folder(tmp_path: Path) -> None:
+    lay_out(tmp_path, "dog/x.jpg/a.jpg", "human/a.jpg", "y.jpg/")
+    assert "folder y.jpg: no class has this name" in refused(tmp_path)
+    assert training(tmp_path, ("y.jpg",)).paths == ["dog/x.jpg/a.jpg", "human/a.jpg"]
+
+
+def test_two_folders_feed_one_class_by_aliases(tmp_path: Path) -> None:
+    lay_out(tmp_path, "dog/a.jpg", "human/b.jpg", "person/c.jpg", "people/deep/d.jpg")
+    assert "folder people: no class has this name" in refused(tmp_path)
+    found = training(tmp_path, person="human", people="human", unused="dog")
+    assert found.images == [
+        ImageFile("dog/a.jpg", "dog"),
+        ImageFile("human/b.jpg", "human"),
+        ImageFile("people/deep/d.jpg", "human"),
+        ImageFile("person/c.jpg", "human"),
+    ]
+
+
+def test_an_alias_stands_for_the_folder_of_its_class_in_every_split(tmp_path: Path) -> None:
+    lay_out(tmp_path, "train/hound/a.jpg", "train/human/b.jpg", "val/dog/c.jpg", "val/human/d.jpg")
+    assert "no folder for class dog" in refused(tmp_path)
+    assert training(tmp_path, hound="dog").images == [
+        ImageFile("train/hound/a.jpg", "dog", "train"),
+        ImageFile("train/human/b.jpg", "human", "train"),
+        ImageFile("val/dog/c.jpg", "dog", "val"),
+        ImageFile("val/human/d.jpg", "human", "val"),
+    ]
+
+
+def test_a_class_is_empty_only_if_all_its_folders_are(tmp_path: Path) -> None:
+    lay_out(tmp_path, "dog/", "hound/a.jpg", "human/b.jpg")
+    assert training(tmp_path, hound="dog").paths == ["hound/a.jpg", "human/b.jpg"]
+    (tmp_path / "hound/a.jpg").unlink()
+    assert "the folder of class dog holds no images" in refused(tmp_path, hound="dog")
+
+
+@pytest.mark.parametrize("name", ["humans", "people"])
+def test_an_extra_folder_is_told_with_the_alias_that_may_be_meant(
+    tmp_path: Path, name: str
+) -> None:
+    lay_out(tmp_path, "dog/a.jpg", "human/a.jpg", f"{name}/a.jpg")
+    meant = {"humans": "human", "people": "dog"}[name]
+    assert f"'data.aliases={{{name}: {meant}}}'" in refused(tmp_path)
+
+
+def test_advice_on_extra_folders_keeps_those_that_are_ignored_already(tmp_path: Path) -> None:
+    lay_out(tmp_path, "dog/a.jpg", "human/a.jpg", "cup/a.jpg", "jar/a.jpg")
+    assert "'data.ignored_folders=[cup, jar]'" in refused(tmp_path, ("cup",))
 
 
 def test_images_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
@@ -158,108 +224,10 @@ def test_folders_that_would_drive_a_terminal_are_escaped(tmp_path: Path) -> None
     assert "\x1b" not in refused(tmp_path)
 
 
-@pytest.mark.parametrize("find", [
-    lambda path: find_training_images(path, CLASSES, ()),
-    lambda path: find_scored_images(path, CLASSES, None),
-    lambda path: find_unseen_images(path, CLASSES),
-])  # fmt: skip
-def test_a_path_that_does_not_exist_is_refused_with_the_nearest(
-    tmp_path: Path, find: Callable[[Path], Found]
-) -> None:
-    lay_out(tmp_path, "photos/dog/a.jpg")
-    with pytest.raises(UsageError, match=r"no such file or folder; did you mean .*/photos\?"):
-        find(tmp_path / "fotos")
-    with pytest.raises(UsageError, match=r"no such file or folder$"):
-        find(tmp_path / "x/y/z")
-
-
 def test_training_on_a_file_is_refused(tmp_path: Path) -> None:
     lay_out(tmp_path, "a.jpg")
     with pytest.raises(UsageError, match=r"a\.jpg: not a folder"):
         training(tmp_path / "a.jpg")
-
-
-def scored(root: Path, split: str | None = None) -> list[tuple[str, str]]:
-    found = find_scored_images(root, CLASSES, split)
-    return [(image.path, image.label) for image in found.images]
-
-
-def test_a_file_is_scored_without_a_label(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.xyz")
-    found = find_scored_images(tmp_path / "dog/a.xyz", CLASSES, None)
-    assert (found.root, found.images) == (tmp_path / "dog", [ImageFile("a.xyz", "")])
-
-
-def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(
-    tmp_path: Path,
-) -> None:
-    lay_out(tmp_path, "a.jpg", "cup/b.jpg", "cup/dog/c.jpg")
-    assert scored(tmp_path) == [("a.jpg", ""), ("cup/b.jpg", ""), ("cup/dog/c.jpg", "")]
-
-
-def test_one_class_folder_makes_a_folder_labelled_and_the_others_foreign(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.jpg", "dog/more/b.jpg", "teapot/c.jpg", "stray.jpg", "Human/d.jpg")
-    assert scored(tmp_path) == [
-        ("Human/d.jpg", "Human"),
-        ("dog/a.jpg", "dog"),
-        ("dog/more/b.jpg", "dog"),
-        ("stray.jpg", ""),
-        ("teapot/c.jpg", "teapot"),
-    ]
-
-
-def test_near_misses_of_an_unlabelled_folder_are_noted(tmp_path: Path) -> None:
-    lay_out(tmp_path, "Dogs/a.jpg", "cup/b.jpg")
-    found = find_scored_images(tmp_path, CLASSES, None)
-    assert {image.label for image in found.images} == {""}
-    assert found.notes == [
-        f"{tmp_path / 'Dogs'}: not read as dog: the name must be the same",
-    ]
-
-
-def test_test_is_scored_where_there_are_splits(tmp_path: Path) -> None:
-    lay_out(tmp_path, "train/dog/a.jpg", "valid/dog/b.jpg", "test/dog/c.jpg", "test/cup/d.jpg")
-    assert scored(tmp_path) == [("cup/d.jpg", "cup"), ("dog/c.jpg", "dog")]
-    assert scored(tmp_path, "val") == [("dog/b.jpg", "dog")]
-    assert scored(tmp_path, "train") == [("dog/a.jpg", "dog")]
-    assert find_scored_images(tmp_path, CLASSES, None).root == tmp_path / "test"
-
-
-def test_a_split_that_is_not_there_is_refused_and_never_replaced(tmp_path: Path) -> None:
-    lay_out(tmp_path, "train/dog/a.jpg", "val/dog/b.jpg")
-    with pytest.raises(UsageError, match="no test split here; name another: --split train, val"):
-        scored(tmp_path)
-    with pytest.raises(UsageError, match="no test split here"):
-        scored(tmp_path, "test")
-    with pytest.raises(UsageError, match="--split val: this folder has no split folders"):
-        scored(tmp_path / "train", "val")
-
-
-@pytest.mark.parametrize("names", [[], ["dog/"], ["dog/a.txt"], ["test/dog/", "train/dog/a.jpg"]])
-def test_a_folder_without_images_is_refused(tmp_path: Path, names: list[str]) -> None:
-    lay_out(tmp_path, *names)
-    with pytest.raises(DataError, match="no images here"):
-        scored(tmp_path)
-
-
-def test_unseen_folders_are_foreign_each_by_its_name(tmp_path: Path) -> None:
-    lay_out(tmp_path, "cup/a.jpg", "tree/oak/b.jpg", "stray.jpg", "train/c.jpg")
-    found = find_unseen_images(tmp_path, CLASSES)
-    assert [(image.path, image.label) for image in found.images] == [
-        ("cup/a.jpg", "cup"),
-        ("stray.jpg", tmp_path.name),
-        ("train/c.jpg", "train"),
-        ("tree/oak/b.jpg", "tree"),
-    ]
-
-
-def test_unseen_folders_that_are_classes_or_empty_are_refused(tmp_path: Path) -> None:
-    lay_out(tmp_path, "cup/notes.txt")
-    with pytest.raises(DataError, match="no images here for --unseen"):
-        find_unseen_images(tmp_path, CLASSES)
-    lay_out(tmp_path, "dog/a.jpg")
-    with pytest.raises(DataError, match="--unseen is for other kinds, but dog is a class"):
-        find_unseen_images(tmp_path, CLASSES)
 
 
 def test_a_link_to_another_class_or_split_gives_no_image_a_second_label(tmp_path: Path) -> None:
@@ -271,7 +239,49 @@ def test_a_link_to_another_class_or_split_gives_no_image_a_second_label(tmp_path
     assert find_training_images(root, CLASSES, []).images == plain
 
 
-def test_one_image_has_no_splits(tmp_path: Path) -> None:
-    root = make_splits(tmp_path / "images", classes=CLASSES)
-    with pytest.raises(UsageError, match="one image has no splits"):
-        find_scored_images(root / "test" / "dog" / "000.png", CLASSES, "val")
+def test_loops_and_links_out_of_the_root_count_no_image_twice(
+    tmp_path: Path, watchdog: None
+) -> None:
+    root = lay_out(tmp_path / "photos", "dog/a.jpg", "dog/deep/b.jpg", "human/c.jpg")
+    lay_out(tmp_path, "elsewhere/d.jpg")
+    (root / "dog/deep/loop").symlink_to("..")
+    (root / "dog/root").symlink_to(root)
+    (root / "human/one").symlink_to("../../elsewhere")
+    (root / "human/two").symlink_to("one")
+    (root / "human/gone.jpg").symlink_to("nowhere")
+    (root / "human/link.jpg").symlink_to("c.jpg")  # a file with two names is two files
+    found = training(root)
+    assert found.paths == [
+        "dog/a.jpg", "dog/deep/b.jpg", "human/c.jpg", "human/link.jpg", "human/one/d.jpg",
+    ]  # fmt: skip
+    assert found.listing.odd == [f"{root}/human/gone.jpg: a link to nothing"]
+
+
+def test_a_class_folder_may_itself_be_a_link(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "photos", "human/a.jpg")
+    lay_out(tmp_path, "elsewhere/b.jpg")
+    (root / "dog").symlink_to("../elsewhere")
+    assert training(root).paths == ["dog/b.jpg", "human/a.jpg"]
+
+
+def test_a_class_folder_that_is_closed_to_us_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, "dog/a.jpg", "human/a.jpg")
+    scandir = os.scandir
+
+    def scan(path: Path) -> "os._ScandirIterator[str]":
+        if str(path).rstrip("/") == str(tmp_path / "human"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert refused(tmp_path) == f"{tmp_path}/human: this folder cannot be read: Permission denied"
+
+
+def test_paths_share_the_text_of_their_label_and_split(tmp_path: Path) -> None:
+    """A hundred thousand images have few labels: one text each is enough."""
+    names = [f"train/{label}/{number}.jpg" for label in CLASSES for number in range(20)]
+    found = training(lay_out(tmp_path, *names))
+    assert len({id(label) for label in found.labels}) == len(CLASSES)
+    assert len({id(split) for split in found.splits}) == 1

@@ -1,7 +1,11 @@
 import multiprocessing
 import operator
 import os
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +54,56 @@ def test_a_long_list_is_worked_on_elsewhere_in_order_and_no_process_stays() -> N
 def test_on_one_core_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "num_cores", lambda: 1)
     assert set(run(WHO, [PID] * 100)) == {os.getpid()}
+
+
+def counted(taken: list[int]) -> Iterator[int]:
+    for number in count():
+        taken.append(number)
+        yield number
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_items_are_taken_only_as_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: cores)
+    taken: list[int] = []
+    results = map_in_processes(operator.neg, counted(taken))
+    assert list(islice(results, 500)) == [-number for number in range(500)]
+    assert len(taken) <= 500 + (65 if cores == 1 else 2 * 4 * 32 + 32)
+    assert isinstance(results, Iterator)
+    results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_few_of_a_stream_are_worked_on_right_here() -> None:
+    assert run(WHO, iter([PID] * 64)) == [os.getpid()] * 64  # type: ignore[arg-type]
+
+
+WORK_FOR_EVER = """
+import operator
+from itertools import count
+from neither.data import processes
+processes.num_cores = lambda: 2
+if __name__ == "__main__":
+    for number in processes.map_in_processes(operator.neg, count()):
+        if number == -300:
+            print("at work", flush=True)
+"""
+
+
+def test_when_the_parent_is_killed_its_processes_end_too(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(WORK_FOR_EVER)
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"at work\n"
+        parent.kill()
+        # Each process holds the pipe that this reads until all have closed it.
+        parent.communicate(timeout=60)
 
 
 @pytest.mark.usefixtures("two_cores")

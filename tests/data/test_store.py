@@ -1,91 +1,409 @@
 import os
+import signal
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
-from neither.data import store
-from neither.data.decode import Decoded, Preprocessing, decode
-from neither.data.store import build_store
+from neither import stopping
+from neither.data import cache, decode, processes, store
+from neither.data.content import UnreadableError
+from neither.data.decode import Decoded, decode_file
+from neither.data.facts import describe
+from neither.data.preprocessing import Preprocessing
+from neither.data.store import Store, build_store
+from neither.errors import DataError, OutputError
+from neither.stopping import Stopped
 
 Draw = Callable[..., Path]
-SMALL = Preprocessing(16)
+SMALL = Preprocessing(8)
+NAMES = [f"{number}.png" for number in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/neither/images"
 
 
 @pytest.fixture
-def paths(tmp_path: Path, draw: Draw) -> list[Path]:
-    """Five pictures, and two files between them that are none."""
-    (tmp_path / "images").mkdir()
-    bad = [tmp_path / "images/bad.jpg", tmp_path / "images/gone.jpg"]
-    bad[0].write_bytes(b"no picture")
-    good = [draw(tmp_path / f"images/{number}.png", number) for number in range(5)]
-    return [good[0], bad[0], *good[1:4], bad[1], good[4]]
+def photos(tmp_path: Path, draw: Draw) -> Path:
+    for number, name in enumerate(NAMES):
+        draw(tmp_path / "photos" / name, number)
+    return tmp_path / "photos"
 
 
-@pytest.mark.parametrize("kind", ["auto", "memory", "disk"])
-def test_readable_pictures_are_kept_in_the_order_of_their_paths(
-    tmp_path: Path, paths: list[Path], kind: Literal["auto", "memory", "disk"]
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded, one after the other."""
+    names: list[str] = []
+
+    def spy(path: Path, preprocessing: Preprocessing) -> Decoded:
+        names.append(path.name)
+        return decode_file(path, preprocessing)
+
+    monkeypatch.setattr(store, "decode_file", spy)
+    return names
+
+
+def build(
+    photos: Path, names: list[str], preprocessing: Preprocessing = SMALL, max_unreadable: float = 1
+) -> Store:
+    spare = photos.parent / "spare"
+    return build_store(photos, names, photos, preprocessing, spare, max_unreadable)
+
+
+def check(
+    built: Store, photos: Path, names: list[str], preprocessing: Preprocessing = SMALL
 ) -> None:
-    built = build_store(paths, SMALL, kind, tmp_path)
-    good = [path for path in paths if path.suffix == ".png"]
-    wanted = np.stack([decode(path.read_bytes(), SMALL) for path in good])
+    """Demand for each file what decoding it alone gives."""
+    assert len(built.rows) == len(built.facts) == len(names)
+    for place, name in enumerate(names):
+        alone = decode_file(photos / name, preprocessing)
+        assert built.reasons.get(place, "") == alone.reason
+        assert built.facts["sha256"][place].tobytes() == alone.sha256.ljust(32, b"\0")
+        if alone.pixels is None or alone.traits is None:
+            assert built.rows[place] < 0
+        else:
+            assert np.array_equal(built.pixels[built.rows[place]], alone.pixels)
+            assert built.facts[place] == describe([alone.traits], [alone.sha256])[0]
+
+
+# What is built
+
+
+def test_each_image_has_its_own_pixels_and_facts_in_the_order_of_the_paths(photos: Path) -> None:
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    (photos / "empty.jpg").touch()
+    names = ["3.png", "bad.jpg", "gone.jpg", *NAMES[:3], "empty.jpg", "5.png", "4.png"]
+    built = build(photos, names)
+    check(built, photos, names)
     assert built.pixels.dtype == np.uint8
-    assert np.array_equal(built.pixels, wanted)
+    assert built.pixels.shape == (6, 8, 8, 3)
+    assert built.reasons[2] == "no such file or directory"
+    assert built.reasons[6] == "empty file"
+    assert sorted(built.reasons) == [1, 2, 6]
+    assert built.facts["sha256"][1].tobytes() == sha256(b"no picture").digest()
+    assert not built.facts["sha256"][2].any()
+    check(build(photos, names), photos, names)
 
 
-def test_every_path_gets_its_hash_and_reason(tmp_path: Path, paths: list[Path]) -> None:
-    built = build_store(paths, SMALL, "memory", tmp_path)
-    hashes = [sha256(path.read_bytes()).hexdigest() if path.exists() else "" for path in paths]
-    assert [each.sha256 for each in built.decoded] == hashes
-    assert [bool(each.reason) for each in built.decoded] == [
-        path.suffix == ".jpg" for path in paths
-    ]
-    assert built.decoded[5] == Decoded(None, "", "no such file or directory")
+def test_no_paths_and_no_readable_paths_give_an_empty_store(photos: Path) -> None:
+    for _ in range(2):
+        assert build(photos, []).pixels.shape == (0, 8, 8, 3)
+        built = build(photos, ["gone.jpg"])
+        assert built.pixels.shape == (0, 8, 8, 3)
+        assert built.reasons == {0: "no such file or directory"}
 
 
-def test_a_store_on_disk_leaves_nothing_behind(tmp_path: Path, paths: list[Path]) -> None:
-    (tmp_path / "run").mkdir()
-    built = build_store(paths, SMALL, "disk", tmp_path / "run")
-    assert isinstance(built.pixels.base, np.memmap) or isinstance(built.pixels, np.memmap)
-    assert os.listdir(tmp_path / "run") == []  # noqa: PTH208 - nothing at all, hidden or not
-    assert built.pixels.sum() > 0
+def test_a_path_that_is_named_twice_is_there_twice(photos: Path) -> None:
+    for _ in range(2):
+        check(build(photos, ["1.png", "2.png", "1.png"]), photos, ["1.png", "2.png", "1.png"])
 
 
-@pytest.mark.parametrize(("free", "on_disk"), [(0, True), (1, True), (2, False), (1000, False)])
-def test_auto_takes_memory_if_the_pixels_fill_at_most_half_of_what_is_free(
-    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch, free: int, on_disk: bool
+def test_many_images_are_decoded_in_processes_in_order(
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need = len(paths) * 16 * 16 * 3
-    monkeypatch.setattr(store, "_free_memory", lambda: free * need)
-    built = build_store(paths, SMALL, "auto", tmp_path)
-    assert isinstance(built.pixels, np.memmap) == on_disk
+    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    names = [f"{number % 3}/{number}.png" for number in range(300)]
+    for number, name in enumerate(names):
+        draw(tmp_path / "photos" / name, number)
+    for number in range(0, 300, 70):
+        (tmp_path / "photos" / names[number]).write_bytes(b"no picture")
+    check(build(tmp_path / "photos", names), tmp_path / "photos", names)
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_no_path_and_no_readable_path_give_an_empty_store(
-    tmp_path: Path, kind: Literal["memory", "disk"]
+def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ctime_ns)
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def test_nothing_is_written_among_the_images(photos: Path, home: Path) -> None:
+    before = snapshot(photos)
+    build(photos, NAMES)
+    assert snapshot(photos) == before
+    assert len(list(home.iterdir())) == 1
+    assert not (photos.parent / "spare").exists()
+
+
+# What is decoded again
+
+
+def test_a_second_build_decodes_nothing(photos: Path, decoded: list[str]) -> None:
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    names = ["bad.jpg", *NAMES]
+    first = build(photos, names)
+    assert sorted(decoded) == sorted(names)
+    decoded.clear()
+    for order in (names, names[::-1], names[2:5]):
+        check(build(photos, order), photos, order)
+    assert decoded == []
+    assert first.pixels.shape[0] == len(NAMES)
+
+
+def test_images_that_were_added_are_decoded_and_no_others(
+    photos: Path, draw: Draw, decoded: list[str]
 ) -> None:
-    assert build_store([], SMALL, kind, tmp_path).pixels.shape == (0, 16, 16, 3)
-    built = build_store([tmp_path / "gone.jpg"], SMALL, kind, tmp_path)
-    assert built.pixels.shape == (0, 16, 16, 3)
-    assert [each.reason for each in built.decoded] == ["no such file or directory"]
+    build(photos, NAMES[1:])
+    decoded.clear()
+    draw(photos / "new.png", 99)
+    names = ["new.png", *NAMES]
+    check(build(photos, names), photos, names)
+    assert sorted(decoded) == ["0.png", "new.png"]
 
 
-def test_free_memory_is_less_than_all_memory() -> None:
-    free = store._free_memory()
-    assert free > 0
-    if hasattr(os, "sysconf"):
-        assert free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def test_a_changed_image_is_decoded_anew_and_no_other(photos: Path, decoded: list[str]) -> None:
+    paths = [photos / name for name in NAMES]
+    size = max(path.stat().st_size for path in paths)
+    for path in paths:  # PNG does not mind what comes behind it
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+        os.utime(path, (1, 1))
+    build(photos, NAMES)
+    decoded.clear()
+    status = paths[2].stat()
+    with paths[2].open("r+b") as file:
+        file.write(paths[3].read_bytes())
+    os.utime(paths[2], (1, 1))
+    after = paths[2].stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        status.st_size, status.st_mtime_ns, status.st_ino,
+    )  # fmt: skip
+    built = build(photos, NAMES)
+    check(built, photos, NAMES)
+    assert np.array_equal(built.pixels[built.rows[2]], built.pixels[built.rows[3]])
+    assert decoded == ["2.png"]
 
 
-def test_where_the_system_does_not_say_4_gigabytes_are_taken(
-    monkeypatch: pytest.MonkeyPatch,
+def test_files_that_change_names_do_not_change_pixels(photos: Path) -> None:
+    build(photos, NAMES)
+    (photos / "0.png").rename(photos / "tmp")
+    (photos / "1.png").rename(photos / "0.png")
+    (photos / "tmp").rename(photos / "1.png")
+    check(build(photos, NAMES), photos, NAMES)
+
+
+@pytest.mark.parametrize("other", [Preprocessing(9), Preprocessing(8, "crop")])
+def test_another_way_to_decode_has_pixels_of_its_own(
+    photos: Path, decoded: list[str], other: Preprocessing
 ) -> None:
-    def refuse(_: str) -> int:
-        raise ValueError("unrecognized configuration name")
+    build(photos, NAMES)
+    check(build(photos, NAMES, other), photos, NAMES, other)
+    assert len(decoded) == 2 * len(NAMES)
+    check(build(photos, NAMES), photos, NAMES)
+    check(build(photos, NAMES, other), photos, NAMES, other)
+    assert len(decoded) == 2 * len(NAMES)
 
-    monkeypatch.setattr(os, "sysconf", refuse)
-    assert store._free_memory() == 4 << 30
+
+def test_pixels_of_images_that_are_gone_are_dropped_and_readers_keep_theirs(
+    photos: Path, home: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    monkeypatch.setattr(cache, "_SLACK_ROWS", 1)
+    first = build(photos, NAMES)
+    before = first.pixels.copy()
+    decoded.clear()
+    check(build(photos, NAMES[4:]), photos, NAMES[4:])
+    assert decoded == []
+    pixels = list(home.glob("*/pixels-*"))
+    assert [path.stat().st_size for path in pixels] == [2 * 8 * 8 * 3]
+    draw(photos / "new.png", 99)
+    check(build(photos, ["new.png", *NAMES]), photos, ["new.png", *NAMES])
+    assert np.array_equal(first.pixels, before)
+
+
+# What is not remembered
+
+
+def test_a_file_that_was_gone_is_read_once_it_is_back(photos: Path) -> None:
+    content = (photos / "1.png").read_bytes()
+    (photos / "1.png").unlink()
+    assert build(photos, NAMES).reasons == {1: "no such file or directory"}
+    (photos / "1.png").write_bytes(content)
+    check(build(photos, NAMES), photos, NAMES)
+
+
+def failing(names: list[str], error: BaseException) -> Callable[[Path], bytes]:
+    def read(path: Path) -> bytes:
+        if path.name in names:
+            raise error
+        return path.read_bytes()
+
+    return read
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        error = UnreadableError("permission denied")
+        patch.setattr(decode, "read_file", failing(["1.png", "2.png"], error))
+        assert build(photos, NAMES).reasons == {1: "permission denied", 2: "permission denied"}
+    check(build(photos, NAMES), photos, NAMES)
+
+
+def test_an_image_that_was_too_large_for_the_memory_is_tried_again(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "_read", refuse)
+        assert build(photos, NAMES[:1]).reasons == {0: "too large for the memory"}
+    check(build(photos, NAMES), photos, NAMES)
+
+
+def test_heic_is_read_as_soon_as_the_extra_is_installed(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pillow_heif
+    from PIL import Image
+
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(photos / "a.heic")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)
+        assert "pip install 'neither[heic]'" in build(photos, ["a.heic"]).reasons[0]
+    built = build(photos, ["a.heic"])
+    assert built.reasons == {}
+    check(built, photos, ["a.heic"])
+
+
+# Too many that are unreadable
+
+
+def damage(photos: Path, *names: str) -> None:
+    for name in names:
+        (photos / name).write_bytes(b"no picture")
+
+
+def test_as_many_unreadable_images_as_are_allowed_stop_nothing(photos: Path) -> None:
+    damage(photos, "1.png", "4.png")
+    for _ in range(2):
+        assert len(build(photos, NAMES, max_unreadable=2 / 6).reasons) == 2
+        with pytest.raises(DataError, match=r"^2 of 6 images are unreadable, more than .*0\.33, "):
+            build(photos, NAMES, max_unreadable=0.33)
+    assert build(photos, NAMES[2:4], max_unreadable=0).reasons == {}
+
+
+def test_too_many_are_named_each_with_its_reason_but_no_more_than_ten(
+    photos: Path, draw: Draw
+) -> None:
+    damage(photos, "1.png")
+    draw(photos / "2.png")
+    names = ["1.png", "odd\n.png", *(f"gone {number}.png" for number in range(20))]
+    with pytest.raises(DataError) as caught:
+        build(photos, names, max_unreadable=0)
+    assert caught.value.exit_code == 3
+    named = [line.strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert len(named) == 10
+    assert named[0].startswith("1.png: not a JPEG")
+    assert named[1] == r"odd\n.png: no such file or directory"
+    assert "check_data.py" in str(caught.value)
+    assert "data.max_unreadable" in str(caught.value)
+
+
+def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
+    photos: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    monkeypatch.setattr(store, "_AT_ONCE", 4)
+    names = [f"{number:02}.png" for number in range(40)]
+    for number, name in enumerate(names):
+        draw(photos / name, number)
+    damage(photos, names[1], names[9])
+    with pytest.raises(DataError, match="2 of 40 images are unreadable"):
+        build(photos, names, max_unreadable=0.04)
+    assert decoded == names[:12]
+    decoded.clear()
+    check(build(photos, names, max_unreadable=0.05), photos, names)
+    assert decoded == names[12:]
+
+
+# An early end
+
+
+def test_a_signal_ends_the_work_and_what_was_decoded_is_kept(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_AT_ONCE", 2)
+    done: list[str] = []
+
+    def interrupt(path: Path, preprocessing: Preprocessing) -> Decoded:
+        done.append(path.name)
+        if len(done) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return decode_file(path, preprocessing)
+
+    with monkeypatch.context() as patch, stopping.watched():
+        patch.setattr(store, "decode_file", interrupt)
+        with pytest.raises(Stopped):
+            build(photos, NAMES)
+    assert done == NAMES[:5]
+    done.clear()
+    monkeypatch.setattr(store, "decode_file", interrupt)
+    check(build(photos, NAMES), photos, NAMES)
+    assert done == NAMES[4:]
+
+
+def test_what_was_saved_now_and_then_is_kept_whatever_ends_the_work(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_AT_ONCE", 2)
+    monkeypatch.setattr(store, "_SAVE_EVERY_SECONDS", -1.0)
+    done: list[str] = []
+
+    def fail(path: Path, preprocessing: Preprocessing) -> Decoded:
+        done.append(path.name)
+        if len(done) == 5:
+            raise ZeroDivisionError
+        return decode_file(path, preprocessing)
+
+    monkeypatch.setattr(store, "decode_file", fail)
+    with pytest.raises(ZeroDivisionError):
+        build(photos, NAMES)
+    check(build(photos, NAMES), photos, NAMES)
+    assert done == [*NAMES[:5], *NAMES[4:]]
+
+
+def test_a_full_disk_is_an_error_and_the_next_build_is_right(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OutputError, match="No space left on device") as caught:
+            build(photos, NAMES)
+    assert "XDG_CACHE_HOME" in str(caught.value)
+    assert caught.value.exit_code == 6
+    check(build(photos, NAMES), photos, NAMES)
+
+
+def test_where_the_cache_cannot_be_written_a_run_keeps_its_images_to_itself(
+    photos: Path, home: Path, decoded: list[str]
+) -> None:
+    home.parent.mkdir(parents=True)
+    home.touch()
+    for _ in range(2):
+        check(build(photos, NAMES), photos, NAMES)
+    assert decoded == NAMES
+    assert (photos.parent / "spare/index.npz").exists()
+
+
+def test_damage_to_the_cache_costs_time_and_no_pixel(
+    photos: Path, home: Path, decoded: list[str]
+) -> None:
+    build(photos, NAMES)
+    files: list[Any] = [*home.glob("*/index.npz"), *home.glob("*/pixels-*")]
+    assert len(files) == 2
+    for path in files:
+        os.truncate(path, path.stat().st_size // 2)
+        decoded.clear()
+        check(build(photos, NAMES), photos, NAMES)
+        assert decoded == NAMES

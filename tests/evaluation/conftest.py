@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from neither.data import processes
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 
 COLOURS = {"dog": (200, 40, 40), "human": (40, 200, 40), "neither": (40, 40, 200)}
@@ -26,8 +26,9 @@ class MeanColour(nn.Module):
 def classifier() -> Classifier:
     """Red is a dog, green is a human, blue is neither."""
     return Classifier(
-        MeanColour().eval(), tuple(COLOURS), "neither", Preprocessing(8), 1.25, torch.device("cpu")
-    )
+        MeanColour().eval(), tuple(COLOURS), "neither", Preprocessing(8), 1.25, Path("images"), {},
+        torch.device("cpu"),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from torch import Tensor, nn
 
 from neither.data import processes
-from neither.data.layout import find_scored_images, find_unseen_images
+from neither.data.manifest import find_scored_rows
+from neither.data.scored import find_scored_images, find_unseen_images
 from neither.errors import CheckpointError
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import BATCH_SIZE, Classifier
+from neither.terminal import logged_to
 
 Draw = Callable[..., None]
 
@@ -267,6 +270,59 @@ def test_the_last_partial_batch_counts_whatever_the_processes(
     assert len(rows) == metrics["num_images"] == num
     monkeypatch.setattr(processes, "num_cores", lambda: 2)
     assert score(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
+
+
+def test_images_that_were_trained_on_are_counted_and_told(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    copy = tmp_path / "unseen" / "kettle" / "0.png"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((labelled / "dog" / "0.png").read_bytes())
+    (labelled / "dog" / "bad.png").write_bytes(b"was learned from before it was damaged")
+    scored = find_scored_images(labelled, classifier.classes, None)
+    unseen = find_unseen_images(tmp_path / "unseen", classifier.classes)
+    learned = {sha256((labelled / "dog" / name).read_bytes()).hexdigest()
+               for name in ("0.png", "1.png", "bad.png")}  # fmt: skip
+
+    def said(trained_on: set[str]) -> str:
+        with logged_to(tmp_path / "log.txt"):
+            evaluate(classifier, scored, unseen, trained_on, tmp_path / "out")
+        text = (tmp_path / "log.txt").read_text()
+        (tmp_path / "log.txt").unlink()
+        return text
+
+    assert (
+        "warning: 4 of these 10 images were trained on; figures on them say nothing about new ones"
+    ) in said(learned)
+    (labelled / "dog" / "bad.png").unlink()
+    assert "trained on" not in said({"0" * 64})
+    assert "trained on" not in said(set())
+
+
+def test_a_manifest_is_scored_row_by_row(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "rows.csv"
+    manifest.write_text(
+        "path,label\nimages/dog/odd.png,dog\nimages/human/0.png,human\n"
+        f"{labelled}/human/1.png,teapot\nimages/human/2.png,\nimages/gone.png,human\n"
+    )
+    (tmp_path / "out").mkdir()
+    scored = find_scored_rows(manifest, None)
+    metrics = evaluate(classifier, scored, None, set(), tmp_path / "out")
+    assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
+    assert metrics["foreign"]["teapot"]["decided"] == {"dog": 0, "human": 1, "neither": 0}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/predictions.csv").read_text())))
+    assert [(row["path"], row["true_label"]) for row in rows] == [
+        ("images/dog/odd.png", "dog"),
+        ("images/human/0.png", "human"),
+        (f"{labelled}/human/1.png", "teapot"),
+        ("images/human/2.png", ""),
+        ("images/gone.png", "human"),
+    ]
+    assert rows[-1]["error"] == "no such file or directory"
 
 
 class BrokenNetwork(nn.Module):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from neither.config import Model
 from neither.data import processes
-from neither.data.decode import Preprocessing, decode_file
+from neither.data.decode import decode_file
+from neither.data.preprocessing import Preprocessing
 from neither.inference.answers import answer_files
 from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.model.network import build_network
@@ -23,7 +24,9 @@ PREPROCESSING = Preprocessing(SIZE)
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     network = build_network(Model(width=8), 2, SIZE, seed=0).eval()
-    return Classifier(network, ("a", "b"), None, PREPROCESSING, 1.0, torch.device("cpu"))
+    return Classifier(
+        network, ("a", "b"), None, PREPROCESSING, 1.0, Path("images"), {}, torch.device("cpu")
+    )
 
 
 def make_images(folder: Path, num: int) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from neither import stopping
 from neither.config import Model
 from neither.data.augmentation import normalize
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.errors import CheckpointError, UsageError
 from neither.inference.classifier import BATCH_SIZE, Classifier, compute_logits, load_classifier
 from neither.model.checkpoint import Checkpoint, save_checkpoint
@@ -37,7 +37,9 @@ def make_network(name: str) -> nn.Module:
 
 def make_classifier(name: str = "small_cnn", temperature: float = 1.0) -> Classifier:
     classes = ("dog", "human", "neither")
-    return Classifier(make_network(name), classes, "neither", PREPROCESSING, temperature, CPU)
+    return Classifier(
+        make_network(name), classes, "neither", PREPROCESSING, temperature, Path("images"), {}, CPU
+    )
 
 
 def make_pixels(num: int, seed: int = 0) -> Tensor:
@@ -107,9 +109,10 @@ def test_a_signal_stops_scoring_between_batches() -> None:
 
 def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -> None:
     network = make_network("small_cnn")
+    config = {"data": {"root": None, "manifest": "~/photos.csv", "aliases": {"calf": "cow"}}}
     checkpoint = Checkpoint(
         ("cat", "cow", "hen"), None, Model(width=16), Preprocessing(SIZE, "crop"),
-        network.state_dict(), 1.5, None, {}, 1, 2, {},
+        network.state_dict(), 1.5, None, config, 1, 2, {},
     )  # fmt: skip
     save_checkpoint(tmp_path / "best.pt", checkpoint)
     loaded = load_classifier(tmp_path / "best.pt", CPU)
@@ -117,6 +120,8 @@ def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -
     assert loaded.reject_class is None
     assert loaded.preprocessing == Preprocessing(SIZE, "crop")
     assert loaded.temperature == 1.5
+    assert loaded.source == Path.home() / "photos.csv"
+    assert loaded.aliases == {"calf": "cow"}
     expected = compute_logits(
         network, make_pixels(2), torch.arange(2), Preprocessing(SIZE, "crop"), CPU
     )

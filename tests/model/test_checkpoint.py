@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neither.config import Model
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.errors import CheckpointError, UsageError
 from neither.model.checkpoint import (
     SCHEMA_VERSION,

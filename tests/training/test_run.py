@@ -15,7 +15,7 @@ import torch
 
 from neither import files
 from neither.config import Config, load_config
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute
 from neither.errors import CheckpointError, OutputError, UsageError
 from neither.terminal import say
@@ -119,6 +119,8 @@ def test_changed_keys_are_listed_with_their_old_and_new_values(
         {"name": "other"},
         {"device": "cpu"},
         {"data": {"root": "elsewhere"}},
+        {"data": {"root": None, "manifest": "photos.csv"}},
+        {"data": {"max_unreadable": 0.5}},
         {"data": {"store": "disk"}},
         {"checkpoint": {"save_every_minutes": 1.0}},
     ],
@@ -137,6 +139,9 @@ def test_keys_that_change_no_number_may_change(
         {"train": {"epochs": 4}},
         {"train": {"lr": 0.2}},
         {"data": {"image_size": 64}},
+        {"data": {"groups": "^([0-9]+)"}},
+        {"data": {"aliases": {"person": "human"}}},
+        {"data": {"ignored_folders": ("cup",)}},
         {"augmentation": {"flip": False}},
         {"model": {"width": 16}},
         {"precision": "bfloat16"},

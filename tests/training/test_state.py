@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from neither.config import Config
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.errors import CheckpointError
 from neither.model.checkpoint import load_checkpoint
 from neither.training.state import State, new_state

@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from neither import files
 from neither.data.augmentation import normalize
 from neither.data.batches import Batch
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.terminal import logged_to
 from neither.training.tracking import Tracker
 

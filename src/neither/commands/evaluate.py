@@ -1,11 +1,16 @@
-"""`evaluate.py RUN_OR_CHECKPOINT FOLDER_OR_FILE [--split test] [--unseen DIR] ...`."""
+"""`evaluate.py RUN_OR_CHECKPOINT FOLDER_OR_CSV_OR_FILE [--split test] [--unseen DIR] ...`."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neither.commands.door import check_installation, pass_through
 from neither.errors import DataError
 from neither.terminal import say, show, warn
+
+if TYPE_CHECKING:
+    from neither.data.found import Found
+    from neither.inference.classifier import Classifier
 
 
 def main() -> int:
@@ -15,7 +20,9 @@ def main() -> int:
         epilog="example: evaluate.py runs/photos_quick my/photos --unseen my/other_things",
     )
     parser.add_argument("model", type=Path, help="a run's folder (its best.pt) or a checkpoint")
-    parser.add_argument("images", type=Path, help="a folder with or without labels, or an image")
+    parser.add_argument(
+        "images", type=Path, help="a folder with or without labels, a CSV file, or an image"
+    )
     parser.add_argument(
         "--split",
         choices=["train", "val", "test"],
@@ -34,7 +41,7 @@ def main() -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither import files
-    from neither.data.layout import find_scored_images, find_unseen_images
+    from neither.data.scored import find_unseen_images
     from neither.devices import choose_compute
     from neither.evaluation.evaluation import evaluate
     from neither.evaluation.screen import show_metrics
@@ -43,7 +50,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(arguments.model)
     classifier = load_classifier(checkpoint, choose_compute("auto", "float32").device)
-    scored = find_scored_images(arguments.images, classifier.classes, arguments.split)
+    scored = _find(arguments, classifier)
     unseen = None
     if arguments.unseen is not None:
         unseen = find_unseen_images(arguments.unseen, classifier.classes)
@@ -52,8 +59,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         say(note)
     for refusal in refused:
         warn(refusal)
+    say(f"images are decoded as in training: {classifier.preprocessing}")
     whole = scored.root if arguments.images.is_dir() else arguments.images
     name = "-".join(whole.resolve().parts[1:][-2:]) or "root"  # without the / or C:\ before them
+    if arguments.split and whole.resolve() == arguments.images.resolve():  # no folder of its own
+        name = f"{whole.resolve().name}-{arguments.split}"
     home = arguments.model if arguments.model.is_dir() else checkpoint.parent
     output_dir = arguments.output_dir or home / "evaluations" / name
     for root in (arguments.images, arguments.unseen):
@@ -66,11 +76,32 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return DataError.exit_code if metrics["num_unreadable"] or refused else 0
 
 
+def _find(arguments: argparse.Namespace, classifier: "Classifier") -> "Found":
+    """Find what to score; a run knows the splits that it made of a folder that lacks them."""
+    from neither.data.manifest import find_scored_rows, is_manifest
+    from neither.data.scored import find_scored_images, given_splits
+    from neither.data.split_file import find_split
+
+    images, split = arguments.images, arguments.split
+    kept = arguments.model / "splits.csv"
+    own = images.exists() and images.resolve() == classifier.source.resolve() and kept.is_file()
+    if own:
+        given = given_splits(images)
+        if split is not None and split not in given:
+            return find_split(kept, images, split)
+        if not given:
+            say("the run was trained on this; --split test scores only what it kept for that")
+    if is_manifest(images):
+        return find_scored_rows(images, split, classifier.aliases)
+    return find_scored_images(images, classifier.classes, split, classifier.aliases)
+
+
 def _trained_on(model: Path) -> set[str]:
     """Return the hashes of the images that a run was trained on; a bare checkpoint knows none."""
-    from neither.data.splits import read_splits
+    from neither.data.split_file import read_hashes
 
-    splits = model / "splits.csv"
-    if not splits.is_file():
+    splits_file = model / "splits.csv"
+    if not splits_file.is_file():
+        say("a checkpoint alone cannot tell whether it was trained on these images; its run can")
         return set()
-    return {row.sha256 for row in read_splits(splits) if row.split == "train"}
+    return read_hashes(splits_file, "train")

@@ -1,10 +1,10 @@
-"""`prepare_data.py demo --output-dir DIR`."""
+"""`prepare_data.py demo|cifar|coco --output-dir DIR ...`."""
 
 import argparse
 from pathlib import Path
 
-from neither.commands.door import pass_through
-from neither.terminal import progress, show
+from neither.commands.door import check_installation, pass_through
+from neither.terminal import progress, show, show_table
 
 
 def main() -> int:
@@ -14,15 +14,70 @@ def main() -> int:
     demo = sources.add_parser(
         "demo", help="draw dogs, humans and neither", description="Draw the demo images."
     )
-    demo.add_argument("--output-dir", type=Path, required=True, help="the folder to make")
+    cifar = sources.add_parser(
+        "cifar",
+        help="download CIFAR-10 and CIFAR-100 and sort them into classes",
+        description="Download CIFAR-10 and CIFAR-100 (340 MB, kept in ~/.cache/neither/cifar) and "
+        "write dogs, humans and neither of both as PNG. 20 kinds are in no split but below unseen, "
+        "for evaluate.py --unseen.",
+    )
+    coco = sources.add_parser(
+        "coco",
+        help="sort the pictures of any COCO-style set into classes",
+        description="Sort the pictures of a COCO-style set: a person and no dog, a dog and no "
+        "person, neither. Pictures with both are left out and counted, as are those in which all "
+        "are crowds or smaller than 4 % of the picture.",
+        epilog="For train2017 and val2017 run it twice, with --output-dir X/train and X/val; then "
+        "data.root=X trains on the one and validates on the other. One folder alone is split by "
+        "training.",
+    )
+    for each in (demo, cifar, coco):
+        each.add_argument("--output-dir", type=Path, required=True, help="the folder to make")
+    coco.add_argument(
+        "--annotations", type=Path, required=True, help="such as instances_train2017.json"
+    )
+    coco.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
+    coco.add_argument("--copy", action="store_true", help="copy the pictures, not link to them")
     arguments = parser.parse_args()
-    return pass_through(lambda: _draw(arguments.output_dir))
+    prepare = {"demo": _draw, "cifar": _fetch, "coco": _sort}[arguments.source]
+    return pass_through(lambda: prepare(arguments))
 
 
-def _draw(output_dir: Path) -> int:
+def _draw(arguments: argparse.Namespace) -> int:
     from neither.data.demo.folder import draw_demo
 
     with progress("drawing", 0) as bar:
-        draw_demo(output_dir, report=bar.reach)
-    show(f"demo images: {output_dir}")
+        draw_demo(arguments.output_dir, report=bar.reach)
+    show(f"demo images: {arguments.output_dir}")
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    check_installation()
+    from neither.data.sources.cifar import is_made, write_pictures
+    from neither.data.sources.download import download_folder, fetch_sets
+
+    if not is_made(arguments.output_dir):
+        sets = fetch_sets(download_folder())
+        with progress("writing", 0) as bar:
+            write_pictures(sets, arguments.output_dir, report=bar.reach)
+    show(f"CIFAR images: {arguments.output_dir}")
+    return 0
+
+
+def _sort(arguments: argparse.Namespace) -> int:
+    from neither.data.sources.coco import sort_pictures
+
+    with progress("sorting", 0) as bar:
+        counts = sort_pictures(
+            arguments.annotations,
+            arguments.images,
+            arguments.output_dir,
+            arguments.copy,
+            report=bar.reach,
+        )
+    if counts is not None:
+        rows = [(name, f"{num:,}") for name, num in counts.items()]
+        show_table("pictures", ["class", "images"], rows)
+    show(f"COCO images: {arguments.output_dir}")
     return 0

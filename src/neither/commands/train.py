@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import load_config
@@ -40,14 +41,18 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
     from neither import files
+    from neither.data.scored import given_splits
+    from neither.data.split_file import read_hashes
     from neither.training.loop import train
     from neither.training.run import open_run
 
     folder = arguments.output_dir or Path("runs") / config.name
-    files.require_outside(folder, Path(config.data.root).expanduser())
+    source = config.data.source
+    if source.is_dir():
+        files.require_outside(folder, source)
     with open_run(config, folder, arguments.fresh) as run:
         if run.resumed is not None and run.resumed.epoch >= config.train.epochs:
-            _require_same_root(run.resumed.config["data"]["root"], config.data.root, config.name)
+            _require_same_source(run.resumed.config["data"], source, config.name)
             say(f"{folder}: this run is finished; --fresh starts it over")
         else:
             train(config, run)
@@ -56,17 +61,20 @@ def _train(arguments: argparse.Namespace) -> int:
         show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
         if best.epoch == 0 < config.train.epochs:
             warn("no epoch was better than random weights: train longer, or bring more images")
-        again = shlex.join(["python", "scripts/evaluate.py", str(folder), config.data.root])
+        again = ["python", "scripts/evaluate.py", str(folder), str(source)]
+        if "test" not in given_splits(source):
+            again += ["--split", "test" if read_hashes(folder / "splits.csv", "test") else "val"]
         show(f"run:        {folder}")
         show(f"checkpoint: {run.best}")
-        show(f"evaluate:   {again}")
+        show(f"evaluate:   {shlex.join(again)}")
         show(f"curves:     {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}")
     return 0
 
 
-def _require_same_root(trained_on: str, asked_for: str, name: str) -> None:
+def _require_same_source(trained: dict[str, Any], asked_for: Path, name: str) -> None:
     """Say that a finished run knows nothing of other images, instead of showing its figures."""
-    if Path(trained_on).expanduser().resolve() != Path(asked_for).expanduser().resolve():
+    trained_on = Path(trained["root"] or trained["manifest"])
+    if trained_on.expanduser().resolve() != asked_for.resolve():
         raise UsageError(
             f"this run is finished, and was trained on {trained_on}, not {asked_for}; for a new "
             f"run add name={name}-2"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neither.config import Augmentation
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 
 NUM_NUMBERS = 18  # uniform numbers that one image needs
 
@@ -51,14 +51,15 @@ def augment(
     Returns:
         (B, 3, S, S) float32, channels last in memory.
     """
-    images = pixels.permute(0, 3, 1, 2).float().contiguous()
-    num, _, size, _ = images.shape
     crop, color, erasure = numbers[:, :6], numbers[:, 6:10], numbers[:, 10:]
-    images = _recolor(images, color, settings, preprocessing)
-    grid = F.affine_grid(_warp(crop, settings), [num, 3, size, size], align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    images = _erase(images, erasure, settings.erase)
-    return images.contiguous(memory_format=torch.channels_last)
+    # One pass from bytes to planes of floats; all that follows reads memory in order.
+    planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    middle = planes.mean(dim=(2, 3))
+    grid = _grid(_warp(crop, settings), pixels.shape[1])
+    planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
+    planes = _recolor(planes, middle, color, settings, preprocessing)
+    planes = _erase(planes, erasure, settings.erase)
+    return planes.contiguous(memory_format=torch.channels_last)
 
 
 def _between(numbers: Tensor, low: float, high: float) -> Tensor:
@@ -82,23 +83,38 @@ def _warp(numbers: Tensor, settings: Augmentation) -> Tensor:
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
+def _grid(warp: Tensor, size: int) -> Tensor:
+    """Return where each output pixel is read, (B, S, S, 2): `F.affine_grid` in half the time."""
+    along = (2 * torch.arange(size, device=warp.device) + 1) / size - 1
+    across, down, shift = warp[:, None, :, :].unbind(dim=3)
+    columns = along[:, None] * across + shift
+    rows = along[:, None] * down
+    return rows[:, :, None] + columns[:, None, :]
+
+
 def _recolor(
-    images: Tensor, numbers: Tensor, settings: Augmentation, preprocessing: Preprocessing
+    planes: Tensor,
+    middle: Tensor,
+    numbers: Tensor,
+    settings: Augmentation,
+    preprocessing: Preprocessing,
 ) -> Tensor:
-    """Apply brightness, contrast, saturation and normalisation as one matrix and one offset."""
+    """Apply brightness, contrast, saturation and normalisation as one matrix and one offset.
+
+    Planes are (B, 3, S, S), of 0 to 255; `middle` is (B, 3), the mean colour of each original.
+    """
     change = 1 + _between(numbers[:, :3], -1, 1) * settings.color
     brightness, contrast, saturation = change[:, :, None, None].unbind(dim=1)
     saturation = torch.where(numbers[:, 3, None, None] < settings.grey, 0.0, saturation)
-    luma = images.new_tensor(_LUMA)
+    luma = planes.new_tensor(_LUMA)
     grey = luma.expand(3, 3)
     matrix = contrast * brightness * (saturation * torch.eye(3).to(grey) + (1 - saturation) * grey)
     # Contrast turns around the mean grey of the image, which no change of saturation moves.
-    middle = (images.mean(dim=(2, 3)) @ luma)[:, None, None]
-    offset = (1 - contrast) * brightness * middle
-    mean = 255 * images.new_tensor(preprocessing.mean)[:, None]
-    std = 255 * images.new_tensor(preprocessing.std)[:, None]
-    mixed = torch.baddbmm((offset - mean) / std, matrix / std, images.flatten(2))
-    return mixed.view_as(images)
+    offset = (1 - contrast) * brightness * (middle @ luma)[:, None, None]
+    mean = 255 * planes.new_tensor(preprocessing.mean)[:, None]
+    std = 255 * planes.new_tensor(preprocessing.std)[:, None]
+    mixed = torch.baddbmm((offset - mean) / std, matrix / std, planes.flatten(2))
+    return mixed.view_as(planes)
 
 
 def _erase(images: Tensor, numbers: Tensor, probability: float) -> Tensor:

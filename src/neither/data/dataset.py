@@ -1,30 +1,28 @@
 """The images of one run: found, in their splits for good, decoded, ready to train on."""
 
-from collections import Counter
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config import Data
-from neither.data.decode import Preprocessing, hash_file
+from neither.data.findings import tell_findings
+from neither.data.found import Found
 from neither.data.layout import find_training_images
-from neither.data.processes import map_in_processes
-from neither.data.splits import (
-    Row,
-    assign,
-    check_counts,
-    match_again,
-    read_splits,
-    write_splits,
-)  # fmt: skip
-from neither.data.store import build_store
+from neither.data.manifest import find_training_rows
+from neither.data.preprocessing import Preprocessing
+from neither.data.separation import SPLITS
+from neither.data.split_file import fingerprint, match_again, write_splits
+from neither.data.splits import Assignment, assign, check_counts
+from neither.data.store import Store, build_store
 from neither.terminal import printable, say, warn
 
-_MAX_NAMED = 10  # unreadable files named on the screen; all of them stand in splits.csv
+_MEMORY_SHARE = 0.5  # of what is free: the rest is for the network and everybody else
 
 
 @dataclass(frozen=True)
@@ -72,67 +70,83 @@ def load_dataset(
 
     Raises:
         DataError: if the folders, or the images since the run began, are not as they must be.
+        OutputError: if decoded images cannot be kept.
     """
-    found = find_training_images(
-        Path(settings.root).expanduser(), classes, settings.ignored_folders
-    )
+    found = find_images(settings, classes)
     for note in found.notes:
         say(note)
     for refusal in found.refused:
         warn(refusal)
-    # Test images are read for their hash alone: nothing of them may reach training.
-    seen = [image for image in found.images if image.split != "test"]
-    unseen = [image for image in found.images if image.split == "test"]
     store = build_store(
-        [found.root / image.path for image in seen], preprocessing, settings.store, run_folder
-    )
-    hashed = map_in_processes(hash_file, [found.root / image.path for image in unseen])
-    decoded = [*store.decoded, *hashed]
-    images = [*seen, *unseen]
-    hashes = [each.sha256 for each in decoded]
-    reasons = [each.reason for each in decoded]
+        found.root, found.paths, found.source, preprocessing, run_folder / "cache",
+        settings.max_unreadable,
+    )  # fmt: skip
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
-        rows, added = match_again(read_splits(splits_file), images, hashes, reasons)
+        assignment, added = match_again(splits_file, found, store)
         if added:
             say(f"{len(added):,} images added since this run began are left out, "
                 f"{printable(added[0])} among them; --fresh takes them in")  # fmt: skip
     else:
-        rows = assign(images, hashes, reasons, seed, settings.val_fraction, settings.test_fraction)
-        check_counts(rows, classes)
-        write_splits(splits_file, rows)
-    _report(rows, classes)
-    readable = [image.path for image, each in zip(seen, store.decoded, strict=True)
-                if not each.reason]  # fmt: skip
-    places = {path: place for place, path in enumerate(readable)}
+        assignment = assign(found, store, seed, settings)
+        check_counts(found, assignment, classes)
+        write_splits(splits_file, found, store, assignment)
+    tell_findings(found, store, assignment, classes)
+    used = np.flatnonzero(np.isin(assignment.sides, [SPLITS.index("train"), SPLITS.index("val")]))
+    pixels, rows = _keep(store, used, settings.store)
     return Dataset(
-        torch.from_numpy(store.pixels),
-        _select(rows, "train", classes, places),
-        _select(rows, "val", classes, places),
-        sha256("".join(map(str, rows)).encode("utf-8", "surrogateescape")).hexdigest(),
+        pixels,
+        _select(found, assignment, "train", classes, rows),
+        _select(found, assignment, "val", classes, rows),
+        fingerprint(found, store, assignment),
     )
+
+
+def find_images(settings: Data, classes: Sequence[str]) -> Found:
+    """Find the images that a config names, in a folder or by a manifest.
+
+    Raises:
+        UsageError: if the folder or manifest does not exist.
+        DataError: if it is not as it must be.
+    """
+    find = find_training_images if settings.manifest is None else find_training_rows
+    return find(settings.source, classes, settings.ignored_folders, settings.aliases)
+
+
+def _keep(store: Store, used: NDArray[np.int64], kind: str) -> tuple[Tensor, NDArray[np.int64]]:
+    """Return the pixels to train and validate on, and in which row of them each image lies.
+
+    In memory only these are kept: nothing of test may reach training.
+    """
+    num_bytes = len(used) * int(np.prod(store.pixels.shape[1:]))
+    if kind == "auto":
+        kind = "memory" if num_bytes <= _MEMORY_SHARE * _free_memory() else "disk"
+    if kind == "disk":
+        return torch.from_numpy(store.pixels), store.rows
+    rows = np.full(len(store.rows), -1, np.int64)
+    rows[used] = np.arange(len(used))
+    return torch.from_numpy(np.ascontiguousarray(store.pixels[store.rows[used]])), rows
 
 
 def _select(
-    rows: Sequence[Row], split: str, classes: Sequence[str], places: dict[str, int]
+    found: Found,
+    assignment: Assignment,
+    split: str,
+    classes: Sequence[str],
+    rows: NDArray[np.int64],
 ) -> Split:
-    chosen = [row for row in rows if row.split == split]
+    places = np.flatnonzero(assignment.sides == SPLITS.index(split))
     numbers = {name: number for number, name in enumerate(classes)}
     return Split(
-        [row.path for row in chosen],
-        torch.tensor([places[row.path] for row in chosen], dtype=torch.int64),
-        torch.tensor([numbers[row.label] for row in chosen], dtype=torch.int64),
+        [found.paths[place] for place in places],
+        torch.from_numpy(rows[places]),
+        torch.tensor([numbers[found.labels[place]] for place in places], dtype=torch.int64),
     )
 
 
-def _report(rows: Sequence[Row], classes: Sequence[str]) -> None:
-    counts = Counter((row.split, row.label) for row in rows)
-    for split in ("train", "val", "test"):
-        parts = ", ".join(f"{name} {counts[split, name]:,}" for name in classes)
-        total = sum(counts[split, name] for name in classes)
-        say(f"{split:5} {total:7,} images: {parts}")
-    left_out = [row for row in rows if not row.split]
-    if left_out:
-        warn(f"{len(left_out):,} unreadable images are left out; splits.csv lists each")
-        for row in left_out[:_MAX_NAMED]:
-            warn(f"  {printable(row.path)}: {row.reason}")
+def _free_memory() -> int:
+    """Estimate the free memory in bytes; 4 GB where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30

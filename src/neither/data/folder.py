@@ -7,6 +7,7 @@ without a suffix. Order is by name, never by what a file system happens to answe
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,46 +28,61 @@ _MAGIC = re.compile(
 
 @dataclass
 class Listing:
-    """The images below one folder.
+    """The images below one folder, and what else lies there.
 
     Attributes:
-        root: the folder.
-        paths: below `root`, with / between parts, sorted.
-        num_other: regular files that are no images, and things that are no files.
+        paths: of the images, each behind the prefix, with / between parts, sorted.
+        others: how many regular files that are no images there are of each suffix.
+        num_hidden: files and folders passed over: hidden ones and litter of other systems.
+        odd: things with an image's suffix that are no regular files, each with what it is.
         refused: folders that could not be read, with the reason.
     """
 
-    root: Path
     paths: list[str] = field(default_factory=list)
-    num_other: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    num_hidden: int = 0
+    odd: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
+    def add(self, other: "Listing") -> None:
+        """Count what another listing found besides images."""
+        self.others += other.others
+        self.num_hidden += other.num_hidden
+        self.odd += other.odd
 
-def list_images(root: Path, entered: set[Identity] | None = None) -> Listing:
+    @property
+    def num_other(self) -> int:
+        """Count the files that are no images."""
+        return self.others.total()
+
+
+def list_images(root: Path, entered: set[Identity] | None = None, prefix: str = "") -> Listing:
     """Find all images below a folder.
 
     Args:
         root: the folder.
         entered: the folders that no link may lead to, to which those found here are added; so one
             folder is not read as two, although several listings make up one scan.
+        prefix: what each path begins with, such as "train/dog/".
 
     Raises:
         DataError: if the folder itself cannot be read.
     """
-    listing = Listing(root)
+    listing = Listing()
     entered = set() if entered is None else entered
     try:
-        entered.add(identify(root))
+        # Nor may a link lead to where the folder itself lies, and bring in what is beside it.
+        entered |= {identify(folder) for folder in (root, *root.resolve().parents)}
     except OSError as error:
         raise DataError(f"{root}: this folder cannot be read: {error.strerror}") from error
     links: list[str] = []
-    _walk(root, "", listing, entered, links)
+    _walk(root, "", prefix, listing, entered, links)
     # Real folders first, so that which of two ways to a folder is taken hangs on no link's name.
     for link in links:
         target = identify(root / link)
         if target not in entered:
             entered.add(target)
-            _walk(root / link, f"{link}/", listing, entered, links)
+            _walk(root, f"{link}/", prefix, listing, entered, links)
     listing.paths.sort()
     return listing
 
@@ -83,7 +99,7 @@ def list_folders(root: Path) -> list[str]:
     Raises:
         DataError: if the folder cannot be read.
     """
-    return sorted(entry.name for entry in _entries(root) if _is_folder(entry))
+    return sorted(entry.name for entry in _entries(root, Listing()) if _is_folder(entry))
 
 
 def count_loose_images(root: Path) -> int:
@@ -92,14 +108,18 @@ def count_loose_images(root: Path) -> int:
     Raises:
         DataError: if the folder cannot be read.
     """
-    return sum(_is_image(entry) for entry in _entries(root))
+    listing = Listing()
+    return sum(_is_image(entry, listing) for entry in _entries(root, listing))
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, listing: Listing) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder, one by one: there may be a hundred thousand."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
+                if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+                    listing.num_hidden += 1
+                else:
                     yield entry
     except OSError as error:
         raise DataError(
@@ -108,37 +128,37 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _walk(
-    folder: Path, prefix: str, listing: Listing, entered: set[Identity], links: list[str]
+    root: Path, start: str, prefix: str, listing: Listing, entered: set[Identity], links: list[str]
 ) -> None:
     """Walk with a stack, not by recursion: a deep tree must not end in a traceback."""
-    waiting = [(folder, prefix)]
+    waiting = [start]
     while waiting:
         stopping.poll()
-        folder, prefix = waiting.pop()
+        below = waiting.pop()
+        folders = []
         try:
-            entries = sorted(_entries(folder), key=lambda entry: entry.name)
+            for entry in _entries(root / below, listing):
+                if _is_folder(entry):
+                    folders.append((entry.name, entry.is_symlink()))
+                elif _is_image(entry, listing):
+                    listing.paths.append(f"{prefix}{below}{entry.name}")
         except DataError as error:
-            if folder == listing.root:
+            if not below:
                 raise
             listing.refused.append(str(error))
-            continue
-        for entry in entries:
-            if _is_folder(entry):
-                if entry.is_symlink():
-                    links.append(prefix + entry.name)
-                    continue
-                try:
-                    identity = identify(entry.path)
-                except OSError as error:
-                    listing.refused.append(f"{printable(entry.path)}: {error.strerror}")
-                    continue
-                if identity not in entered:
-                    entered.add(identity)
-                    waiting.append((folder / entry.name, f"{prefix}{entry.name}/"))
-            elif _is_image(entry):
-                listing.paths.append(prefix + entry.name)
-            else:
-                listing.num_other += 1
+        for name, is_link in sorted(folders):
+            path = below + name
+            if is_link:
+                links.append(path)
+                continue
+            try:
+                identity = identify(root / path)
+            except OSError as error:
+                listing.refused.append(f"{printable(root / path)}: {error.strerror}")
+                continue
+            if identity not in entered:
+                entered.add(identity)
+                waiting.append(f"{path}/")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -148,13 +168,24 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
+def _is_image(entry: os.DirEntry[str], listing: Listing) -> bool:
     """Tell by name alone where there is a suffix; only a regular file is ever opened."""
     suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a million names
     try:
-        if suffix or not entry.is_file():
-            return suffix in SUFFIXES and entry.is_file()
-        with open(entry.path, "rb") as file:  # noqa: PTH123
-            return _MAGIC.match(file.read(12)) is not None
-    except OSError:
+        if not entry.is_file():
+            if suffix in SUFFIXES:
+                exists = os.path.exists(entry.path)  # noqa: PTH110
+                what = "not a regular file" if exists else "a link to nothing"
+                listing.odd.append(f"{printable(entry.path)}: {what}")
+            return False
+        if suffix in SUFFIXES:
+            return True
+        if not suffix:
+            with open(entry.path, "rb") as file:  # noqa: PTH123
+                if _MAGIC.match(file.read(12)):
+                    return True
+    except OSError as error:
+        listing.odd.append(f"{printable(entry.path)}: {error.strerror}")
         return False
+    listing.others[suffix] += 1
+    return False

@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from typing import TypeVar
 
 from neither import stopping
@@ -26,33 +28,33 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, computed on all cores.
 
     Args:
         function: a module-level function, so that another process can import it.
-        items: a short list is worked on right here, as processes take longer to start.
+        items: taken as they are needed; a short list is worked on right here, as processes take
+            longer to start.
 
     Raises:
         OutputError: if a process is killed (by lack of memory, mostly).
         Stopped: if a signal asks for an end.
     """
+    coming = iter(items)
+    first = list(islice(coming, 2 * _CHUNK + 1))
     cores = num_cores()
-    if cores == 1 or len(items) <= 2 * _CHUNK:
-        for item in items:
+    if cores == 1 or len(first) <= 2 * _CHUNK:
+        for item in chain(first, coming):
             stopping.poll()
             yield function(item)
         return
-    starts = iter(range(0, len(items), _CHUNK))
+    coming = chain(first, coming)
     waiting: deque[Future[list[Result]]] = deque()
-    pool = ProcessPoolExecutor(cores, mp_context=_context(), initializer=_leave_signals_to_parent)
+    pool = ProcessPoolExecutor(cores, mp_context=_context(), initializer=_serve_parent)
     try:
         while True:
-            for start in starts:
-                chunk = items[start : start + _CHUNK]
+            while len(waiting) < _AHEAD * cores and (chunk := list(islice(coming, _CHUNK))):
                 waiting.append(pool.submit(_apply, function, chunk))
-                if len(waiting) >= _AHEAD * cores:
-                    break
             if not waiting:
                 return
             stopping.poll()
@@ -71,9 +73,18 @@ def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Re
     return [function(item) for item in chunk]
 
 
-def _leave_signals_to_parent() -> None:
+def _serve_parent() -> None:
     # Ctrl-C reaches the whole group of a terminal; only the parent knows how to end in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # One that was killed cannot tell; its processes would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _context() -> multiprocessing.context.BaseContext:

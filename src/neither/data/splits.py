@@ -1,164 +1,169 @@
-"""`splits.csv`: every image found, its label, and which split it is in for good.
+"""Which image is in which split: as its folder says, else by hash of what it shows.
 
-Where folders do not say, the split is a hash of (seed, content): a copy under another name falls on
-the same side, shares hold in expectation within each class, and adding files moves none.
+Where folders do not say, the split is a hash of (seed, group). The group is what `data.groups`
+finds in the path, such as a person or a video, else the scene, which copies and near duplicates
+share. So shares hold in expectation within each class, an image's split hangs on that image alone,
+and adding files moves none.
 """
 
-import csv
-import io
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from neither import files
-from neither.data.layout import ImageFile
+import numpy as np
+from numpy.typing import NDArray
+
+from neither.config import Data
+from neither.data.duplicates import group_equal
+from neither.data.facts import Flag
+from neither.data.found import Found
+from neither.data.separation import SPLITS, Sides, separate
+from neither.data.store import Store
 from neither.errors import DataError
 from neither.randomness import fraction
-from neither.terminal import printable
+from neither.terminal import printable, warn
 
-_COLUMNS = ["path", "label", "split", "sha256", "reason"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image found; an empty split means it was left out, for the reason given."""
-
-    path: str
-    label: str
-    split: str
-    sha256: str
-    reason: str = ""
+_MAX_NAMED = 10
+_FEW = 10  # val images of a class, below which its recall moves in steps of 10 % and more
 
 
-def assign(
-    images: Sequence[ImageFile],
-    hashes: Sequence[str],
-    reasons: Sequence[str],
-    seed: int,
-    val_fraction: float,
-    test_fraction: float,
-) -> list[Row]:
-    """Give each image its split.
+@dataclass(frozen=True)
+class Assignment:
+    """The split of each image.
 
-    Args:
-        images: in the splits of their folders, or in none.
-        hashes: of the content of each file.
-        reasons: why a file cannot be read; empty where it can.
-        seed: of the run.
-        val_fraction: the share that becomes val, where no folder says what val is.
-        test_fraction: likewise, only where there are no split folders at all.
+    Attributes:
+        sides: (N,) places in `SPLITS`; 0 is none.
+        reasons: why an image is in none, by its place.
     """
-    has_folders = any(image.split for image in images)
-    has_val = any(image.split == "val" for image in images)
-    if has_folders:
-        test_fraction = 0.0
-    rows = []
-    for image, digest, reason in zip(images, hashes, reasons, strict=True):
-        split = "" if reason else image.split
-        if not reason and not has_val and image.split in ("", "train"):
-            place = fraction(seed, digest)
-            split = "test" if place < test_fraction else "train"
-            if test_fraction <= place < test_fraction + val_fraction:
+
+    sides: Sides
+    reasons: dict[int, str]
+
+
+def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
+    """Give each image its split, and leave out what is unreadable or would link two splits.
+
+    Raises:
+        DataError: if the same bytes bear two labels.
+    """
+    if nothing := _shows_nothing(store):
+        warn("all images are the same or of one colour: their variance is zero, and nothing can be "
+             "learned from them")  # fmt: skip
+    else:
+        _refuse_contradictions(found, store)
+    groups = [None] * len(found.paths) if settings.groups is None else [
+        _named_group(settings.groups, path) for path in found.paths
+    ]  # fmt: skip
+    sides = np.array([SPLITS.index(split) for split in found.splits], np.int8)
+    has_folders, has_val = bool(sides.any()), bool((sides == SPLITS.index("val")).any())
+    test_fraction = 0.0 if has_folders else settings.test_fraction
+    given = sides > 0
+    if not has_val:
+        given &= sides != SPLITS.index("train")
+        for place in map(int, np.flatnonzero(~given)):
+            own = found.paths[place] if nothing else _own_group(store.facts[place])
+            where = fraction(seed, groups[place] or own)
+            split = "test" if where < test_fraction else "train"
+            if test_fraction <= where < test_fraction + settings.val_fraction:
                 split = "val"
-        rows.append(Row(image.path, image.label, split, digest, reason))
-    return rows
+            sides[place] = SPLITS.index(split)
+    reasons = dict(store.reasons)
+    sides[list(reasons)] = 0
+    if nothing:
+        return Assignment(sides, reasons)
+    left_out, partner = separate(store.facts, sides, given, groups)
+    for place in np.flatnonzero(left_out).tolist():
+        reasons[place] = _reason(found, store, groups, sides, place, int(partner[place]))
+    sides[left_out] = 0
+    return Assignment(sides, reasons)
 
 
-def check_counts(rows: Iterable[Row], classes: Sequence[str]) -> None:
+def check_counts(found: Found, assignment: Assignment, classes: Sequence[str]) -> None:
     """Refuse to train where a class has nothing to learn from or to be judged by.
 
     Raises:
         DataError: naming the class, the split and what helps.
     """
-    counts = Counter((row.split, row.label) for row in rows)
+    counts = Counter(zip(assignment.sides.tolist(), found.labels, strict=True))
     for split in ("train", "val"):
         for name in classes:
-            if not counts[split, name]:
+            num = counts[SPLITS.index(split), name]
+            if not num:
                 raise DataError(
-                    f"class {name} has no readable image in {split}; add images of it"
-                    + (" or raise data.val_fraction" if split == "val" else "")
+                    f"class {name} has no image in {split} that can be used; add images of it"
+                    + (", or raise data.val_fraction" if split == "val" else "")
+                    + _why_none(found, assignment, name)
                 )
+            if split == "val" and num < _FEW:
+                warn(f"class {name} has only {num} images in val: figures on them are coarse")
 
 
-def match_again(
-    rows: Sequence[Row],
-    images: Sequence[ImageFile],
-    hashes: Sequence[str],
-    reasons: Sequence[str],
-) -> tuple[list[Row], list[str]]:
-    """Hold the images of a folder against the rows of an earlier run on it.
+def _named_group(pattern: str, path: str) -> str | None:
+    """Return what the pattern's groups hold, or its whole match where it has none."""
+    match = re.search(pattern, path)
+    if match is None:
+        return None
+    return "group " + "/".join(part or "" for part in match.groups() or (match.group(),))
+
+
+def _own_group(facts: np.void) -> str:
+    scene = int(facts["scene"])
+    return f"scene {scene}" if scene else facts["sha256"].tobytes().hex()
+
+
+def _shows_nothing(store: Store) -> bool:
+    """Tell images that need not be kept apart, as there is nothing to tell them apart by."""
+    facts = store.facts[store.rows >= 0]
+    flat = bool(len(facts)) and bool((facts["flags"] & Flag.FLAT).all())
+    return flat or (len(facts) > 1 and int(group_equal(facts).max()) == 0)
+
+
+def _refuse_contradictions(found: Found, store: Store) -> None:
+    """Raise a DataError if images of the same bytes bear two labels."""
+    contents = np.where(store.rows >= 0, group_equal(store.facts), -1)
+    pairs = contradictions(found.labels, contents)
+    if pairs:
+        lines = "\n       ".join(
+            f"{printable(found.paths[one])} and {printable(found.paths[other])}"
+            for one, other in pairs[:_MAX_NAMED]
+        )
+        raise DataError(
+            f"{len(pairs):,} files have the same bytes as one of another class\n       {lines}\n"
+            "       Remove one of each pair: nobody can learn what is both"
+        )
+
+
+def contradictions(labels: Sequence[str], contents: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return pairs of images with the same bytes and different labels, each with the first one.
 
     Args:
-        rows: of the run's `splits.csv`.
-        images: found now.
-        hashes: of their content now.
-        reasons: why one cannot be read now; empty where it can.
-
-    Returns:
-        The rows, and the paths of images added since, which stay left out.
-
-    Raises:
-        DataError: if an image that the run uses has changed, is missing or can't be read any more.
+        labels: of N images.
+        contents: (N,) the number of each content, -1 for none.
     """
-    now = {
-        image.path: (digest, reason)
-        for image, digest, reason in zip(images, hashes, reasons, strict=True)
-    }
-    used = [row.path for row in rows if row.split]
-    before = {row.path: row.sha256 for row in rows}
-    missing = [path for path in used if path not in now]
-    lost = [path for path in used if path in now and now[path][1]]
-    changed = [path for path in used if path in now and now[path][0] != before[path]]
-    for paths, what in ((missing, "missing"), (lost, "unreadable"), (changed, "changed")):
-        if paths:
-            reason = now.get(paths[0], ("", ""))[1]
-            raise DataError(
-                f"{len(paths):,} images of this run are {what}, among them {printable(paths[0])}"
-                f"{reason and f' ({reason})'}; put them back, or start over with --fresh"
-            )
-    known = {row.path for row in rows}
-    return list(rows), [image.path for image in images if image.path not in known]
+    used = np.flatnonzero(contents >= 0)
+    repeated = np.bincount(contents[used])[contents[used]] > 1
+    first: dict[int, int] = {}
+    pairs = []
+    for place in used[repeated].tolist():
+        one = first.setdefault(int(contents[place]), place)
+        if labels[one] != labels[place]:
+            pairs.append((one, place))
+    return pairs
 
 
-def write_splits(path: Path, rows: Iterable[Row]) -> None:
-    """Write the rows, whole or not at all."""
-    lines = [csv_line(_COLUMNS)]
-    for row in rows:
-        cells = [safe_cell(row.path), row.label, row.split, row.sha256, row.reason]
-        lines.append(csv_line(cells))
-    # A file name may hold bytes that are no UTF-8; they come back as they were.
-    files.write_whole(path, "".join(lines).encode("utf-8", "surrogateescape"))
+def _reason(
+    found: Found, store: Store, groups: Sequence[str | None], sides: Sides, place: int, other: int
+) -> str:
+    same = bool((store.facts["sha256"][place] == store.facts["sha256"][other]).all())
+    what = "the same bytes as" if same else "nearly the same as"
+    if not same and groups[place] is not None and groups[place] == groups[other]:
+        what = f"in one {groups[place]} with"
+    return f"{what} {found.paths[other]}, which is in {SPLITS[sides[other]]}"
 
 
-def read_splits(path: Path) -> list[Row]:
-    """Read what `write_splits` wrote.
-
-    Raises:
-        DataError: if the file is missing or not of this form.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-        header, *lines = csv.reader(io.StringIO(text, newline=""))
-        if header != _COLUMNS:
-            raise ValueError("other columns")
-        rows = [Row(*line) for line in lines]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read back: {error}; start over with --fresh") from error
-    return [replace(row, path=row.path.removeprefix("./")) for row in rows]
-
-
-def csv_line(cells: Sequence[str]) -> str:
-    """Write one row that ends in a line feed.
-
-    Told to end rows so itself, csv before Python 3.13 leaves a carriage return within a cell
-    without quotes, and no reader finds the row's end again.
-    """
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
-    return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def safe_cell(path: str) -> str:
-    """Keep a spreadsheet from reading a path as a formula: `./` names the same file."""
-    return f"./{path}" if path[:1] in tuple("=+-@") or path[:1] < " " else path
+def _why_none(found: Found, assignment: Assignment, name: str) -> str:
+    reasons = [why for place, why in assignment.reasons.items() if found.labels[place] == name]
+    if not reasons:
+        return ""
+    return f" ({len(reasons):,} of its images are left out: {printable(reasons[0])})"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neither import files
-from neither.data.layout import Found
+from neither.data.found import Found
 from neither.errors import CheckpointError
 from neither.evaluation.metrics import summarize
 from neither.evaluation.predictions import PredictionWriter

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from neither.data.splits import csv_line, safe_cell
+from neither.data.split_file import csv_line, safe_cell
 
 
 class PredictionWriter:

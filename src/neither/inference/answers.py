@@ -51,4 +51,4 @@ def _answer(classifier: Classifier, images: Sequence[Decoded]) -> Iterator[Answe
     logits = iter(classifier.logits(torch.from_numpy(np.stack(pixels))) if pixels else ())
     for image in images:
         scored = next(logits) if image.pixels is not None else None
-        yield Answer(scored, image.reason, image.sha256)
+        yield Answer(scored, image.reason, image.sha256.hex())

@@ -1,5 +1,6 @@
 """A checkpoint as a classifier, and the one way in which logits are computed for use."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from neither import stopping
 from neither.data.augmentation import normalize
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.model.checkpoint import load_checkpoint
 from neither.model.softmax import to_probabilities
 
@@ -27,6 +28,9 @@ class Classifier:
         reject_class: the class that means none of the others, if there is one.
         preprocessing: from a file to pixels and from pixels to the network's input.
         temperature: what logits are divided by before softmax.
+        source: the folder or manifest that it was trained on.
+        aliases: other names of the classes' folders.
+        device: of the network.
     """
 
     network: nn.Module
@@ -34,6 +38,8 @@ class Classifier:
     reject_class: str | None
     preprocessing: Preprocessing
     temperature: float
+    source: Path
+    aliases: Mapping[str, str]
     device: torch.device
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -65,12 +71,15 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
         CheckpointError: if it cannot be used.
     """
     checkpoint = load_checkpoint(path)
+    data = checkpoint.config["data"]
     return Classifier(
         checkpoint.build().to(device),
         checkpoint.classes,
         checkpoint.reject_class,
         checkpoint.preprocessing,
         checkpoint.temperature,
+        Path(data["root"] or data["manifest"]).expanduser(),
+        data["aliases"],
         device,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neither import files
 from neither.config import Model
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.errors import CheckpointError, UsageError
 from neither.model.network import build_network
 

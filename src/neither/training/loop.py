@@ -11,7 +11,7 @@ from neither import stopping
 from neither.config import Config, to_yaml
 from neither.data.batches import Batch, Batches
 from neither.data.dataset import Dataset, Split, load_dataset
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute, choose_compute
 from neither.errors import DivergedError
 from neither.evaluation.metrics import count_confusions, curve_figures, nll
@@ -25,6 +25,7 @@ from neither.training.state import State, new_state
 from neither.training.tracking import Tracker
 
 _NUM_TOLD = 10
+_NUM_BEFORE = 256
 
 
 def train(config: Config, run: Run) -> State:
@@ -54,6 +55,7 @@ def train(config: Config, run: Run) -> State:
         data.pixels, data.train.rows, data.train.labels, config.train.batch_size, config.seed,
         config.augmentation, preprocessing, compute.device,
     )  # fmt: skip
+    say(f"images: {preprocessing}")
     state = new_state(config, preprocessing, compute.device)
     if run.resumed is not None:
         state.restore(run.resumed)
@@ -141,8 +143,8 @@ def _begin(
     state: State, data: Dataset, batches: Batches, tracker: Tracker, device: torch.device
 ) -> None:
     """Put the random weights on the curves, and show what the network is about to see."""
-    # As many training images as there are in val, taken from all over: the list is by class.
-    some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[: len(data.val.rows)]
+    # A few training images say enough of random weights, taken from all over: the list is by class.
+    some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[:_NUM_BEFORE]
     before = Split([], data.train.rows[some], data.train.labels[some])
     figures = _measure(state, data.pixels, before, device)
     state.metrics = _measure(state, data.pixels, data.val, device)

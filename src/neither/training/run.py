@@ -23,7 +23,15 @@ from neither.terminal import logged_to, say
 
 # Keys that change no number, so a run may go on under other ones. Where the images lie is one of
 # them: that they are the same is checked by their content.
-_HARMLESS = {"name", "device", "data.root", "data.store", "checkpoint.save_every_minutes"}
+_HARMLESS = {
+    "name",
+    "device",
+    "data.root",
+    "data.manifest",
+    "data.max_unreadable",
+    "data.store",
+    "checkpoint.save_every_minutes",
+}
 
 
 @dataclass(frozen=True)

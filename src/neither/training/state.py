@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neither.config import Config
-from neither.data.decode import Preprocessing
+from neither.data.preprocessing import Preprocessing
 from neither.errors import CheckpointError
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.model.network import build_network

@@ -1,0 +1,164 @@
+"""A CSV file that names images: `path,label[,split]`, with paths relative to the file."""
+
+import csv
+import io
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from sys import intern
+from types import MappingProxyType
+
+from neither.config import SPLIT_FOLDERS
+from neither.data.found import Found
+from neither.data.layout import near_miss
+from neither.errors import DataError, UsageError
+from neither.terminal import printable
+
+_SPLITS = {name: split for split, names in SPLIT_FOLDERS.items() for name in names} | {"": ""}
+_COLUMNS = ("path", "label", "split")
+_MAX_NAMED = 10
+
+
+def is_manifest(path: Path) -> bool:
+    """Tell a manifest from a folder or an image."""
+    return path.suffix.lower() == ".csv" and not path.is_dir()
+
+
+def find_training_rows(
+    path: Path,
+    classes: Sequence[str],
+    ignored: Sequence[str] = (),
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> Found:
+    """Find the images that a manifest lists for training.
+
+    Args:
+        path: of the CSV file.
+        classes: their names.
+        ignored: labels to leave out.
+        aliases: other labels, each with the class that is meant.
+
+    Raises:
+        UsageError: if there is no such file.
+        DataError: if it is not of this form, names a label that no class has, or misses a class.
+    """
+    found = Found(path.parent, path)
+    unknown: dict[str, int] = {}
+    for line, image, label, split in _read(path, aliases):
+        if label in ignored:
+            continue
+        if label not in classes:
+            unknown.setdefault(label, line)
+            continue
+        found.add([image], label, split)
+    absent = [name for name in classes if name not in set(found.labels)]
+    problems = []
+    for label, line in list(unknown.items())[:_MAX_NAMED]:
+        close = near_miss(label, absent)
+        hint = f"did you mean {close}?" if close else "no class has this name"
+        problems.append(f"line {line}: label {printable(label) or '(empty)'}: {hint}")
+    if unknown:
+        problems.append("correct them, or see data.aliases and data.ignored_folders")
+    problems += [f"no image of class {name}" for name in absent]
+    if len({bool(split) for split in found.splits}) > 1:
+        number = found.splits.index("")
+        problems.append(f"{printable(found.paths[number])} has no split, though others have one")
+    elif "train" not in found.splits and "" not in found.splits:
+        problems.append("no image is in the split train")
+    if problems:
+        lines = "\n       ".join(problems)
+        raise DataError(f"{path}: want labels {', '.join(classes)}\n       {lines}")
+    return found
+
+
+def find_scored_rows(
+    path: Path, split: str | None, aliases: Mapping[str, str] = MappingProxyType({})
+) -> Found:
+    """Find the images that a manifest lists for evaluation.
+
+    Args:
+        path: of the CSV file.
+        split: train, val or test; None means test where the manifest has splits.
+        aliases: other labels, each with the class that is meant.
+
+    Raises:
+        UsageError: if there is no such file or split.
+        DataError: if it is not of this form, or lists no image.
+    """
+    rows = list(_read(path, aliases))
+    known = sorted({row_split for _, _, _, row_split in rows if row_split})
+    wanted = split or ("test" if known else "")
+    found = Found(path.parent, path)
+    for _, image, label, row_split in rows:
+        if row_split == wanted or not wanted:
+            found.add([image], label)
+    if not found.paths and rows:
+        hint = f"name another: --split {', '.join(known)}" if known else "it has no splits"
+        raise UsageError(f"{path}: no image is in the split {wanted}; {hint}")
+    return found
+
+
+def read_manifest(path: Path) -> Found:
+    """Find all images of a manifest with the labels and splits that it gives.
+
+    Raises:
+        UsageError: if there is no such file.
+        DataError: if it is not of this form, or lists no image.
+    """
+    found = Found(path.parent, path)
+    for _, image, label, split in _read(path, {}):
+        found.add([image], label, split)
+    return found
+
+
+def _read(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[int, str, str, str]]:
+    """Yield line number, path, label and split; a row that says nothing new is left out."""
+    rows = _rows(path)
+    columns = next(rows, (0, []))[1]
+    meant = [name.strip().casefold() for name in columns]  # a " Split" must not be passed over
+    if any(meant.count(name) != columns.count(name) for name in _COLUMNS) or not (
+        columns.count("path") == columns.count("label") == 1 >= columns.count("split")
+    ):
+        raise DataError(
+            f"{path}: want a first line with the columns path,label or path,label,split; got "
+            f"{printable(','.join(columns)) or 'nothing'}"
+        )
+    seen: dict[str, tuple[str, str]] = {}
+    for line, cells in rows:
+        if len(cells) != len(columns):
+            raise DataError(f"{path}:{line}: {len(cells)} cells, want {len(columns)}")
+        row = dict(zip(columns, cells, strict=True))
+        image = posixpath.normpath(row["path"]) if row["path"] else ""
+        label = intern(aliases.get(row["label"], row["label"]))
+        if not image or "\0" in image:
+            raise DataError(f"{path}:{line}: the path is empty or no path")
+        split = _SPLITS.get(row.get("split", ""))
+        if split is None:
+            raise DataError(
+                f"{path}:{line}: split {printable(row['split'])}, want train, val or test"
+            )
+        if image not in seen:
+            seen[image] = label, split
+            yield line, image, label, split
+        elif seen[image] != (label, split):
+            raise DataError(
+                f"{path}:{line}: {printable(image)} is listed before with another label or split"
+            )
+    if not seen:
+        raise DataError(f"{path}: no images are listed here")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; want a CSV file with the columns path,label")
+    try:
+        # A byte that is no UTF-8 comes back as it was, as in file names.
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for cells in lines:
+            if cells:
+                yield lines.line_num, cells
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}:{lines.line_num}: not a CSV file: {error}") from error

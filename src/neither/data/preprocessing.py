@@ -1,0 +1,39 @@
+"""All that stands between a file and the network's input, as one object."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Literal
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+HEIC = "HEIF"  # as Pillow names it with the extra [heic]
+DECODER_VERSION = 2  # to be raised whenever a change to `decode.py` alters pixels
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a file becomes the network's input; stored in every checkpoint, used by every command.
+
+    Attributes:
+        image_size: pixels a side of the square that the network sees.
+        resize: how an image becomes a square: squash it, pad it, or crop its centre.
+        mean: what is subtracted from each of red, green, blue, in units of full brightness.
+        std: what the difference is divided by.
+        decoder: the version of the code that turns files into pixels.
+    """
+
+    image_size: int
+    resize: Literal["squash", "pad", "crop"] = "squash"
+    # ImageNet's, the field's standard, so that networks trained elsewhere fit too.
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    decoder: int = DECODER_VERSION
+
+    def fingerprint(self) -> str:
+        """Return 12 hexadecimal digits that are the same only where every attribute is."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        """Say in a few words what happens to an image."""
+        size = f"{self.image_size}x{self.image_size}"
+        return f"{self.resize} to {size} pixels, preprocessing {self.fingerprint()}"

@@ -1,0 +1,187 @@
+"""Build stores in processes of their own: beside another one, and to be killed.
+
+Usage: builds.py build FOLDER LOG    decode in this process, note each file in LOG, wait when told
+       builds.py kill FOLDER         be killed at each of its steps, and at random moments
+       builds.py pool FOLDER         decode in processes until killed
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neither.data import cache, processes, store
+from neither.data.cache import Cache
+from neither.data.decode import Decoded, decode_file
+from neither.data.preprocessing import Preprocessing
+from neither.data.store import Store, build_store
+from neither.terminal import open_terminal
+
+WAY = Preprocessing(8)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def build(folder: Path) -> Store:
+    return build_store(folder, names_in(folder), folder, WAY, folder.parent / "spare", 0.5)
+
+
+def check(built: Store, folder: Path) -> None:
+    """Demand for each file what decoding it alone gives."""
+    for place, name in enumerate(names_in(folder)):
+        alone = decode_file(folder / name, WAY)
+        assert built.reasons.get(place, "") == alone.reason, name
+        assert built.facts["sha256"][place].tobytes() == alone.sha256, name
+        if alone.pixels is not None:
+            assert np.array_equal(built.pixels[built.rows[place]], alone.pixels), name
+
+
+def build_beside_others(folder: Path, log: Path) -> None:
+    """Decode after a line on standard input, noting each file; then check and say so."""
+    started = False
+
+    def note(path: Path, preprocessing: Preprocessing) -> Decoded:
+        nonlocal started
+        if not started:
+            started = True
+            print("decoding", flush=True)
+            sys.stdin.readline()
+        with log.open("a") as file:
+            file.write(f"{path.name}\n")
+        return decode_file(path, preprocessing)
+
+    open_terminal()
+    store.decode_file = note  # type: ignore[attr-defined]
+    check(build(folder), folder)
+    print("right", flush=True)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Do something in a forked process and return what it ended with, -9 if it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def dying(step: int, work: Callable[[], object]) -> None:
+    """Do something, but be killed before or after the given step of all that touch the disk."""
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+
+    def counted(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        count()
+        result = function(*arguments, **options)
+        count()
+        return result
+
+    append = Cache.append
+
+    def append_in_two(self: Cache, pixels: Sequence[NDArray[np.uint8]]) -> int:
+        first = append(self, pixels[: len(pixels) // 2])
+        count()
+        append(self, pixels[len(pixels) // 2 :])
+        count()
+        return first
+
+    for name in ("fsync", "replace", "unlink", "rename"):
+        setattr(os, name, partial(counted, getattr(os, name)))
+    Cache.append = append_in_two  # type: ignore[method-assign]
+    work()
+
+
+def kill_at_each_step(folder: Path) -> int:
+    """Kill a build at each step: of an empty cache, then of one where most files are gone."""
+    home, full = Path(os.environ["XDG_CACHE_HOME"]), folder.parent / "full"
+    shutil.rmtree(home, ignore_errors=True)
+    kills = 0
+    for before in (None, full):
+        if before is not None:
+            build(folder)
+            shutil.copytree(home, before)
+            for name in names_in(folder)[5:]:
+                (folder / name).unlink()
+        for step in range(1000):
+            shutil.rmtree(home, ignore_errors=True)
+            if before is not None:
+                shutil.copytree(before, home)
+            code = in_child(partial(dying, step, partial(build, folder)))
+            for _ in range(2):
+                check(build(folder), folder)
+            assert len(list(home.glob("neither/images/*/pixels-*"))) == 1
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL, code
+            kills += 1
+    return kills
+
+
+def kill_at_random_moments(folder: Path) -> int:
+    """Kill builds, of which each but every third goes on where the one before was killed."""
+    home = Path(os.environ["XDG_CACHE_HOME"])
+    build(folder)  # which also warms up
+    shutil.rmtree(home)
+    started = time.monotonic()
+    build(folder)
+    seconds = time.monotonic() - started
+    dice = random.Random(0)  # noqa: S311 - no secrets here
+    kills = 0
+    for number in range(30):
+        if number % 3 == 0:
+            shutil.rmtree(home)
+        wait = dice.uniform(0, seconds)
+        kills += in_child(partial(killed_after, wait, partial(build, folder))) == -signal.SIGKILL
+        if number % 3 == 2:
+            check(build(folder), folder)
+    return kills
+
+
+def killed_after(seconds: float, work: Callable[[], object]) -> None:
+    """Do something, but be killed after so long."""
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    work()
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    if what == "pool":
+        processes.num_cores = lambda: 2
+        store._SAVE_EVERY_SECONDS = -1.0
+        print("starting", flush=True)
+        build(folder)
+        return
+    processes.num_cores = lambda: 1
+    if what == "build":
+        build_beside_others(folder, Path(sys.argv[3]))
+        return
+    os.fsync = lambda fd: None  # saves time: what was written outlives a killed process anyway
+    store._AT_ONCE, store._SAVE_EVERY_SECONDS, cache._SLACK_ROWS = 16, -1.0, 4
+    print(kill_at_random_moments(folder), kill_at_each_step(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A small set in the form that COCO is published in: instances_*.json and a folder of pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from images import draw_shape
+
+CATEGORIES = {"person": 1, "dog": 18, "teapot": 47}
+
+
+class CocoSet:
+    """What such a file holds; numbers of images and categories have gaps, as the real ones do."""
+
+    def __init__(self) -> None:
+        self.document: dict[str, Any] = {
+            "info": {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017},
+            "licenses": [{"url": "https://example.org", "id": 1, "name": "a license"}],
+            "images": [],
+            "annotations": [],
+            "categories": [
+                {"supercategory": name, "id": number, "name": name}
+                for name, number in CATEGORIES.items()
+            ],
+        }
+
+    def add_image(self, name: str, width: float, height: float) -> int:
+        """Add a picture; return its id."""
+        number = 1 + 7 * len(self.document["images"])
+        self.document["images"].append(
+            {
+                "license": 1,
+                "file_name": name,
+                "coco_url": f"https://example.org/{number}",
+                "height": height,
+                "width": width,
+                "date_captured": "2013-11-14 17:02:52",
+                "flickr_url": f"https://example.org/{number}",
+                "id": number,
+            }
+        )
+        return number
+
+    def add_box(
+        self,
+        image: int,
+        category: str,
+        box: tuple[float, float, float, float],
+        crowd: bool = False,
+    ) -> None:
+        """Add an annotation; the outline of a crowd is run lengths, of anything else polygons."""
+        outline: object = [[box[0], box[1], box[2], box[3], 0.5, 0.5]]
+        self.document["annotations"].append(
+            {
+                "segmentation": {"counts": [10, 5, 3], "size": [100, 100]} if crowd else outline,
+                "area": 0.6 * box[2] * box[3],
+                "iscrowd": int(crowd),
+                "image_id": image,
+                "bbox": list(box),
+                "category_id": CATEGORIES[category],
+                "id": 900_000 + len(self.document["annotations"]),
+            }
+        )
+
+    def content(self) -> bytes:
+        return json.dumps(self.document).encode()
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Write the file and every picture it lists; return the file and the folder of images."""
+        annotations, images = folder / "instances.json", folder / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        annotations.write_bytes(self.content())
+        for number, image in enumerate(self.document["images"]):
+            path = images / image["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_shape("dog", number).save(path, "JPEG")
+        return annotations, images

@@ -1,0 +1,334 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neither.data.found import Found, ImageFile
+from neither.data.manifest import (
+    find_scored_rows,
+    find_training_rows,
+    is_manifest,
+    read_manifest,
+)
+from neither.data.split_file import csv_line
+from neither.errors import DataError, UsageError
+
+CLASSES = ("dog", "human")
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return a function that writes a manifest: its lines, or its bytes."""
+
+    def write_lines(*lines: str | bytes) -> Path:
+        content = [line.encode() if isinstance(line, str) else line for line in lines]
+        path = tmp_path / "photos.csv"
+        path.write_bytes(b"".join(line + b"\n" for line in content))
+        return path
+
+    return write_lines
+
+
+def training(path: Path, ignored: tuple[str, ...] = (), **aliases: str) -> Found:
+    return find_training_rows(path, CLASSES, ignored, aliases)
+
+
+def refused(path: Path, ignored: tuple[str, ...] = (), **aliases: str) -> str:
+    """Return what every reader says of this manifest, its path written as @."""
+    with pytest.raises(DataError) as caught:
+        training(path, ignored, **aliases)
+    return str(caught.value).replace(str(path), "@")
+
+
+def refused_by_all(path: Path) -> str:
+    said = refused(path)
+    for read in (read_manifest, lambda path: find_scored_rows(path, None)):
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert str(caught.value).replace(str(path), "@") == said
+    return said
+
+
+def test_a_manifest_names_images_beside_it(tmp_path: Path, write: Write) -> None:
+    path = write("path,label", "b.jpg,human", "deep/a.jpg,dog")
+    found = training(path)
+    assert (found.root, found.source) == (tmp_path, path)
+    assert found.images == [ImageFile("b.jpg", "human"), ImageFile("deep/a.jpg", "dog")]
+    assert (found.notes, found.refused) == ([], [])
+
+
+def test_columns_may_stand_in_any_order_beside_others(write: Write) -> None:
+    path = write("split,by,label,path", "train,me,dog,a.jpg", "valid,you,human,b.jpg",
+                 "test,,human,c.jpg", "validation,,dog,d.jpg")  # fmt: skip
+    assert training(path).images == [
+        ImageFile("a.jpg", "dog", "train"),
+        ImageFile("b.jpg", "human", "val"),
+        ImageFile("c.jpg", "human", "test"),
+        ImageFile("d.jpg", "dog", "val"),
+    ]
+
+
+def test_paths_are_relative_to_the_file_or_absolute_and_written_in_one_way(
+    tmp_path: Path, write: Write
+) -> None:
+    path = write("path,label", "./a.jpg,dog", "x/../b.jpg,dog", f"{tmp_path}/c.jpg,human",
+                 "../up.jpg,human", "x//y/./d.jpg,dog")  # fmt: skip
+    found = training(path)
+    assert found.paths == ["a.jpg", "b.jpg", f"{tmp_path}/c.jpg", "../up.jpg", "x/y/d.jpg"]
+    assert found.root / found.paths[2] == tmp_path / "c.jpg"
+
+
+def test_no_file_is_looked_for_yet(write: Write) -> None:
+    """What is missing is an unreadable image, counted and named with all others."""
+    assert len(training(write("path,label", "gone.jpg,dog", "/dev/zero,human")).paths) == 2
+
+
+def test_a_row_that_says_nothing_new_is_one_image(write: Write) -> None:
+    path = write("path,label", "a.jpg,dog", "./a.jpg,dog", "b.jpg,human", "x/../a.jpg,dog")
+    assert training(path).paths == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("row", ["a.jpg,human,train", "a.jpg,dog,val", "./a.jpg,human,val"])
+def test_one_image_with_two_labels_or_splits_is_refused(write: Write, row: str) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "b.jpg,human,train", row)
+    said = "@:4: a.jpg is listed before with another label or split"
+    assert refused_by_all(path) == said
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["", "a.jpg,dog", "path", "path;label", "path,Label", " path,label", "path,label,Split",
+     "path,label, split", "path,label,path", "path,label,label", "path,label,split,split", "label",
+     "PATH,LABEL"],
+)  # fmt: skip
+def test_a_first_line_without_the_columns_is_refused_with_what_it_is(
+    write: Write, first: str
+) -> None:
+    said = refused_by_all(write(first, *([] if not first else ["a.jpg,dog", "b.jpg,human"])))
+    want = "@: want a first line with the columns path,label or path,label,split; got "
+    assert said == want + (first or "nothing")
+
+
+def test_a_first_line_that_would_drive_a_terminal_is_escaped(write: Write) -> None:
+    assert refused_by_all(write("\x1b[31mpath,label")).endswith(r"got \x1b[31mpath,label")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("c.jpg", "1 cells, want 3"),
+        ("c.jpg,dog", "2 cells, want 3"),
+        ("c.jpg,dog,train,", "4 cells, want 3"),
+        ("a,b.jpg,dog,train", "4 cells, want 3"),
+        ("  ", "1 cells, want 3"),
+        (",dog,train", "the path is empty or no path"),
+        ("a\0.jpg,dog,train", "the path is empty or no path"),
+        ("c.jpg,dog,trian", "split trian, want train, val or test"),
+        ("c.jpg,dog,Train", "split Train, want train, val or test"),
+        ("c.jpg,dog,\x1b[31m", r"split \x1b[31m, want train, val or test"),
+        ('"c.jpg,dog,train', "not a CSV file: unexpected end of data"),
+        ('"c"d,dog,train', "not a CSV file: ',' expected after '\"'"),
+        (f"{'x' * 200_000},dog,train", "not a CSV file: field larger than field limit (131072)"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_what_is_wrong_with_a_row_is_told_with_its_line(write: Write, row: str, said: str) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "", "b.jpg,human,train", row)
+    assert refused_by_all(path) == f"@:5: {said}"
+
+
+def test_lines_are_counted_as_an_editor_does(write: Write) -> None:
+    path = write("path,label", '"a\nb.jpg",dog', "c.jpg,human", "d.jpg")
+    assert refused(path) == "@:5: 1 cells, want 2"
+
+
+@pytest.mark.parametrize("lines", [["path,label"], ["path,label", "", ""], []])
+def test_a_manifest_without_images_is_refused(write: Write, lines: list[str]) -> None:
+    said = refused_by_all(write(*lines))
+    assert said == "@: no images are listed here" if lines else "got nothing" in said
+
+
+def test_labels_that_no_class_has_are_named_with_their_first_line(write: Write) -> None:
+    path = write("path,label", "a.jpg,dogs", "b.jpg,human", "c.jpg,cup", "d.jpg,dogs", "e.jpg,",
+                 "f.jpg,\x1b[1m")  # fmt: skip
+    assert refused(path).split("\n       ") == [
+        "@: want labels dog, human",
+        "line 2: label dogs: did you mean dog?",
+        "line 4: label cup: no class has this name",
+        "line 6: label (empty): no class has this name",
+        r"line 7: label \x1b[1m: no class has this name",
+        "correct them, or see data.aliases and data.ignored_folders",
+        "no image of class dog",
+    ]
+
+
+def test_only_some_of_many_unknown_labels_are_named(write: Write) -> None:
+    rows = [f"{number}.jpg,{number}" for number in range(1000)]
+    said = refused(write("path,label", "a.jpg,dog", "b.jpg,human", *rows))
+    assert said.count("no class has this name") == 10
+
+
+def test_a_class_without_images_is_named(write: Write) -> None:
+    assert refused(write("path,label", "a.jpg,dog")).endswith("no image of class human")
+
+
+def test_splits_for_some_images_only_are_refused(write: Write) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "b.jpg,human,train", "c.jpg,dog,")
+    assert "c.jpg has no split, though others have one" in refused(path)
+    path = write("path,label,split", "a.jpg,dog,", "b.jpg,human,")
+    assert training(path).splits == ["", ""]
+
+
+def test_splits_without_train_are_refused(write: Write) -> None:
+    path = write("path,label,split", "a.jpg,dog,val", "b.jpg,human,test")
+    assert "no image is in the split train" in refused(path)
+
+
+def test_ignored_labels_are_left_out(write: Write) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "b.jpg,human,train", "c.jpg,cup,",
+                 "d.jpg,jar,test")  # fmt: skip
+    assert "label cup" in refused(path, ("jar",))
+    assert training(path, ("cup", "jar")).paths == ["a.jpg", "b.jpg"]
+
+
+def test_aliases_say_which_class_is_meant(write: Write) -> None:
+    path = write("path,label", "a.jpg,dog", "b.jpg,person", "c.jpg,people")
+    assert "label person" in refused(path, people="human")
+    assert training(path, person="human", people="human").labels == ["dog", "human", "human"]
+    path = write("path,label", "a.jpg,person", "./a.jpg,human", "b.jpg,dog")
+    assert training(path, person="human").paths == ["a.jpg", "b.jpg"]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(write: Write) -> None:
+    path = write(b"\xef\xbb\xbfpath,label\r", b"a.jpg,dog\r", b"b.jpg,human\r")
+    assert training(path).images == [ImageFile("a.jpg", "dog"), ImageFile("b.jpg", "human")]
+
+
+def test_bytes_that_are_no_utf_8_name_the_file_that_has_them(write: Write) -> None:
+    path = write("path,label", b"caf\xe9.jpg,dog", "caf\u00e9.jpg,dog", "b.jpg,human")
+    assert [os.fsencode(name) for name in training(path).paths] == [
+        b"caf\xe9.jpg", b"caf\xc3\xa9.jpg", b"b.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["path,label\na.jpg,dog\n".encode("utf-16"), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+     b"PK\x03\x04\x14\0\x06\0", b"\0" * 1000, b'"' * 999],
+)  # fmt: skip
+def test_what_is_no_csv_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "photos.csv"
+    path.write_bytes(content)
+    said = refused_by_all(path)
+    assert said.startswith("@")
+    assert all(letter.isprintable() for letter in said)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "dangling link", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(
+    tmp_path: Path, kind: str, watchdog: None
+) -> None:
+    path = tmp_path / "photos.csv"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)  # opening it would wait for ever
+    elif kind == "device":
+        path.symlink_to("/dev/zero")  # reading it would never end
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
+    with pytest.raises(UsageError, match=r"photos\.csv: no such file; want a CSV file"):
+        training(path)
+    assert is_manifest(path) == (kind != "folder")
+
+
+def test_a_manifest_is_known_by_its_suffix(tmp_path: Path) -> None:
+    for name, known in (("a.csv", True), ("a.CSV", True), ("a.tsv", False), ("csv", False)):
+        (tmp_path / name).touch()
+        assert is_manifest(tmp_path / name) == known
+    (tmp_path / "folder.csv").mkdir()
+    assert not is_manifest(tmp_path / "folder.csv")
+
+
+def scored(path: Path, split: str | None = None, **aliases: str) -> list[tuple[str, str]]:
+    found = find_scored_rows(path, split, aliases)
+    return list(zip(found.paths, found.labels, strict=True))
+
+
+def test_all_rows_are_scored_whatever_their_label(write: Write) -> None:
+    path = write("path,label", "a.jpg,dog", "b.jpg,teapot", "c.jpg,", "d.jpg,person")
+    assert scored(path, person="human") == [
+        ("a.jpg", "dog"), ("b.jpg", "teapot"), ("c.jpg", ""), ("d.jpg", "human"),
+    ]  # fmt: skip
+
+
+def test_test_is_scored_where_there_are_splits(write: Write) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "b.jpg,dog,valid", "c.jpg,dog,test",
+                 "d.jpg,teapot,test", "e.jpg,dog,")  # fmt: skip
+    assert scored(path) == [("c.jpg", "dog"), ("d.jpg", "teapot")]
+    assert scored(path, "val") == [("b.jpg", "dog")]
+    assert scored(path, "train") == [("a.jpg", "dog")]
+
+
+def test_a_split_that_is_not_there_is_refused_and_never_replaced(write: Write) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "b.jpg,dog,val")
+    for split in (None, "test"):
+        with pytest.raises(
+            UsageError, match="no image is in the split test; name another: --split train, val"
+        ):
+            scored(path, split)
+    with pytest.raises(UsageError, match="no image is in the split val; it has no splits"):
+        scored(write("path,label", "a.jpg,dog"), "val")
+
+
+def test_reading_a_manifest_keeps_labels_and_splits_as_they_stand(write: Write) -> None:
+    found = read_manifest(write("path,label,split", "a.jpg,x,validation", "b.jpg,,"))
+    assert found.images == [ImageFile("a.jpg", "x", "val"), ImageFile("b.jpg", "")]
+
+
+def test_rows_share_the_text_of_their_label_and_split(write: Write) -> None:
+    rows = [f"{number}.jpg,{CLASSES[number % 2]},train" for number in range(100)]
+    found = training(write("path,label,split", *rows))
+    assert len({id(label) for label in found.labels}) == len(CLASSES)
+    assert len({id(split) for split in found.splits}) == 1
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+
+
+@given(st.lists(st.tuples(CELLS.filter(bool), st.sampled_from(CLASSES)), max_size=6))
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_text_in_a_cell_comes_back(write: Write, rows: list[tuple[str, str]]) -> None:
+    rows = list(dict([*rows, ("a", "dog"), ("b", "human")]).items())
+    path = write(*[csv_line(list(row)).rstrip("\n") for row in [("path", "label"), *rows]])
+    labels: dict[str, set[str]] = {}
+    for name, label in rows:
+        labels.setdefault(os.path.normpath(name), set()).add(label)
+    if any(len(both) > 1 for both in labels.values()):
+        assert "is listed before with another label" in refused(path)
+    else:
+        found = training(path)
+        assert dict(zip(found.paths, found.labels, strict=True)) == {
+            name: min(both) for name, both in labels.items()
+        }
+
+
+@given(st.binary(max_size=60))
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_bytes_give_images_or_one_complaint(write: Write, content: bytes) -> None:
+    for first in (b"", b"path,label\n", b"path,label,split\na,dog,train\n"):
+        path = write(first + content)
+        said = ""
+        try:
+            assert read_manifest(path).paths
+        except DataError as error:
+            said = str(error)
+        assert said.startswith(str(path)) or not said

@@ -1,0 +1,39 @@
+from dataclasses import fields, replace
+
+import pytest
+
+from neither.data.preprocessing import DECODER_VERSION, Preprocessing
+
+OTHER = {
+    "image_size": 65,
+    "resize": "pad",
+    "mean": (0.485, 0.456, 0.407),
+    "std": (0.228, 0.224, 0.225),
+    "decoder": DECODER_VERSION + 1,
+}
+
+
+def test_the_fingerprint_is_the_same_today_and_in_a_year() -> None:
+    # Checkpoints bear it: where this fails, they are refused or misnamed.
+    assert Preprocessing(64, decoder=2).fingerprint() == "16bc8a7494b3"
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Preprocessing)])
+def test_the_fingerprint_changes_with_every_attribute(name: str) -> None:
+    plain = Preprocessing(64)
+    other = replace(plain, **{name: OTHER[name]})  # type: ignore[arg-type]
+    assert other != plain
+    assert other.fingerprint() != plain.fingerprint()
+    assert replace(other, **{name: getattr(plain, name)}).fingerprint() == plain.fingerprint()
+
+
+def test_the_fingerprint_does_not_take_one_attribute_for_another() -> None:
+    swapped = Preprocessing(64, mean=Preprocessing(64).std, std=Preprocessing(64).mean)
+    assert swapped.fingerprint() != Preprocessing(64).fingerprint()
+
+
+def test_it_is_printed_with_its_fingerprint() -> None:
+    crop = Preprocessing(48, "crop")
+    assert str(crop) == f"crop to 48x48 pixels, preprocessing {crop.fingerprint()}"
+    assert len(crop.fingerprint()) == 12
+    assert int(crop.fingerprint(), 16) >= 0

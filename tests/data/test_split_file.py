@@ -1,0 +1,268 @@
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from known_images import make_facts, make_found, make_look, make_store
+from neither.data.found import Found
+from neither.data.separation import SPLITS
+from neither.data.split_file import (
+    csv_line,
+    find_split,
+    fingerprint,
+    match_again,
+    read_hashes,
+    safe_cell,
+    write_splits,
+)
+from neither.data.splits import Assignment
+from neither.data.store import Store
+from neither.errors import DataError
+
+NAMES = ["dog/a.jpg", "dog/b.jpg", "human/c.jpg", "human/d.jpg"]
+TOLD = "the same bytes as dog/a.jpg, which is in train"
+
+
+def make(
+    names: Sequence[str] = NAMES, sides: Sequence[int] = (1, 2, 3, 0), reason: str = TOLD
+) -> tuple[Found, Store, Assignment]:
+    """Return images in these splits; the reason is for all that are in none."""
+    facts = make_facts([make_look(number) for number in range(len(names))])
+    reasons = {place: reason for place, side in enumerate(sides) if not side}
+    return make_found(names), make_store(facts), Assignment(np.array(sides, np.int8), reasons)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "splits.csv"
+
+
+def test_the_file_has_the_columns_of_the_design_and_every_image(path: Path) -> None:
+    found, store, assignment = make()
+    store.facts["sha256"][3] = 0  # could not even be read
+    write_splits(path, found, store, assignment)
+    hashes = [bytes(store.facts["sha256"][place]).hex() for place in range(3)]
+    assert path.read_text() == (
+        "path,label,split,sha256,reason\n"
+        f"dog/a.jpg,dog,train,{hashes[0]},\n"
+        f"dog/b.jpg,dog,val,{hashes[1]},\n"
+        f"human/c.jpg,human,test,{hashes[2]},\n"
+        f'human/d.jpg,human,,,"{TOLD}"\n'
+    )
+
+
+def test_the_same_images_keep_their_splits_in_any_order(path: Path) -> None:
+    found, store, assignment = make()
+    write_splits(path, found, store, assignment)
+    again, added = match_again(path, found, store)
+    assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: TOLD}, [])
+    turned = make_found(NAMES[::-1])
+    again, added = match_again(path, turned, make_store(store.facts[::-1]))
+    assert (again.sides.tolist(), again.reasons, added) == ([0, 3, 2, 1], {0: TOLD}, [])
+
+
+def test_added_images_are_named_and_left_out(path: Path) -> None:
+    write_splits(path, *make())
+    names = ["dog/0.jpg", *NAMES, "human/new.jpg"]
+    facts = make_facts([make_look(number) for number in range(6)])
+    facts[1:5] = make()[1].facts
+    again, added = match_again(path, make_found(names), make_store(facts))
+    assert added == ["dog/0.jpg", "human/new.jpg"]
+    assert again.sides.tolist() == [0, 1, 2, 3, 0, 0]
+    since = "added since this run began"
+    assert again.reasons == {0: since, 4: TOLD, 5: since}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_images_of_a_split_that_are_not_as_they_were_are_refused(path: Path, place: int) -> None:
+    found, store, assignment = make()
+    write_splits(path, found, store, assignment)
+    name, others = NAMES[place], [number for number in range(4) if number != place]
+
+    def refused(found: Found, store: Store) -> str:
+        with pytest.raises(DataError) as caught:
+            match_again(path, found, store)
+        assert str(caught.value).endswith("put them back, or start over with --fresh")
+        return str(caught.value).partition(";")[0]
+
+    said = refused(
+        make_found([NAMES[number] for number in others]), make_store(store.facts[others])
+    )
+    assert said == f"1 images of this run are missing, among them {name}"
+    facts = store.facts.copy()
+    facts["sha256"][place, 31] ^= 1
+    said = refused(found, make_store(facts))
+    assert said == f"1 images of this run are changed, among them {name}"
+    said = refused(found, make_store(store.facts, {place: "permission denied"}))
+    assert said == f"1 images of this run are unreadable, among them {name} (permission denied)"
+    labels = [*found.labels]
+    labels[place] = "neither"
+    said = refused(replace(found, labels=labels), store)
+    assert said == f"1 images of this run are of another label now, among them {name}"
+
+
+def test_all_that_are_missing_are_counted(path: Path) -> None:
+    _, store, _ = make()
+    write_splits(path, *make())
+    with pytest.raises(DataError, match=r"3 images of this run are missing, among them dog/a\.jpg"):
+        match_again(path, make_found(NAMES[3:]), make_store(store.facts[3:]))
+
+
+def test_an_image_that_was_left_out_anyway_may_vanish_or_change(path: Path) -> None:
+    found, store, assignment = make()
+    write_splits(path, found, store, assignment)
+    again, added = match_again(path, make_found(NAMES[:3]), make_store(store.facts[:3]))
+    assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3], {}, [])
+    store.facts["sha256"][3] ^= 1
+    assert match_again(path, found, store)[0].reasons == {3: TOLD}
+    assert match_again(path, found, make_store(store.facts, {3: "damaged"}))[1] == []
+
+
+ODD = ["a,b.jpg", 'say "x".jpg', "new\nline.jpg", "re\rturn.jpg", "\r\n.jpg", "=1+1.jpg", "+a",
+       "-a", "@a", "\ta", "\x01", " lead", "trail ", "ä😀.jpg", os.fsdecode(b"\xff\xfe.jpg"), "'",
+       "dog/=x.jpg", "#a", '"', ";", ".jpg", "...jpg", "/absolute.jpg", "../up.jpg",
+       "caf\u00e9.jpg", "cafe\u0301.jpg", "CAFE.jpg", "cafe.jpg", "\u202egpj.exe"]  # fmt: skip
+
+
+def test_odd_names_come_back_as_they_were(path: Path) -> None:
+    found, store, assignment = make(ODD, [1] * len(ODD))
+    found.labels[:] = ODD[::-1]  # a label is the name of a folder: just as odd
+    write_splits(path, found, store, assignment)
+    assert match_again(path, found, store)[0].sides.tolist() == [1] * len(ODD)
+    again = find_split(path, Path("photos"), "train")
+    assert (again.paths, again.labels) == (found.paths, found.labels)
+
+
+PATHS = st.binary(min_size=1, max_size=20).map(os.fsdecode).filter(
+    lambda path: "\0" not in path and not path.startswith("./")
+)  # fmt: skip
+
+
+@given(st.data())
+@settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_run_reads_back_as_it_was_written(path: Path, data: st.DataObject) -> None:
+    names = data.draw(st.lists(PATHS, min_size=1, max_size=6, unique=True))
+    num = len(names)
+    sides = data.draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
+    found, store, assignment = make(names, sides, data.draw(PATHS))
+    found.labels[:] = data.draw(st.lists(PATHS, min_size=num, max_size=num))
+    write_splits(path, found, store, assignment)
+    again, added = match_again(path, found, store)
+    assert (again.sides.tolist(), again.reasons, added) == (sides, assignment.reasons, [])
+    assert fingerprint(found, store, again) == fingerprint(found, store, assignment)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\x01"])
+def test_no_path_is_read_as_a_formula(path: Path, first: str) -> None:
+    assert safe_cell(f"{first}x") == f"./{first}x"
+    write_splits(path, *make([f"{first}x"], [1]))
+    assert [row["path"] for row in read_rows(path)] == [f"./{first}x"]
+
+
+@pytest.mark.parametrize("path", ["a", "a=b", "ä", "1", " a", "dog/-x"])
+def test_an_ordinary_path_is_written_as_it_is(path: str) -> None:
+    assert safe_cell(path) == path
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+                min_size=2))  # fmt: skip
+@settings(deadline=None)
+def test_a_line_holds_its_cells_whatever_they_hold(cells: list[str]) -> None:
+    line = csv_line(cells)
+    assert line.endswith("\n")
+    assert not line.endswith("\r\n")
+    assert list(csv.reader(io.StringIO(line * 2, newline=""))) == [cells, cells]
+
+
+def test_a_run_knows_the_hashes_and_images_of_each_of_its_splits(path: Path) -> None:
+    found, store, assignment = make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 1])
+    write_splits(path, found, store, assignment)
+    hashes = [bytes(digest).hex() for digest in store.facts["sha256"]]
+    assert read_hashes(path, "train") == {hashes[0], hashes[4]}
+    assert read_hashes(path, "val") == {hashes[1]}
+    folder = path.parent / "photos"
+    folder.mkdir()
+    train = find_split(path, folder, "train")
+    assert (train.root, train.source) == (folder, folder)
+    assert (train.paths, train.labels) == (["dog/a.jpg", "dog/e.jpg"], ["dog", "dog"])
+    assert find_split(path, folder, "test").paths == ["human/c.jpg"]
+
+
+def test_images_of_a_manifest_lie_beside_it(path: Path) -> None:
+    write_splits(path, *make())
+    manifest = path.parent / "photos.csv"
+    manifest.touch()
+    assert find_split(path, manifest, "val").root == path.parent
+
+
+def test_a_split_without_images_is_refused(path: Path) -> None:
+    write_splits(path, *make(sides=[1, 2, 1, 2]))
+    with pytest.raises(DataError, match="no image is in the split test"):
+        find_split(path, Path("photos"), "test")
+
+
+def test_the_fingerprint_tells_every_change_of_what_is_used() -> None:
+    found, store, assignment = make()
+    first = fingerprint(found, store, assignment)
+    assert fingerprint(*make()) == first
+    seen = {first}
+    seen.add(fingerprint(*make(["dog/a.png", *NAMES[1:]])))
+    seen.add(fingerprint(*make(sides=(2, 2, 3, 0))))
+    seen.add(fingerprint(*make(sides=(1, 2, 3, 1))))
+    seen.add(fingerprint(*make(sides=(1, 2, 0, 0))))
+    labels = ["human", *found.labels[1:]]
+    seen.add(fingerprint(replace(found, labels=labels), store, assignment))
+    facts = store.facts.copy()
+    facts["sha256"][2, 0] ^= 1
+    seen.add(fingerprint(found, make_store(facts), assignment))
+    assert len(seen) == 7
+
+
+def test_the_fingerprint_hangs_on_nothing_that_is_left_out() -> None:
+    first = fingerprint(*make())
+    assert fingerprint(*make(reason="another")) == first
+    assert fingerprint(*make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 0])) == first
+
+
+HEADER = b"path,label,split,sha256,reason\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"path,label\na,b\n", HEADER + b"a,b\n", b"\xff\xfe", HEADER + b"a,b,c,d,e,f\n",
+     HEADER + b"a,b,trian,d,e\n", HEADER + b'"a', HEADER + b"a" * 200_000],
+    ids=range(8),
+)  # fmt: skip
+def test_a_file_of_another_form_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    found, store, _ = make()
+    for read in (
+        lambda: match_again(path, found, store),
+        lambda: read_hashes(path, "train"),
+        lambda: find_split(path, Path("photos"), "train"),
+    ):
+        with pytest.raises(DataError, match=r"cannot be read back: .*; start over with --fresh"):
+            read()
+
+
+def test_a_missing_file_is_refused(path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read back"):
+        read_hashes(path, "train")
+
+
+def test_splits_are_named_as_in_the_file() -> None:
+    assert SPLITS == ("", "train", "val", "test")
