@@ -135,7 +135,8 @@ def test_memory_stays_below_a_gigabyte(
     started = start_script(command, *arguments[command], XDG_CACHE_HOME=str(tmp_path))
     _, _, used = os.wait4(started.pid, 0)
     started.returncode = 0  # collected above
-    assert 50_000 < used.ru_maxrss < 1_000_000  # kilobytes, of the largest of its processes
+    # In kilobytes, of the largest of its processes; torch alone, on sound images, takes 0.9 GB.
+    assert 50_000 < used.ru_maxrss < 2**20
 
 
 def trained(root: Path, *more: str) -> tuple[int, str]:

@@ -551,3 +551,10 @@ def test_one_file_under_two_names_is_two_copies(root: Path, run: Path) -> None:
     load(root, run)
     placed = splits_of(run)
     assert placed["dog/link.png"] == placed["dog/hard.png"] == placed["dog/00.png"]
+
+
+def test_one_folder_under_two_classes_is_refused(root: Path, run: Path) -> None:
+    shutil.rmtree(root / "human")
+    (root / "human").symlink_to("dog")
+    with pytest.raises(DataError, match="12 files have the same bytes as one of another class"):
+        load(root, run)

@@ -102,9 +102,9 @@ def test_thousands_of_equal_looks_are_one_look() -> None:
 
 
 def test_thousands_of_nearly_equal_looks_are_all_paired_in_bounded_memory() -> None:
-    """The frames of a film of a street at night: a million pairs."""
+    """The frames of a film of a street at night: half a million pairs."""
     random = np.random.default_rng(0)
-    bits = np.zeros((1500, LOOK_BITS), np.uint8)
+    bits = np.zeros((1000, LOOK_BITS), np.uint8)
     for row in bits:
         row[random.choice(LOOK_BITS, 3, replace=False)] = 1
     looks = np.packbits(bits, axis=1).view("<u2") ^ make_look(0)

@@ -60,6 +60,12 @@ def test_other_folders_beside_the_splits_are_named_in_one_line_and_not_read(
     assert found.notes == [f"{tmp_path}: not read, as no split has this name: dog, unseen"]
 
 
+def test_a_split_folder_that_is_nearly_right_is_told(tmp_path: Path) -> None:
+    lay_out(tmp_path, "train/dog/a.jpg", "train/human/a.jpg", "Test/dog/a.jpg", "cups/a.jpg")
+    (note,) = training(tmp_path).notes
+    assert note.endswith("no split has this name: Test, cups; did you mean test?")
+
+
 @pytest.mark.parametrize("others", [("val",), ("test",), ("valid", "test")])
 def test_splits_without_train_are_refused(tmp_path: Path, others: tuple[str, ...]) -> None:
     lay_out(tmp_path, *[f"{split}/{name}/a.jpg" for split in others for name in CLASSES])
@@ -203,7 +209,7 @@ def test_an_extra_folder_is_told_with_the_alias_that_may_be_meant(
     tmp_path: Path, name: str
 ) -> None:
     lay_out(tmp_path, "dog/a.jpg", "human/a.jpg", f"{name}/a.jpg")
-    meant = {"humans": "human", "people": "dog"}[name]
+    meant = {"humans": "human", "people": "CLASS"}[name]  # never a guess
     assert f"'data.aliases={{{name}: {meant}}}'" in refused(tmp_path)
 
 

@@ -156,7 +156,7 @@ def test_labels_that_no_class_has_are_named_with_their_first_line(write: Write) 
     path = write("path,label", "a.jpg,dogs", "b.jpg,human", "c.jpg,cup", "d.jpg,dogs", "e.jpg,",
                  "f.jpg,\x1b[1m")  # fmt: skip
     assert refused(path).split("\n       ") == [
-        "@: want labels dog, human",
+        "@: want images of dog, human, all or none with a split",
         "line 2: label dogs: did you mean dog?",
         "line 4: label cup: no class has this name",
         "line 6: label (empty): no class has this name",
@@ -178,7 +178,7 @@ def test_a_class_without_images_is_named(write: Write) -> None:
 
 def test_splits_for_some_images_only_are_refused(write: Write) -> None:
     path = write("path,label,split", "a.jpg,dog,train", "b.jpg,human,train", "c.jpg,dog,")
-    assert "c.jpg has no split, though others have one" in refused(path)
+    assert "line 4: no split, though other lines have one" in refused(path)
     path = write("path,label,split", "a.jpg,dog,", "b.jpg,human,")
     assert training(path).splits == ["", ""]
 

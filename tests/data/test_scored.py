@@ -8,7 +8,12 @@ from folders import lay_out
 from images import make_splits
 from neither.data.found import Found, ImageFile
 from neither.data.layout import find_training_images
-from neither.data.scored import find_scored_images, find_unseen_images, given_splits
+from neither.data.scored import (
+    find_all_images,
+    find_scored_images,
+    find_unseen_images,
+    given_splits,
+)
 from neither.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
@@ -63,7 +68,8 @@ def test_near_misses_of_an_unlabelled_folder_are_noted(tmp_path: Path) -> None:
     found = find_scored_images(tmp_path, CLASSES, None)
     assert {image.label for image in found.images} == {""}
     assert found.notes == [
-        f"{tmp_path / 'Dogs'}: not read as dog: the name must be the same",
+        f"{tmp_path / 'Dogs'}: not read as dog: the name must be the same, or one of the run's "
+        "data.aliases",
     ]
 
 
@@ -192,3 +198,28 @@ def test_images_of_a_folder_that_is_a_class_are_not_unseen(tmp_path: Path) -> No
         find_unseen_images(tmp_path / "dog", CLASSES)
     (tmp_path / "dog/a.jpg").unlink()
     assert find_unseen_images(tmp_path / "dog", CLASSES).labels == ["cup"]
+
+
+def test_all_images_are_found_with_whatever_their_folders_say(tmp_path: Path) -> None:
+    flat = lay_out(tmp_path / "flat", "dog/a.jpg", "cup/deep/b.jpg", "c.jpg", "dog/.d.jpg")
+    (flat / "cup/dog").symlink_to("../dog")  # gives no image a second label
+    found = find_all_images(flat)
+    assert found.images == [ImageFile("cup/deep/b.jpg", "cup"), ImageFile("dog/a.jpg", "dog")]
+    assert found.notes == [f"{flat}: 1 images beside the class folders are not read"]
+    assert found.listing.num_hidden == 1
+    split = lay_out(tmp_path / "split", "train/dog/a.jpg", "valid/cup/b.jpg", "test/dog/c.jpg")
+    assert find_all_images(split).images == [
+        ImageFile("train/dog/a.jpg", "dog", "train"),
+        ImageFile("valid/cup/b.jpg", "cup", "val"),
+        ImageFile("test/dog/c.jpg", "dog", "test"),
+    ]
+
+
+def test_images_without_any_class_folder_are_found_without_labels(tmp_path: Path) -> None:
+    assert find_all_images(lay_out(tmp_path, "a.jpg", "b.png")).images == [
+        ImageFile("a.jpg", ""), ImageFile("b.png", ""),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="no images here"):
+        find_all_images(lay_out(tmp_path / "empty", "dog/", "a.txt"))
+    with pytest.raises(UsageError, match="no such file or folder"):
+        find_all_images(tmp_path / "missing")

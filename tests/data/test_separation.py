@@ -104,7 +104,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 def test_no_link_goes_across_and_nothing_is_left_out_without_need(case: Case) -> None:
     out = case.separate()
     kept = [place for place in range(len(case.sides)) if case.sides[place] and place not in out]
@@ -114,7 +114,7 @@ def test_no_link_goes_across_and_nothing_is_left_out_without_need(case: Case) ->
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_the_same_images_are_left_out_in_any_order(case: Case, random: Random) -> None:
     order = list(range(len(case.sides)))
     random.shuffle(order)
@@ -123,7 +123,7 @@ def test_the_same_images_are_left_out_in_any_order(case: Case, random: Random) -
 
 
 @given(cases())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_what_the_user_put_into_test_stays_whole(case: Case) -> None:
     out = case.separate()
     assert not any(case.given[place] and case.sides[place] == TEST for place in out)

@@ -106,7 +106,7 @@ HALVES: dict[str, Any] = {"val_fraction": 0.35, "test_fraction": 0.3}
 
 
 @given(photos(), st.data(), st.sampled_from([None, "(ann|bob)-"]), st.integers(0, 9))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_adding_images_moves_none(
     images: tuple[list[str], NDArray[np.void]], data: st.DataObject, groups: str | None, seed: int
 ) -> None:
@@ -122,7 +122,7 @@ def test_adding_images_moves_none(
 
 
 @given(photos(), st.integers(0, 9))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_copies_and_near_copies_never_stand_in_two_splits(
     images: tuple[list[str], NDArray[np.void]], seed: int
 ) -> None:
@@ -237,7 +237,7 @@ def test_val_by_hash_gives_way_to_a_test_folder_too() -> None:
 @pytest.mark.parametrize(
     ("pattern", "groups"),
     [
-        ("person_([0-9]+)", ["1", "2", "1", None]),  # what the parentheses hold
+        ("person_([0-9]+)/.", ["1", "2", "1", None]),  # what the parentheses hold
         ("person_[0-9]+", ["person_1", "person_2", "person_1", None]),  # the whole match
         ("^(dog|cat)/person_([0-9]+)", ["dog/1", "dog/2", "cat/1", None]),
         ("^(?P<kind>[a-z]+)/", ["dog", "dog", "cat", "dog"]),

@@ -201,20 +201,32 @@ def test_another_way_to_decode_has_pixels_of_its_own(
     assert len(decoded) == 2 * len(NAMES)
 
 
-def test_pixels_of_images_that_are_gone_are_dropped_and_readers_keep_theirs(
+def test_pixels_from_before_a_change_are_dropped_and_readers_keep_theirs(
     photos: Path, home: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
     monkeypatch.setattr(cache, "_SLACK_ROWS", 1)
     first = build(photos, NAMES)
     before = first.pixels.copy()
-    decoded.clear()
-    check(build(photos, NAMES[4:]), photos, NAMES[4:])
-    assert decoded == []
-    pixels = list(home.glob("*/pixels-*"))
-    assert [path.stat().st_size for path in pixels] == [2 * 8 * 8 * 3]
-    draw(photos / "new.png", 99)
-    check(build(photos, ["new.png", *NAMES]), photos, ["new.png", *NAMES])
+    for turn in range(1, 4):
+        for number, name in enumerate(NAMES):
+            draw(photos / name, 100 * turn + number)
+        decoded.clear()
+        check(build(photos, NAMES), photos, NAMES)
+        assert decoded == NAMES
+        (pixels,) = home.glob("*/pixels-*")
+        assert pixels.stat().st_size <= (2 * len(NAMES) + 1) * 8 * 8 * 3
     assert np.array_equal(first.pixels, before)
+
+
+def test_runs_on_parts_of_a_folder_do_not_drop_each_others_images(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    monkeypatch.setattr(cache, "_SLACK_ROWS", 1)
+    build(photos, NAMES)
+    decoded.clear()
+    for part in (NAMES[4:], NAMES[:1], NAMES):
+        check(build(photos, part), photos, part)
+    assert decoded == []
 
 
 # What is not remembered

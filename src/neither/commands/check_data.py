@@ -17,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Decode every image of a folder, or of a CSV file path,label[,split], and say "
         "what may go wrong in training on it. Nothing is written. Exit code 3 if something stops "
-        "a training, 0 if not.",
+        "a training on just these classes with default settings, 0 if not.",
         epilog="example: check_data.py my/photos --json > report.json",
     )
     parser.add_argument("images", type=Path, help="a folder as for training, or a CSV file")

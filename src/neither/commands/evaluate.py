@@ -26,7 +26,8 @@ def main() -> int:
     parser.add_argument(
         "--split",
         choices=["train", "val", "test"],
-        help="which split of a folder that has them (default: test)",
+        help="which split, of a folder or CSV file that has them (default: test) or that the run "
+        "was trained on and split itself (default: all of it)",
     )
     parser.add_argument(
         "--unseen", type=Path, metavar="DIR", help="folders of kinds that are no class"

@@ -38,7 +38,7 @@ def tell_findings(
               if place not in store.reasons and reason != ADDED]  # fmt: skip
     for places, what in (
         (list(store.reasons), "unreadable images"),
-        (linked, "images that are copies of others, in another split,"),
+        (linked, "images that are copies of, or in one group with, others in another split"),
     ):
         if places:
             warn(f"{len(places):,} {what} are left out; splits.csv lists each")

@@ -17,7 +17,8 @@ class Index:
     """What the cache knows, one record a file.
 
     Attributes:
-        keys: (M, 2) uint64, from the file's path, size, times and inode; zero if it has none.
+        keys: (M, 2) uint64, one number for the file's path and one for its size, times and inode;
+            zero if it has none.
         facts: (M,) records of `FACTS`; all zero of a file that gave no image.
         rows: (M,) int64, where the pixels lie, or -1 - r for the reason numbered r.
         reasons: why files gave no image, each text once.
@@ -47,11 +48,22 @@ class Index:
         """Return the place of each of (N, 2) keys, or -1 where it is unknown."""
         if not len(self.keys):
             return np.full(len(keys), -1, np.int64)
-        order = np.argsort(self.keys[:, 0], kind="stable")
-        near = np.searchsorted(self.keys[order, 0], keys[:, 0]).clip(max=len(order) - 1)
+        codes = _join(self.keys)
+        order = np.argsort(codes, kind="stable")
+        near = np.searchsorted(codes[order], _join(keys)).clip(max=len(order) - 1)
         places = order[near]
         known = (self.keys[places] == keys).all(axis=1) & keys.any(axis=1)
         return np.where(known, places, -1)
+
+    def list_current(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the places of all records but those of earlier states of the files of these keys.
+
+        Files that are not among them stay: another config may name them.
+        """
+        current = ~np.isin(self.keys[:, 0], keys[:, 0])
+        found = self.find(keys)
+        current[found[found >= 0]] = True
+        return np.flatnonzero(current)
 
     def extend(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Add records to be filled and return their places; those left empty are not saved."""
@@ -72,9 +84,10 @@ class Index:
 
 
 def identify_files(root: Path, paths: Iterable[str]) -> NDArray[np.uint64]:
-    """Return for each of N paths below a root what changes when the file does; (N, 2) uint64.
+    """Return two numbers for each of N files; (N, 2) uint64, zero where there is no such file.
 
-    Its path, size, inode, and times of last change; zero where there is no such file.
+    The first stays the same as long as the path does; the second hangs on size, inode, and times of
+    last change, and so changes when the file does.
     """
     keys, above = bytearray(), os.fspath(root)
     for path in paths:
@@ -84,6 +97,11 @@ def identify_files(root: Path, paths: Iterable[str]) -> NDArray[np.uint64]:
             keys += bytes(16)
             continue
         identity = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-        content = os.fsencode(path) + b"\0%d %d %d %d" % identity
-        keys += blake2b(content, digest_size=16).digest()
+        keys += blake2b(os.fsencode(path), digest_size=8).digest()
+        keys += blake2b(b"%d %d %d %d" % identity, digest_size=8).digest()
     return np.frombuffer(keys, np.uint64).reshape(-1, 2)
+
+
+def _join(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return one number for each pair, to look it up by; unsigned numbers wrap around."""
+    return keys[:, 0] + keys[:, 1] * np.uint64(0x9E3779B97F4A7C15)

@@ -51,10 +51,7 @@ def find_training_images(
             f"{root}: there is {', '.join(splits.values())} but no train folder; want "
             "root/train/<class>/..., or root/<class>/... without any split folder"
         )
-    _note_loose(found, root, "split")
-    beside = [name for name in list_folders(root) if name not in splits.values()]
-    if beside:
-        found.notes.append(f"{root}: not read, as no split has this name: {name_all(beside)}")
+    note_beside(found, splits)
     for split, folder in splits.items():
         _add_classes(found, split, folder, classes, ignored, aliases, entered)
     return found
@@ -95,10 +92,11 @@ def _add_classes(
         problems.append(f"folder {printable(name)}: {hint}")
     if extra:
         everything = ", ".join(map(printable, [*ignored, *extra]))
-        label = near_miss(extra[0], classes) or classes[0]
+        meanings = ", ".join(f"{printable(name)}: {near_miss(name, classes) or 'CLASS'}"
+                             for name in extra)  # fmt: skip
         problems.append(
-            f"rename or move such folders, or: 'data.ignored_folders=[{everything}]', or name the "
-            f"class that is meant: 'data.aliases={{{printable(extra[0])}: {label}}}'"
+            f"rename or move such folders, or leave them out, 'data.ignored_folders=[{everything}]'"
+            f", or name the class that each means, 'data.aliases={{{meanings}}}'"
         )
     for label in classes:
         names = [name for name, each in meant.items() if each == label]
@@ -111,6 +109,21 @@ def _add_classes(
     if problems:
         lines = "\n       ".join(problems)
         raise DataError(f"{root}: want one folder for each of {', '.join(classes)}\n       {lines}")
+
+
+def note_beside(found: Found, splits: Mapping[str, str]) -> None:
+    """Note what lies beside the split folders and is not read."""
+    _note_loose(found, found.root, "split")
+    beside = [name for name in list_folders(found.root) if name not in splits.values()]
+    absent = [name for split, names in SPLIT_FOLDERS.items() if split not in splits
+              for name in names]  # fmt: skip
+    if beside:
+        close = filter(None, [near_miss(name, absent) for name in beside])
+        meant = ", ".join(dict.fromkeys(close))
+        hint = f"; did you mean {meant}?" if meant else ""
+        found.notes.append(
+            f"{found.root}: not read, as no split has this name: {name_all(beside)}{hint}"
+        )
 
 
 def _note_loose(found: Found, folder: Path, kind: str) -> None:

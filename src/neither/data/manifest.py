@@ -44,6 +44,7 @@ def find_training_rows(
     """
     found = Found(path.parent, path)
     unknown: dict[str, int] = {}
+    without_split = 0  # the first such line
     for line, image, label, split in _read(path, aliases):
         if label in ignored:
             continue
@@ -51,6 +52,7 @@ def find_training_rows(
             unknown.setdefault(label, line)
             continue
         found.add([image], label, split)
+        without_split = without_split or (0 if split else line)
     absent = [name for name in classes if name not in set(found.labels)]
     problems = []
     for label, line in list(unknown.items())[:_MAX_NAMED]:
@@ -60,14 +62,15 @@ def find_training_rows(
     if unknown:
         problems.append("correct them, or see data.aliases and data.ignored_folders")
     problems += [f"no image of class {name}" for name in absent]
-    if len({bool(split) for split in found.splits}) > 1:
-        number = found.splits.index("")
-        problems.append(f"{printable(found.paths[number])} has no split, though others have one")
+    if without_split and any(found.splits):
+        problems.append(f"line {without_split}: no split, though other lines have one")
     elif "train" not in found.splits and "" not in found.splits:
         problems.append("no image is in the split train")
     if problems:
         lines = "\n       ".join(problems)
-        raise DataError(f"{path}: want labels {', '.join(classes)}\n       {lines}")
+        raise DataError(
+            f"{path}: want images of {', '.join(classes)}, all or none with a split\n       {lines}"
+        )
     return found
 
 

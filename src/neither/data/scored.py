@@ -7,7 +7,14 @@ from types import MappingProxyType
 
 from neither.data.folder import count_loose_images, list_folders
 from neither.data.found import Found
-from neither.data.layout import enter, name_all, near_miss, require_folder, split_folders
+from neither.data.layout import (
+    enter,
+    name_all,
+    near_miss,
+    note_beside,
+    require_folder,
+    split_folders,
+)
 from neither.data.manifest import is_manifest, read_manifest
 from neither.errors import DataError, UsageError
 from neither.terminal import printable
@@ -59,7 +66,8 @@ def find_scored_images(
     for name in folders:
         if aliases.get(name, name) not in classes and (close := near_miss(name, absent)):
             found.notes.append(
-                f"{printable(path / name)}: not read as {close}: the name must be the same"
+                f"{printable(path / name)}: not read as {close}: the name must be the same, or one "
+                "of the run's data.aliases"
             )
     _add_by_first_folder(found, aliases, "" if not labelled else None)
     if not found.paths:
@@ -84,6 +92,8 @@ def find_all_images(root: Path) -> Found:
     found = Found(root, root)
     splits = split_folders(root)
     entered = enter(root, splits.values())
+    if splits:
+        note_beside(found, splits)
     for split, folder in (splits or {"": ""}).items():
         above = f"{folder}/" if folder else ""
         for name in list_folders(root / folder):

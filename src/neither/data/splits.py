@@ -22,7 +22,7 @@ from neither.data.separation import SPLITS, Sides, separate
 from neither.data.store import Store
 from neither.errors import DataError
 from neither.randomness import fraction
-from neither.terminal import printable, warn
+from neither.terminal import printable, say, warn
 
 _MAX_NAMED = 10
 _FEW = 10  # val images of a class, below which its recall moves in steps of 10 % and more
@@ -55,6 +55,10 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
     groups = [None] * len(found.paths) if settings.groups is None else [
         _named_group(settings.groups, path) for path in found.paths
     ]  # fmt: skip
+    if settings.groups is not None:
+        named = [name for name in groups if name is not None]
+        say(f"data.groups: {len(set(named)):,} groups of {len(named):,} images; "
+            f"{len(groups) - len(named):,} images match nothing")  # fmt: skip
     sides = np.array([SPLITS.index(split) for split in found.splits], np.int8)
     has_folders, has_val = bool(sides.any()), bool((sides == SPLITS.index("val")).any())
     test_fraction = 0.0 if has_folders else settings.test_fraction

@@ -1,5 +1,7 @@
 """Every image decoded once, in parallel, and kept for all epochs and all runs."""
 
+import errno
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from neither.terminal import printable, progress
 _SAVE_EVERY_SECONDS = 10.0
 _AT_ONCE = 256  # images written together
 _MAX_NAMED = 10
+_MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name what is not there
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ def build_store(
     """
     keys = identify_files(root, paths)
     with open_cache(source, preprocessing, spare) as cache:
-        known = cache.index.find(keys)
-        cache.drop_others(known[known >= 0])
+        cache.drop_others(cache.index.list_current(keys))
         places = cache.index.find(keys)
         new = np.flatnonzero(places < 0)
         places[new] = cache.index.extend(keys[new])
@@ -111,6 +113,8 @@ class Limit:
         """Raise a DataError if these, each a path with its reason, are too many."""
         if len(unreadable) > self.share * self.num_images:
             named = "\n       ".join(unreadable[:_MAX_NAMED])
+            if all(each.endswith(_MISSING) for each in unreadable):
+                named += "\n       The paths of a CSV file start at its folder"
             raise DataError(
                 f"{len(unreadable):,} of {self.num_images:,} images are unreadable, more than "
                 f"data.max_unreadable, {self.share:.3g}, allows\n       {named}\n       Mend or "
