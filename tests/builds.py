@@ -114,7 +114,7 @@ def dying(step: int, work: Callable[[], object]) -> None:
 
 
 def kill_at_each_step(folder: Path) -> int:
-    """Kill a build at each step: of an empty cache, then of one where most files are gone."""
+    """Kill a build at each step: of an empty cache, then of one whose files have changed since."""
     home, full = Path(os.environ["XDG_CACHE_HOME"]), folder.parent / "full"
     shutil.rmtree(home, ignore_errors=True)
     kills = 0
@@ -123,7 +123,7 @@ def kill_at_each_step(folder: Path) -> int:
             build(folder)
             shutil.copytree(home, before)
             for name in names_in(folder)[5:]:
-                (folder / name).unlink()
+                os.utime(folder / name, (1, 1))
         for step in range(1000):
             shutil.rmtree(home, ignore_errors=True)
             if before is not None:

@@ -75,7 +75,7 @@ class Data(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # only without a val folder
     test_fraction: Fraction = 0.15  # only where the root has no split folders at all
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64  # pixels a side
-    resize: Literal["squash", "pad", "crop"] = "squash"
+    resize: Literal["squash", "pad", "crop"] = "crop"
     store: Literal["auto", "memory", "disk"] = "auto"
 
     @property

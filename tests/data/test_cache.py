@@ -425,7 +425,7 @@ def test_each_folder_of_images_and_way_to_decode_has_a_folder_of_its_own(
     assert opened(photos, spare, replace(WAY, mean=(0, 0, 0), std=(1, 1, 1))) == first
     others = [
         opened(photos, spare, replace(WAY, image_size=5)),
-        opened(photos, spare, replace(WAY, resize="crop")),
+        opened(photos, spare, replace(WAY, resize="pad")),
         opened(photos, spare, replace(WAY, decoder=WAY.decoder + 1)),
         opened(tmp_path / "elsewhere/photos", spare),
     ]

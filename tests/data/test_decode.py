@@ -23,7 +23,7 @@ from neither.data.preprocessing import Preprocessing
 from pictures import SIZE, STORED, encode, noise, oriented, photo, smooth
 
 Resize = Literal["squash", "pad", "crop"]
-SQUASH = Preprocessing(SIZE)
+SQUASH = Preprocessing(SIZE, "squash")
 Pixels = NDArray[np.uint8]
 
 
@@ -284,6 +284,12 @@ def test_corrupt_exif_is_ignored(exif: bytes, kind: str) -> None:
     assert np.array_equal(decode(encode(smooth(), kind, exif=exif, **options), SQUASH), without)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_that_cannot_be_read_is_noted(kind: str) -> None:
+    content = encode(smooth(), kind, exif=b"Exif\0\0garbage garbage")
+    assert examine(content, SQUASH)[1].flags == Flag.ODD_EXIF
+
+
 def tags_with_a_date(kind: int) -> bytes:
     """Write EXIF tags by hand: a quarter turn, and the date as a number, which makes no sense."""
     orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
@@ -463,7 +469,7 @@ def thirds(*colors: str) -> bytes:
 
 
 def test_squash_keeps_all_of_the_picture() -> None:
-    pixels = decode(thirds("red", "lime", "blue"), Preprocessing(30))
+    pixels = decode(thirds("red", "lime", "blue"), Preprocessing(30, "squash"))
     assert pixels[15, [3, 15, 27]].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
@@ -523,11 +529,12 @@ def test_a_draft_is_within_2_levels_of_a_full_decode(seed: int) -> None:
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("resize", get_args(Resize))
+@pytest.mark.parametrize("size", [(401, 416), (416, 401)])
 def test_a_draft_is_not_shifted_where_its_last_pixel_lies_half_outside(
-    resize: Resize, orientation: int
+    size: tuple[int, int], resize: Resize, orientation: int
 ) -> None:
-    # 401 and 409 pixels, read at an eighth, make 51 and 52, of which 50.1 and 51.1 count.
-    content = oriented(photo(3, 401, 409), "JPEG", orientation, quality=95)
+    # 401 pixels, read at an eighth, make 51, of which 50.1 count; 416 make 52, which all count.
+    content = oriented(photo(3, *size), "JPEG", orientation, quality=95)
     way = Preprocessing(33, resize)
     drafts, full = examine(content, way), examine(in_full(content), way)
     assert mean_distance(drafts[0], full[0]) <= 2

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -212,6 +212,7 @@ def test_look_and_scene_are_the_same_today_and_in_a_year() -> None:
 
 
 @given(st.binary(min_size=243, max_size=243))
+@settings(deadline=None)
 def test_a_scene_is_zero_only_for_flat_images_and_fits_its_range(thumbnail: bytes) -> None:
     told = seen(np.frombuffer(thumbnail, np.uint8).reshape(9, 9, 3))
     flat = bool(told["flags"] & Flag.FLAT)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -37,6 +37,7 @@ def test_what_was_added_is_found_at_its_place_and_nothing_else() -> None:
 
 
 @given(st.sets(st.integers(1, 60)), st.lists(st.integers(1, 60)))
+@settings(deadline=None)
 def test_every_key_is_found_where_it_is(known: set[int], asked: list[int]) -> None:
     index, order = Index(), list(known)
     index.extend(keys(*((number * 7919 % 61, number) for number in order)))
@@ -58,6 +59,14 @@ def test_added_records_are_empty() -> None:
     assert index.rows.tolist() == [7, 0, 0]
     assert index.facts["width"].tolist() == [9, 0, 0]
     assert index.facts.dtype == FACTS
+
+
+def test_only_earlier_states_of_the_files_asked_for_are_not_current() -> None:
+    index = Index()
+    index.extend(keys((7, 1), (8, 1), (7, 2), (9, 1), (8, 2)))
+    assert index.list_current(keys((7, 2), (8, 3), (6, 1), (0, 0))).tolist() == [2, 3]
+    assert index.list_current(keys()).tolist() == [0, 1, 2, 3, 4]
+    assert Index().list_current(keys((7, 2))).tolist() == []
 
 
 def test_a_reason_is_kept_once() -> None:
@@ -101,6 +110,18 @@ def test_new_content_of_the_same_size_and_date_is_told_by_the_time_of_change(
         after.st_size, after.st_mtime_ns, after.st_ino,
     )  # fmt: skip
     assert identify(path) != before
+
+
+def test_a_changed_file_is_told_to_be_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = identify(path)
+    path.write_bytes(b"three")
+    after = identify(path)
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+    path.rename(tmp_path / "b")
+    assert identify(tmp_path / "b")[0] != before[0]
 
 
 @pytest.mark.parametrize("name", ["st_size", "st_ino", "st_mtime_ns", "st_ctime_ns"])

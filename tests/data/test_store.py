@@ -189,7 +189,7 @@ def test_files_that_change_names_do_not_change_pixels(photos: Path) -> None:
     check(build(photos, NAMES), photos, NAMES)
 
 
-@pytest.mark.parametrize("other", [Preprocessing(9), Preprocessing(8, "crop")])
+@pytest.mark.parametrize("other", [Preprocessing(9), Preprocessing(8, "pad")])
 def test_another_way_to_decode_has_pixels_of_its_own(
     photos: Path, decoded: list[str], other: Preprocessing
 ) -> None:

@@ -23,7 +23,7 @@ class Preprocessing:
     """
 
     image_size: int
-    resize: Literal["squash", "pad", "crop"] = "squash"
+    resize: Literal["squash", "pad", "crop"] = "crop"
     # ImageNet's, the field's standard, so that networks trained elsewhere fit too.
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
