@@ -59,7 +59,7 @@ def test_defaults_are_those_of_the_design(path: Path) -> None:
         "classes": ("dog", "human", "neither"), "reject_class": None,
         "data": {"root": "photos", "manifest": None, "ignored_folders": (), "aliases": {},
                  "groups": None, "max_unreadable": 0.01, "val_fraction": 0.15,
-                 "test_fraction": 0.15, "image_size": 64, "resize": "squash", "store": "auto"},
+                 "test_fraction": 0.15, "image_size": 64, "resize": "crop", "store": "auto"},
         "augmentation": {"crop_scale": (0.25, 1.0), "flip": True, "rotate_degrees": 7.0,
                          "color": 0.2, "grey": 0.1, "erase": 0.25},
         "model": {"name": "small_cnn", "width": 32},

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -120,24 +120,41 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def waited_for(folder: Path, why: str) -> Iterator[None]:
+def waited_for(folder: Path, why: str) -> Iterator[Callable[[], bool]]:
     """Keep a folder to this process, after all who hold it now.
 
     Args:
         folder: an existing one.
         why: what to tell the user if there is somebody to wait for.
 
+    Yields:
+        A function that says whether the folder is still the one that was locked: somebody may have
+        deleted it, and somebody else made another of the same name.
+
     Raises:
         OSError: if the folder cannot be written or knows no locks.
         Stopped: if a signal asks for an end.
     """
-    with (folder / ".lock").open("a+b") as file:
-        if not _try_lock(file):
-            say(why)
+    lock, told = folder / ".lock", False
+    while True:
+        with lock.open("a+b") as file:
             while not _try_lock(file):
+                if not told:
+                    say(why)
+                told = True
                 stopping.poll()
                 time.sleep(_WAIT_SECONDS)
-        yield
+            if _is_at(file, lock):
+                yield lambda: _is_at(file, lock)
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Say whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _try_lock(file: BinaryIO) -> bool:

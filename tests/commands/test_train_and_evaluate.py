@@ -67,7 +67,7 @@ def test_the_shown_command_scores_the_test_share_of_a_flat_folder_and_nothing_el
     done = run_shown(call, shown)
     assert done.code == 0, done.err
     assert "trained on" not in done.err
-    (folder,) = (run / "evaluations").iterdir()
+    folder = run / "evaluations" / "photos-test"
     metrics, rows = results(folder)
     test = {path for path, split in splits_of(run).items() if split == "test"}
     assert set(rows) == test
@@ -75,8 +75,10 @@ def test_the_shown_command_scores_the_test_share_of_a_flat_folder_and_nothing_el
     assert metrics["num_images"] == sum(map(sum, metrics["confusion_matrix"])) == len(test)
     assert all(row["true_label"] == path.split("/")[0] for path, row in rows.items())
 
-    done = call("evaluate", run, root, "--split", "val", "--output-dir", tmp_path / "val")
-    assert set(results(tmp_path / "val")[1]) == {
+    before = (folder / "metrics.json").read_bytes()
+    done = call("evaluate", run, root, "--split", "val")
+    assert (folder / "metrics.json").read_bytes() == before  # each split has its own results
+    assert set(results(run / "evaluations" / "photos-val")[1]) == {
         path for path, split in splits_of(run).items() if split == "val"
     }
     # Without --split all are scored, which is told with what would be honest.

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from known_images import LOOK_BITS, make_facts, make_look
-from neither.data.duplicates import MAX_DISTANCE, group_alike, group_equal
-from neither.data.facts import FACTS
+from neither.data.duplicates import MAX_DISTANCE, MAX_LEVELS, MAX_SHARE, group_alike, group_equal
+from neither.data.facts import FACTS, Flag, Traits, describe
 
 
 def facts_of(looks: NDArray[np.uint16]) -> NDArray[np.void]:
@@ -23,7 +24,9 @@ def by_brute_force(looks: NDArray[np.uint16]) -> set[tuple[int, int]]:
     words = looks.view("<u8")
     distance = np.bitwise_count(words[:, None] ^ words[None]).sum(axis=2)
     used = looks.any(axis=1)
-    near = np.triu(distance <= MAX_DISTANCE, 1) & np.outer(used, used)
+    num_set = np.bitwise_count(words[:, None] | words[None]).sum(axis=2)
+    alike = (distance <= MAX_DISTANCE) & (distance <= MAX_SHARE * num_set)
+    near = np.triu(alike, 1) & np.outer(used, used)
     one, other = np.nonzero(near)
     return set(zip(one.tolist(), other.tolist(), strict=True))
 
@@ -150,3 +153,29 @@ def test_no_images_have_no_groups() -> None:
     assert group_equal(none).shape == (0,)
     numbers, pairs = group_alike(none)
     assert (numbers.shape, pairs.shape) == ((0,), (0, 2))
+
+
+@pytest.mark.parametrize("column", ["brightness", "contrast"])
+def test_looks_of_other_light_are_no_copies(column: str) -> None:
+    for levels in range(MAX_LEVELS + 3):
+        facts = make_facts([make_look(0), make_look(0), make_look(1)])
+        facts[column] = 100
+        facts[column][1] += levels
+        numbers, pairs = group_alike(facts)
+        assert (numbers[0] == numbers[1] or len(pairs) == 1) == (levels <= MAX_LEVELS)
+
+
+def test_things_on_an_even_ground_are_no_copies_of_each_other() -> None:
+    """Discs of any size, place and colour on white: looks of few bits, and few of them differ."""
+    random = np.random.default_rng(0)
+    traits, y, x = [], *np.mgrid[:90, :90]
+    for _ in range(400):
+        (left, top), radius = random.integers(30, 60, 2), random.integers(8, 25)
+        disc = (x - left) ** 2 + (y - top) ** 2 < radius**2
+        pixels = np.where(disc[:, :, None], random.integers(0, 200, 3), 255).astype(np.uint8)
+        thumbnail = Image.fromarray(pixels).resize((9, 9), Image.Resampling.BOX).tobytes()
+        traits.append(Traits(90, 90, "PNG", Flag(0), thumbnail))
+    facts = describe(traits, [bytes([1 + n // 250, 1 + n % 250]) * 16 for n in range(400)])
+    assert len(group_alike(facts)[1]) < 80  # of 79,800 pairs
+    _, sizes = np.unique(facts["scene"], return_counts=True)
+    assert sizes.max() < 40

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from random import Random
 
 import numpy as np
@@ -191,6 +191,13 @@ def test_nothing_stays_out_that_later_choices_make_needless() -> None:
              for number, ray in enumerate(rays) for leaf in range(2)]  # fmt: skip
     case = Case([near(), *middle, *outer], [TRAIN] + [VAL] * 3 + [TRAIN] * 6)
     assert case.separate() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("sides", [*permutations([TRAIN, VAL, TEST])])
+def test_what_is_told_to_be_in_the_way_is_itself_still_there(sides: tuple[int, ...]) -> None:
+    """Of three that are alike two are left out, both for the third."""
+    out = Case([near(0), near(1), near(2)], sides).separate()
+    assert out == [place for place in range(3) if sides[place] != TEST]
 
 
 def test_copies_of_a_flat_image_are_linked_by_their_bytes_alone() -> None:

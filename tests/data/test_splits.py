@@ -241,7 +241,7 @@ def test_val_by_hash_gives_way_to_a_test_folder_too() -> None:
         ("person_[0-9]+", ["person_1", "person_2", "person_1", None]),  # the whole match
         ("^(dog|cat)/person_([0-9]+)", ["dog/1", "dog/2", "cat/1", None]),
         ("^(?P<kind>[a-z]+)/", ["dog", "dog", "cat", "dog"]),
-        ("person_(7)?", ["", "", "", None]),  # parentheses that match nothing hold nothing
+        ("person_(7)?", [None] * 4),  # parentheses that match nothing name no group
         ("^/nowhere", [None] * 4),
     ],
 )
@@ -329,7 +329,7 @@ def test_contradictions_are_told_with_the_first_image_of_the_content() -> None:
     assert contradictions(labels, np.full(6, -1)) == contradictions([], np.zeros(0, np.int64)) == []
 
 
-@pytest.mark.parametrize("kind", ["identical", "flat", "flat and identical"])
+@pytest.mark.parametrize("kind", ["identical", "black", "black and identical"])
 @pytest.mark.parametrize("folders", [False, True])
 def test_images_that_show_nothing_are_split_all_the_same_with_a_warning(
     kind: str, folders: bool, messages: Messages
@@ -345,17 +345,21 @@ def test_images_that_show_nothing_are_split_all_the_same_with_a_warning(
     placed, reasons = split(names, facts)
     assert reasons == {}
     assert {"train", "val", "test"} == set(placed.values())
-    assert "all images are the same or of one colour: their variance is zero" in messages()
+    assert "all images are the same or black: their variance is zero" in messages()
 
 
-def test_some_flat_images_among_others_are_no_reason_to_warn(messages: Messages) -> None:
-    facts = np.concatenate([make_facts([None] * 5), different(1)])
-    split(numbered(6), facts)
-    split(numbered(1), different(1))
-    assert messages() == ""
+def test_flat_images_are_kept_apart_like_all_others(messages: Messages) -> None:
+    """Plain red and plain blue can be told apart, and so can fine textures."""
+    facts = make_facts([None] * 40)
     facts["flags"] |= np.uint8(Flag.FLAT)
-    split(numbered(6), facts)
-    assert "variance is zero" in messages()
+    facts["brightness"] = 100
+    facts["sha256"][20:] = facts["sha256"][:20]
+    placed, reasons = split(numbered(40), facts)
+    sides = [*placed.values()]
+    assert sides[:20] == sides[20:]
+    assert (reasons, messages()) == ({}, "")
+    with pytest.raises(DataError, match="the same bytes as one of another class"):
+        split([*numbered(20), *(f"human/{n}.jpg" for n in range(20))], facts)
 
 
 def counted(found: Found, sides: Sequence[int], reasons: dict[int, str] | None = None) -> None:

@@ -93,7 +93,7 @@ def _find(arguments: argparse.Namespace, classifier: "Classifier") -> "Found":
         if not given:
             say("the run was trained on this; --split test scores only what it kept for that")
     if is_manifest(images):
-        return find_scored_rows(images, split, classifier.aliases)
+        return find_scored_rows(images, split, classifier.aliases, classifier.classes)
     return find_scored_images(images, classifier.classes, split, classifier.aliases)
 
 

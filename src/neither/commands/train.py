@@ -2,12 +2,13 @@
 
 import argparse
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import load_config
-from neither.errors import UsageError
+from neither.errors import UsageError, UserError
 from neither.terminal import say, show, warn
 
 _SHOWN = ("macro_recall", "accuracy", "loss")
@@ -62,8 +63,10 @@ def _train(arguments: argparse.Namespace) -> int:
         if best.epoch == 0 < config.train.epochs:
             warn("no epoch was better than random weights: train longer, or bring more images")
         again = ["python", "scripts/evaluate.py", str(folder), str(source)]
-        if "test" not in given_splits(source):
-            again += ["--split", "test" if read_hashes(folder / "splits.csv", "test") else "val"]
+        with suppress(UserError):  # the images may be gone by now, which harms nothing
+            if "test" not in given_splits(source):
+                kept = read_hashes(folder / "splits.csv", "test")
+                again += ["--split", "test" if kept else "val"]
         show(f"run:        {folder}")
         show(f"checkpoint: {run.best}")
         show(f"evaluate:   {shlex.join(again)}")

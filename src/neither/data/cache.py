@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -36,8 +36,18 @@ _SLACK_ROWS = 1024  # rows of files that are gone which are not worth a copy of 
 class Cache:
     """One folder of the cache, held by this process alone."""
 
-    def __init__(self, folder: Path, image_size: int) -> None:
+    def __init__(
+        self, folder: Path, image_size: int, is_held: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Read the index.
+
+        Args:
+            folder: an existing one.
+            image_size: pixels a side of the squares.
+            is_held: says whether the folder is still the one that was locked.
+        """
         self.folder = folder
+        self._is_held = is_held
         self._shape = (image_size, image_size, 3)
         self._row_bytes = image_size * image_size * 3
         self.index = self._read()
@@ -52,6 +62,7 @@ class Cache:
     def append(self, pixels: Sequence[NDArray[np.uint8]]) -> int:
         """Write rows behind the others and return the number of the first."""
         first = self.index.num_rows
+        self._require_held()
         try:
             with self._pixels_file().open("r+b" if first else "wb") as file:
                 file.seek(first * self._row_bytes)
@@ -63,6 +74,7 @@ class Cache:
 
     def save(self) -> None:
         """Bring pixels and index to disk, in this order."""
+        self._require_held()
         try:
             if self.index.num_rows:
                 with self._pixels_file().open("r+b") as file:
@@ -133,6 +145,14 @@ class Cache:
             raise ValueError("this index is damaged, or not of these pixels")
         return index
 
+    def _require_held(self) -> None:
+        """Never mix rows with those of another run, which found the folder deleted and made it."""
+        if not self._is_held():
+            raise OutputError(
+                f"{self.folder}: the cache was deleted while images were decoded into it; start "
+                "the same command again"
+            )
+
     def _unwritable(self, error: OSError) -> OutputError:
         return OutputError(
             f"{self.folder}: decoded images cannot be kept here: {error.strerror}; free some "
@@ -162,7 +182,7 @@ def open_cache(source: Path, preprocessing: Preprocessing, spare: Path) -> Itera
         if home is not None:
             folder = home / _name(source, preprocessing)
             try:
-                _enter(stack, folder)
+                is_held = _enter(stack, folder)
                 _sweep(home)
             except OSError as error:
                 say(f"{folder}: cannot be written ({error.strerror}), so this run keeps decoded "
@@ -170,8 +190,8 @@ def open_cache(source: Path, preprocessing: Preprocessing, spare: Path) -> Itera
                 folder = spare
         if folder == spare:
             files.make_folder(spare)
-            _enter(stack, spare)
-        yield Cache(folder, preprocessing.image_size)
+            is_held = _enter(stack, spare)
+        yield Cache(folder, preprocessing.image_size, is_held)
 
 
 def _home(source: Path) -> Path | None:
@@ -191,12 +211,13 @@ def _name(source: Path, preprocessing: Preprocessing) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]', '_', source.name)[:40]}-{digest[:16]}"
 
 
-def _enter(stack: ExitStack, folder: Path) -> None:
+def _enter(stack: ExitStack, folder: Path) -> Callable[[], bool]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".lock").touch()  # used today, as `_sweep` will see
     why = "another run is decoding these images; waiting for it"
-    stack.enter_context(files.waited_for(folder, why))
+    is_held = stack.enter_context(files.waited_for(folder, why))
     files.sweep_temporaries(folder)
+    return is_held
 
 
 def _sweep(home: Path) -> None:

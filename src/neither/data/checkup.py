@@ -14,7 +14,7 @@ from neither.data.duplicates import group_alike, group_equal
 from neither.data.facts import KNOWN_FORMATS, Flag
 from neither.data.found import Found
 from neither.data.inspection import Inspection, inspect_images
-from neither.data.layout import find_training_images, near_miss
+from neither.data.layout import find_training_images
 from neither.data.manifest import find_training_rows, is_manifest, read_manifest
 from neither.data.scored import find_all_images
 from neither.data.separation import SPLITS
@@ -22,6 +22,7 @@ from neither.data.shortcuts import find_shortcuts, guess_classes
 from neither.data.splits import assign, check_counts
 from neither.data.store import Limit
 from neither.errors import DataError
+from neither.terminal import printable
 
 SCHEMA_VERSION = 1
 _DARK = 25  # mean luma below which little can be seen
@@ -67,7 +68,7 @@ def check_images(source: Path) -> dict[str, Any]:
         "num_hidden": found.listing.num_hidden,
         "odd": found.listing.odd,
         "refused": found.refused,
-        "exact_duplicates": _groups(found, group_equal(facts)),
+        "exact_duplicates": _groups(found, np.where(good, group_equal(facts), -1)),
         "near_duplicates": _groups(found, _clusters(facts), differing=group_equal(facts)),
         "dark": _paths(found, good & (facts["brightness"] < _DARK)),
         "blurred": _paths(found, good & (seen.sharpness < _BLURRED) & (seen.spread >= _ONE_COLOUR)),
@@ -88,8 +89,10 @@ def check_images(source: Path) -> dict[str, Any]:
 def _errors(found: Found, seen: Inspection, classes: Sequence[str]) -> list[str]:
     """Go through what training would do first, with default settings, and note what stops it."""
     errors = list(found.refused)
-    unreadable = [f"{found.paths[place]}: {why}" for place, why in seen.store.reasons.items()]
-    settings = Data(root=str(found.source))
+    unreadable = [
+        f"{printable(found.paths[place])}: {why}" for place, why in seen.store.reasons.items()
+    ]
+    settings = Data(root=".")  # for the defaults; a folder may have a name that no config can
     try:
         Limit(settings.max_unreadable, len(found.paths)).check(unreadable)
     except DataError as error:
@@ -116,9 +119,11 @@ def _errors(found: Found, seen: Inspection, classes: Sequence[str]) -> list[str]
 def _warnings(found: Found, report: dict[str, Any]) -> list[str]:
     warnings = list(found.notes)
     classes = report["classes"]
-    for number, name in enumerate(classes):
-        if close := near_miss(name, classes[:number]):
-            warnings.append(f"classes {close} and {name}: is one of them a slip of the other?")
+    plain: dict[str, str] = {}
+    for name in classes:
+        other = plain.setdefault(name.strip().casefold().removesuffix("s"), name)
+        if other != name:
+            warnings.append(f"classes {other} and {name}: is one of them a slip of the other?")
     for key, what in (("exact_duplicates", "with the same bytes"), ("near_duplicates", "alike")):
         groups = report[key]
         if groups:

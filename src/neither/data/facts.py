@@ -4,8 +4,9 @@ The look is a difference hash (Krawetz, "Kind of like that", 2013) of 128 bits: 
 9x9 thumbnail clearly brighter than its neighbour to the left, and than the one above? It hardly
 changes when an image is encoded anew or resized, and lets copies be found among a hundred thousand.
 
-The scene is coarser: a 3x3 thumbnail in units of its own contrast, rounded to whole numbers. Near
-duplicates mostly share it, which is what splits made by hash rest on; see `splits.py`.
+The scene is coarser: a 3x3 thumbnail in units of its own contrast, rounded to whole numbers, with
+brightness and contrast in steps of 8 grey levels. Near duplicates mostly share it, which is what
+splits made by hash rest on; see `splits.py`.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ _MIN_CONTRAST = 2.0  # grey levels: the look of anything flatter is noise
 _MAX_CHROMA = 6  # grey levels between the channels of a grey picture, for JPEG's rounding
 _LUMA = np.array([299, 587, 114])  # ITU-R BT.601, in whole numbers, so that no bit can differ
 _LEVEL = 1000  # a grey level, in these
+_SHADE = 8 * _LEVEL  # steps of brightness and contrast that tell scenes apart
 # What is clearly brighter: by 2 levels, less in a dull image. Else even areas, such as skies, hold
 # the noise of encoding: of 150 demo images at JPEG quality 40, 23 % were not recognised.
 _MAX_STEP = 2 * _LEVEL
@@ -116,5 +118,7 @@ def _scenes(
     cells = luma.reshape(-1, 3, 3, 3, 3).mean(axis=(2, 4)).reshape(-1, 9)
     steps = np.rint((cells - brightness[:, None]) / np.maximum(contrast, 1)[:, None])
     digits = steps.astype(np.int64) + 3  # steps of -3 .. 3
-    numbers: NDArray[np.int64] = (digits * 7 ** np.arange(9)).sum(axis=1) + 1
-    return numbers
+    numbers: NDArray[np.int64] = (digits * 7 ** np.arange(9)).sum(axis=1)
+    # Where all images show one thing on an even ground, the cells alone would hardly differ.
+    light = np.floor(brightness / _SHADE) * 16 + np.floor(contrast / _SHADE)  # below 512
+    return (numbers * 512 + light.astype(np.int64)) % (2**32 - 1) + 1

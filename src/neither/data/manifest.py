@@ -75,7 +75,10 @@ def find_training_rows(
 
 
 def find_scored_rows(
-    path: Path, split: str | None, aliases: Mapping[str, str] = MappingProxyType({})
+    path: Path,
+    split: str | None,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+    classes: Sequence[str] = (),
 ) -> Found:
     """Find the images that a manifest lists for evaluation.
 
@@ -83,6 +86,7 @@ def find_scored_rows(
         path: of the CSV file.
         split: train, val or test; None means test where the manifest has splits.
         aliases: other labels, each with the class that is meant.
+        classes: of the checkpoint, to note labels that are nearly one of them.
 
     Raises:
         UsageError: if there is no such file or split.
@@ -98,6 +102,13 @@ def find_scored_rows(
     if not found.paths and rows:
         hint = f"name another: --split {', '.join(known)}" if known else "it has no splits"
         raise UsageError(f"{path}: no image is in the split {wanted}; {hint}")
+    absent = [name for name in classes if name not in found.labels]
+    for label in sorted({*found.labels} - {*classes}):
+        if close := near_miss(label, absent):
+            found.notes.append(
+                f"{path}: label {printable(label)} is not read as {close}: the name must be the "
+                "same, or one of the run's data.aliases"
+            )
     return found
 
 

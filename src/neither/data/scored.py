@@ -50,8 +50,8 @@ def find_scored_images(
     splits = split_folders(path)
     if not splits and split is not None:
         raise UsageError(
-            f"{path}: --split {split}: this folder has no split folders, and is not the one that "
-            "the run was trained on"
+            f"{path}: --split {split}: this folder has no split folders, and is not known to be "
+            "what a run was trained on"
         )
     if splits:
         wanted = split or "test"

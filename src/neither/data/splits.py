@@ -25,6 +25,8 @@ from neither.randomness import fraction
 from neither.terminal import printable, say, warn
 
 _MAX_NAMED = 10
+_MANY = 0.05  # share of the images that are left out, above which the look may be at fault
+_BLACK = 2  # mean luma of an image in which nothing can be seen
 _FEW = 10  # val images of a class, below which its recall moves in steps of 10 % and more
 
 
@@ -48,8 +50,7 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
         DataError: if the same bytes bear two labels.
     """
     if nothing := _shows_nothing(store):
-        warn("all images are the same or of one colour: their variance is zero, and nothing can be "
-             "learned from them")  # fmt: skip
+        warn("all images are the same or black: their variance is zero, and nothing can be learned")
     else:
         _refuse_contradictions(found, store)
     groups = [None] * len(found.paths) if settings.groups is None else [
@@ -77,6 +78,12 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
     if nothing:
         return Assignment(sides, reasons)
     left_out, partner = separate(store.facts, sides, given, groups)
+    if left_out.sum() > _MANY * len(sides):
+        warn(
+            f"{left_out.sum():,} of {len(sides):,} images look like others in another split and "
+            "are left out; if they are no copies, say which split each is in by folders, or by "
+            "a CSV file with a column split"
+        )
     for place in np.flatnonzero(left_out).tolist():
         reasons[place] = _reason(found, store, groups, sides, place, int(partner[place]))
     sides[left_out] = 0
@@ -108,7 +115,8 @@ def _named_group(pattern: str, path: str) -> str | None:
     match = re.search(pattern, path)
     if match is None:
         return None
-    return "group " + "/".join(part or "" for part in match.groups() or (match.group(),))
+    parts = [part or "" for part in match.groups() or (match.group(),)]
+    return "group " + "/".join(parts) if any(parts) else None
 
 
 def _own_group(facts: np.void) -> str:
@@ -119,8 +127,10 @@ def _own_group(facts: np.void) -> str:
 def _shows_nothing(store: Store) -> bool:
     """Tell images that need not be kept apart, as there is nothing to tell them apart by."""
     facts = store.facts[store.rows >= 0]
-    flat = bool(len(facts)) and bool((facts["flags"] & Flag.FLAT).all())
-    return flat or (len(facts) > 1 and int(group_equal(facts).max()) == 0)
+    if len(facts) <= 1:
+        return False
+    black = bool((facts["flags"] & Flag.FLAT).all()) and int(facts["brightness"].max()) <= _BLACK
+    return black or int(group_equal(facts).max()) == 0
 
 
 def _refuse_contradictions(found: Found, store: Store) -> None:
