@@ -281,3 +281,8 @@ def test_a_path_without_checkpoint_is_a_usage_error(name: str, tmp_path: Path) -
     with pytest.raises(UsageError, match=name) as refused:
         load_checkpoint(tmp_path / name)
     assert refused.value.exit_code == 2
+
+
+def test_a_checkpoint_of_another_decoder_is_refused(saved: Path) -> None:
+    change(saved, preprocessing=vars(load_checkpoint(saved).preprocessing) | {"decoder": 1})
+    assert_refused(saved, "trained on images of decoder 1")

@@ -118,7 +118,7 @@ def _fewest(
 
     def rank(unit: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return what is the smaller the sooner a unit should go; it can only grow."""
-        weight = sum(int(counts[rival]) for rival in rivals[unit] - out) - int(counts[unit])
+        weight = sum(int(counts[rival]) for rival in rivals[unit] - out)
         return -weight, -company[unit], unit[1], unit[0]
 
     out: set[tuple[int, int]] = set()

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from neither import files
 from neither.config import Model
-from neither.data.preprocessing import Preprocessing
+from neither.data.preprocessing import DECODER_VERSION, Preprocessing
 from neither.errors import CheckpointError, UsageError
 from neither.model.network import build_network
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew no aliases and no version of the decoder
 _END_RECORD_BYTES = 22  # of a zip file, which torch's format is
 
 
@@ -115,9 +115,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         content["model"] = Model.model_validate(content["model"])
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        _require_same_decoder(path, content["preprocessing"])
         return Checkpoint(**content)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: parts of this checkpoint are missing or wrong") from error
+
+
+def _require_same_decoder(path: Path, preprocessing: Preprocessing) -> None:
+    if preprocessing.decoder != DECODER_VERSION:
+        raise CheckpointError(
+            f"{path}: trained on images of decoder {preprocessing.decoder}, but this version of "
+            f"neither has {DECODER_VERSION}, which gives other pixels; install the one that made it"
+        )
 
 
 def find_checkpoint(path: Path) -> Path:
