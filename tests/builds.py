@@ -2,7 +2,7 @@
 
 Usage: builds.py build FOLDER LOG    decode in this process, note each file in LOG, wait when told
        builds.py kill FOLDER         be killed at each of its steps, and at random moments
-       builds.py pool FOLDER         decode in processes until killed
+       builds.py pool FOLDER         decode in processes, telling of each few images
 """
 
 import os
@@ -170,8 +170,14 @@ def main() -> None:
     what, folder = sys.argv[1], Path(sys.argv[2])
     if what == "pool":
         processes.num_cores = lambda: 2
-        store._SAVE_EVERY_SECONDS = -1.0
-        print("starting", flush=True)
+        store._AT_ONCE, store._SAVE_EVERY_SECONDS = 16, -1.0
+        write = store._write
+
+        def tell(*arguments: Any) -> None:  # noqa: ANN401
+            write(*arguments)
+            print("written", flush=True)
+
+        store._write = tell  # type: ignore[assignment]
         build(folder)
         return
     processes.num_cores = lambda: 1

@@ -186,11 +186,11 @@ def test_different_pictures_look_different() -> None:
 
 
 def test_dull_pictures_look_different_too() -> None:
-    dull = [image.point([180 + number // 20 for number in range(256)] * 3) for image in pictures()]
+    dull = [image.point([180 + number // 18 for number in range(256)] * 3) for image in pictures()]
     facts = facts_of([as_png(image) for image in dull])
     facts = facts[facts["flags"] & Flag.FLAT == 0]
-    assert len(facts) >= 10
-    assert least_distance(facts) > MAX_DISTANCE
+    assert len(facts) >= 20
+    assert least_distance(facts) > 2 * MAX_DISTANCE
 
 
 def test_nearly_every_copy_keeps_its_scene() -> None:
@@ -205,7 +205,7 @@ def pattern() -> NDArray[np.uint8]:
 
 
 def test_look_and_scene_are_the_same_today_and_in_a_year() -> None:
-    # What is in the cache, and which image is in which split, hang on them.
+    # Which image is in which split hangs on them, and they are cached: raise DECODER_VERSION too.
     told = seen(pattern())
     assert told["look"].tobytes().hex() == GOLDEN_LOOK
     assert told["scene"] == GOLDEN_SCENE

@@ -36,6 +36,13 @@ def test_what_was_added_is_found_at_its_place_and_nothing_else() -> None:
     assert index.find(asked).tolist() == [3, -1, 2, -1, 1, 0, -1, -1]
 
 
+def test_an_earlier_state_of_a_file_is_not_taken_for_it() -> None:
+    index = Index()
+    index.extend(keys(*((7, state) for state in range(1, 20, 2))))
+    assert index.find(keys(*((7, state) for state in range(0, 20, 2)))).tolist() == [-1] * 10
+    assert index.find(keys(*((number, 5) for number in range(8, 20)))).tolist() == [-1] * 12
+
+
 @given(st.sets(st.integers(1, 60)), st.lists(st.integers(1, 60)))
 @settings(deadline=None)
 def test_every_key_is_found_where_it_is(known: set[int], asked: list[int]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = "HEIF"  # as Pillow names it with the extra [heic]
-DECODER_VERSION = 2  # to be raised whenever a change to `decode.py` alters pixels
+DECODER_VERSION = 2  # to be raised whenever pixels or facts come out otherwise: both are cached
 
 
 @dataclass(frozen=True)
