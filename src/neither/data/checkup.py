@@ -45,6 +45,7 @@ def check_images(source: Path) -> dict[str, Any]:
     found = read_manifest(source) if is_manifest(source) else find_all_images(source)
     seen = inspect_images(found)
     facts, good = seen.store.facts, seen.store.rows >= 0
+    contents = np.where(good, group_equal(facts), -1)
     classes = sorted({label for label in found.labels if label})
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -68,8 +69,8 @@ def check_images(source: Path) -> dict[str, Any]:
         "num_hidden": found.listing.num_hidden,
         "odd": found.listing.odd,
         "refused": found.refused,
-        "exact_duplicates": _groups(found, np.where(good, group_equal(facts), -1)),
-        "near_duplicates": _groups(found, _clusters(facts), differing=group_equal(facts)),
+        "exact_duplicates": _groups(found, contents),
+        "near_duplicates": _groups(found, _clusters(facts), differing=contents),
         "dark": _paths(found, good & (facts["brightness"] < _DARK)),
         "blurred": _paths(found, good & (seen.sharpness < _BLURRED) & (seen.spread >= _ONE_COLOUR)),
         "one_coloured": _paths(found, good & (seen.spread < _ONE_COLOUR)),

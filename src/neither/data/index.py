@@ -19,7 +19,7 @@ class Index:
     Attributes:
         keys: (M, 2) uint64, one number for the file's path and one for its size, times and inode;
             zero if it has none.
-        facts: (M,) records of `FACTS`; all zero of a file that gave no image.
+        facts: (M,) records of `FACTS`; of a file that gave no image only its hash, if any.
         rows: (M,) int64, where the pixels lie, or -1 - r for the reason numbered r.
         reasons: why files gave no image, each text once.
         num_rows: of the pixels.
