@@ -1,13 +1,12 @@
 """The demo folder: laid out, drawn on all cores, complete as soon as it exists."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from neither.data.demo.picture import CLASSES, UNSEEN, draw_picture
 from neither.data.processes import map_in_processes
+from neither.data.sources.finished import finishing
 from neither.errors import OutputError
 
 VERSION = 1  # to be raised whenever a change alters pictures
@@ -50,19 +49,8 @@ def draw_demo(
             f"{output_dir}: exists already and holds something else than this demo (seed {seed}, "
             f"{num_train} train images a class). Name another folder or remove this one."
         )
-    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
-    try:
+    with finishing(output_dir, "demo.json", record) as partial:
         _fill_folder(partial, counts, seed, report)
-        (partial / "demo.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.rename(output_dir)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        raise OutputError(
-            f"{error.filename or output_dir}: cannot be written ({error.strerror}). Make room or "
-            "name another folder."
-        ) from error
 
 
 def _fill_folder(
