@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neither.data import cache, processes, store
-from neither.data.cache import Cache
 from neither.data.decode import Decoded, decode_file
 from neither.data.preprocessing import Preprocessing
+from neither.data.rows import Rows
 from neither.data.store import Store, build_store
 from neither.terminal import open_terminal
 
@@ -98,18 +98,18 @@ def dying(step: int, work: Callable[[], object]) -> None:
         count()
         return result
 
-    append = Cache.append
+    write = Rows.write
 
-    def append_in_two(self: Cache, pixels: Sequence[NDArray[np.uint8]]) -> int:
-        first = append(self, pixels[: len(pixels) // 2])
+    def write_in_two(self: Rows, pixels: Sequence[NDArray[np.uint8]]) -> None:
         count()
-        append(self, pixels[len(pixels) // 2 :])
+        write(self, pixels[: len(pixels) // 2])
         count()
-        return first
+        write(self, pixels)
+        count()
 
     for name in ("fsync", "replace", "unlink", "rename"):
         setattr(os, name, partial(counted, getattr(os, name)))
-    Cache.append = append_in_two  # type: ignore[method-assign]
+    Rows.write = write_in_two  # type: ignore[method-assign]
     work()
 
 
@@ -171,13 +171,13 @@ def main() -> None:
     if what == "pool":
         processes.num_cores = lambda: 2
         store._AT_ONCE, store._SAVE_EVERY_SECONDS = 16, -1.0
-        write = store._write
+        enter = store._enter
 
         def tell(*arguments: Any) -> None:  # noqa: ANN401
-            write(*arguments)
+            enter(*arguments)
             print("written", flush=True)
 
-        store._write = tell  # type: ignore[assignment]
+        store._enter = tell  # type: ignore[assignment]
         build(folder)
         return
     processes.num_cores = lambda: 1

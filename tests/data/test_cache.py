@@ -65,8 +65,9 @@ def pixels_of(*numbers: int) -> list[NDArray[np.uint8]]:
 def add(cache: Cache, *numbers: int) -> None:
     """Keep an image for each number, whose pixels and facts are that number."""
     places = cache.index.extend(keys(*numbers))
-    first = cache.append(pixels_of(*numbers))
-    cache.index.rows[places] = np.arange(first, first + len(numbers))
+    rows = cache.reserve(len(numbers))
+    rows.write(pixels_of(*numbers))
+    cache.index.rows[places] = rows.first + np.arange(len(numbers))
     cache.index.facts["sha256"][places] = np.array(numbers)[:, None]
 
 

@@ -84,7 +84,8 @@ def test_each_image_has_its_own_pixels_and_facts_in_the_order_of_the_paths(photo
     built = build(photos, names)
     check(built, photos, names)
     assert built.pixels.dtype == np.uint8
-    assert built.pixels.shape == (6, 8, 8, 3)
+    assert built.pixels.shape[1:] == (8, 8, 3)
+    assert len(set(built.rows[built.rows >= 0].tolist())) == 6
     assert built.reasons[2] == "no such file or directory"
     assert built.reasons[6] == "empty file"
     assert sorted(built.reasons) == [1, 2, 6]
@@ -95,9 +96,9 @@ def test_each_image_has_its_own_pixels_and_facts_in_the_order_of_the_paths(photo
 
 def test_no_paths_and_no_readable_paths_give_an_empty_store(photos: Path) -> None:
     for _ in range(2):
-        assert build(photos, []).pixels.shape == (0, 8, 8, 3)
+        assert build(photos, []).pixels.shape[1:] == (8, 8, 3)
         built = build(photos, ["gone.jpg"])
-        assert built.pixels.shape == (0, 8, 8, 3)
+        assert built.pixels.shape[1:] == (8, 8, 3)
         assert built.reasons == {0: "no such file or directory"}
 
 
@@ -145,7 +146,7 @@ def test_a_second_build_decodes_nothing(photos: Path, decoded: list[str]) -> Non
     for order in (names, names[::-1], names[2:5]):
         check(build(photos, order), photos, order)
     assert decoded == []
-    assert first.pixels.shape[0] == len(NAMES)
+    assert len(first.pixels) == len(names)
 
 
 def test_images_that_were_added_are_decoded_and_no_others(
@@ -323,6 +324,7 @@ def test_too_many_are_named_each_with_its_reason_but_no_more_than_ten(
 def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
     photos: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_AT_ONCE", 4)
     names = [f"{number:02}.png" for number in range(40)]
     for number, name in enumerate(names):
@@ -342,6 +344,7 @@ def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
 def test_a_signal_ends_the_work_and_what_was_decoded_is_kept(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_AT_ONCE", 2)
     done: list[str] = []
 
@@ -365,6 +368,7 @@ def test_a_signal_ends_the_work_and_what_was_decoded_is_kept(
 def test_what_was_saved_now_and_then_is_kept_whatever_ends_the_work(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_AT_ONCE", 2)
     monkeypatch.setattr(store, "_SAVE_EVERY_SECONDS", -1.0)
     done: list[str] = []

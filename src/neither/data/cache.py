@@ -4,9 +4,9 @@ The cache lies in `~/.cache/neither` (or below `XDG_CACHE_HOME`), one folder for
 images and way to decode it, and may be deleted at any time. Entries that nobody has used for a
 month delete themselves.
 
-Pixels are only ever appended, and the index, which says which row is whose, is replaced as a whole
-after they are on disk. So a reader that maps the pixels never sees them change, and a writer that
-is killed loses its last seconds at most.
+A row of pixels is only ever written once, and the index, which says which row is whose, is replaced
+as a whole after they are on disk. So a reader that maps the pixels never sees them change, and a
+writer that is killed loses its last seconds at most.
 """
 
 import json
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from neither import files
 from neither.data.index import Index
 from neither.data.preprocessing import Preprocessing
+from neither.data.rows import Rows, allot, deleted, unwritable
 from neither.errors import OutputError
 from neither.terminal import say
 
@@ -59,18 +60,12 @@ class Cache:
             return np.zeros(shape, np.uint8)
         return np.memmap(self._pixels_file(), np.uint8, "c", shape=shape)
 
-    def append(self, pixels: Sequence[NDArray[np.uint8]]) -> int:
-        """Write rows behind the others and return the number of the first."""
-        first = self.index.num_rows
+    def reserve(self, num: int) -> Rows:
+        """Allot rows behind all others, to be written by any process."""
         self._require_held()
-        try:
-            with self._pixels_file().open("r+b" if first else "wb") as file:
-                file.seek(first * self._row_bytes)
-                file.writelines(each.tobytes() for each in pixels)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.index.num_rows += len(pixels)
-        return first
+        rows = allot(self._pixels_file(), self._row_bytes, self.index.num_rows, num)
+        self.index.num_rows = rows.first + num
+        return rows
 
     def save(self) -> None:
         """Bring pixels and index to disk, in this order."""
@@ -81,7 +76,7 @@ class Cache:
                     os.fsync(file.fileno())
             self._write_index()
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.folder, error) from error
 
     def _write_index(self) -> None:
         # What could not even be read may be readable tomorrow under the same key.
@@ -110,8 +105,9 @@ class Cache:
         self.index = kept
         for start in range(0, len(live), _SLACK_ROWS):
             some = live[start : start + _SLACK_ROWS]
-            first = self.append(list(pixels[kept.rows[some]]))
-            kept.rows[some] = np.arange(first, first + len(some))
+            rows = self.reserve(len(some))
+            rows.write(list(pixels[kept.rows[some]]))
+            kept.rows[some] = rows.first + np.arange(len(some))
         self.save()
         old_file.unlink(missing_ok=True)
 
@@ -148,16 +144,7 @@ class Cache:
     def _require_held(self) -> None:
         """Never mix rows with those of another run, which found the folder deleted and made it."""
         if not self._is_held():
-            raise OutputError(
-                f"{self.folder}: the cache was deleted while images were decoded into it; start "
-                "the same command again"
-            )
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.folder}: decoded images cannot be kept here: {error.strerror}; free some "
-            "space, or name a folder on another disk with the variable XDG_CACHE_HOME"
-        )
+            raise deleted(self.folder)
 
     def _pixels_file(self) -> Path:
         return self.folder / f"pixels-{self.index.generation}.u8"

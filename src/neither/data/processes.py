@@ -17,7 +17,7 @@ from neither.errors import OutputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK = 32  # items a message: large enough to hide its cost, small enough to share work evenly
+_AT_ONCE = 32  # items a message: large enough to hide its cost, small enough to share work evenly
 _AHEAD = 4  # chunks under way for each process: bounds memory whatever the number of items
 
 
@@ -28,22 +28,25 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int = _AT_ONCE
+) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, computed on all cores.
 
     Args:
         function: a module-level function, so that another process can import it.
         items: taken as they are needed; a short list is worked on right here, as processes take
             longer to start.
+        at_once: items a message to a process.
 
     Raises:
         OutputError: if a process is killed (by lack of memory, mostly).
         Stopped: if a signal asks for an end.
     """
     coming = iter(items)
-    first = list(islice(coming, 2 * _CHUNK + 1))
+    first = list(islice(coming, 2 * at_once + 1))
     cores = num_cores()
-    if cores == 1 or len(first) <= 2 * _CHUNK:
+    if cores == 1 or len(first) <= 2 * at_once:
         for item in chain(first, coming):
             stopping.poll()
             yield function(item)
@@ -53,7 +56,7 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item]) 
     pool = ProcessPoolExecutor(cores, mp_context=_context(), initializer=_serve_parent)
     try:
         while True:
-            while len(waiting) < _AHEAD * cores and (chunk := list(islice(coming, _CHUNK))):
+            while len(waiting) < _AHEAD * cores and (chunk := list(islice(coming, at_once))):
                 waiting.append(pool.submit(_apply, function, chunk))
             if not waiting:
                 return

@@ -3,27 +3,28 @@
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neither import stopping
 from neither.data.cache import Cache, open_cache
-from neither.data.decode import Decoded, decode_file
-from neither.data.facts import describe
-from neither.data.index import identify_files
+from neither.data.decode import decode_file
+from neither.data.facts import FACTS, describe
+from neither.data.index import Index, identify_files
 from neither.data.preprocessing import Preprocessing
 from neither.data.processes import map_in_processes
+from neither.data.rows import Rows
 from neither.errors import DataError
 from neither.terminal import printable, progress
 
 _SAVE_EVERY_SECONDS = 10.0
-_AT_ONCE = 256  # images written together
+_AT_ONCE = 32  # images a message to a process
 _MAX_NAMED = 10
 _MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name what is not there
 
@@ -76,12 +77,9 @@ def build_store(
         places[new] = cache.index.extend(keys[new])
         limit = Limit(max_unreadable, len(paths))
         if len(new):
-            coming = map_in_processes(
-                partial(decode_file, preprocessing=preprocessing),
-                (root / paths[place] for place in new.tolist()),
-            )
+            missing = [paths[place] for place in new.tolist()]
             try:
-                _fill(cache, places[new], coming, [paths[place] for place in new.tolist()], limit)
+                _fill(cache, places[new], root, missing, preprocessing, limit)
             except (stopping.Stopped, DataError):
                 cache.save()
                 raise
@@ -122,44 +120,73 @@ class Limit:
             )
 
 
+class _Part(NamedTuple):
+    """What became of a few images.
+
+    Attributes:
+        rows: (n,) int64, where the pixels of each were written; negative if it is unreadable.
+        facts: (n,) records of `FACTS`.
+        reasons: why an image is unreadable, by its place among these.
+    """
+
+    rows: NDArray[np.int64]
+    facts: NDArray[np.void]
+    reasons: dict[int, str]
+
+
 def _fill(
     cache: Cache,
     places: NDArray[np.int64],
-    coming: Iterator[Decoded],
+    root: Path,
     paths: Sequence[str],
+    preprocessing: Preprocessing,
     limit: Limit,
 ) -> None:
-    """Write images as they come to their places in the index; stop as soon as too many are bad."""
+    """Decode images and enter them at their places in the index; stop when too many are bad."""
+    work = partial(_decode_part, root=root, preprocessing=preprocessing)
+    cut = (paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE))
+    parts = map_in_processes(work, ((part, cache.reserve(len(part))) for part in cut), 1)
     unreadable: list[str] = []
-    saved = time.monotonic()
+    saved, done = time.monotonic(), 0
     with progress("decoding", len(paths)) as bar:
-        for start in range(0, len(paths), _AT_ONCE):
-            batch = list(islice(coming, _AT_ONCE))
-            _write(cache, places[start : start + len(batch)], batch)
-            unreadable += [
-                f"{printable(path)}: {each.reason}"
-                for path, each in zip(paths[start : start + len(batch)], batch, strict=True)
-                if each.reason
-            ]
+        for part in parts:
+            _enter(cache.index, places[done : done + len(part.rows)], part)
+            for place, reason in part.reasons.items():
+                unreadable.append(f"{printable(paths[done + place])}: {reason}")
             limit.check(unreadable)
-            bar.reach(start + len(batch), len(paths))
+            done += len(part.rows)
+            bar.reach(done, len(paths))
             if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
                 cache.save()
                 saved = time.monotonic()
 
 
-def _write(cache: Cache, places: NDArray[np.int64], batch: Sequence[Decoded]) -> None:
-    index = cache.index
-    pixels = [each.pixels for each in batch if each.pixels is not None]
-    good = places[[each.pixels is not None for each in batch]]
-    first = cache.append(pixels)
-    index.rows[good] = np.arange(first, first + len(good))
-    index.facts[good] = describe(
-        [each.traits for each in batch if each.traits is not None],
-        [each.sha256 for each in batch if each.traits is not None],
+def _decode_part(
+    part: tuple[Sequence[str], Rows], root: Path, preprocessing: Preprocessing
+) -> _Part:
+    """Decode a few images and write their pixels, in whatever process."""
+    paths, rows = part
+    decoded = []
+    for path in paths:
+        stopping.poll()
+        decoded.append(decode_file(root / path, preprocessing))
+    good = [place for place, each in enumerate(decoded) if each.pixels is not None]
+    rows.write([each.pixels for each in decoded if each.pixels is not None])
+    lie = np.full(len(paths), -1)
+    lie[good] = rows.first + np.arange(len(good))
+    facts = np.zeros(len(paths), FACTS)
+    facts[good] = describe(
+        [each.traits for each in decoded if each.traits is not None],
+        [each.sha256 for each in decoded if each.traits is not None],
     )
-    for place, each in zip(places.tolist(), batch, strict=True):
-        if each.reason:
-            index.rows[place] = index.number(each.reason)
-            if each.sha256:
-                index.facts["sha256"][place] = np.frombuffer(each.sha256, np.uint8)
+    for place, each in enumerate(decoded):
+        if each.reason and each.sha256:
+            facts["sha256"][place] = np.frombuffer(each.sha256, np.uint8)
+    return _Part(lie, facts, {n: each.reason for n, each in enumerate(decoded) if each.reason})
+
+
+def _enter(index: Index, places: NDArray[np.int64], part: _Part) -> None:
+    index.facts[places] = part.facts
+    index.rows[places] = part.rows
+    for place, reason in part.reasons.items():
+        index.rows[places[place]] = index.number(reason)
