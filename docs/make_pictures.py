@@ -27,7 +27,7 @@ RUN = DOCS.parent / "runs" / "demo"
 SCORED = DOCS.parent / "data" / "demo" / "test"
 COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
 WAIT_SECONDS = 60
-NUM_TRIES = 8
+NUM_TRIES = 30
 VAL_COLOUR = (18, 181, 203)  # of the run named val, in TensorBoard's palette
 ENOUGH_PIXELS = 1700  # a line has about 600, the dots in the lists together 350
 
