@@ -29,7 +29,7 @@ COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
 WAIT_SECONDS = 60
 NUM_TRIES = 30
 VAL_COLOUR = (18, 181, 203)  # of the run named val, in TensorBoard's palette
-ENOUGH_PIXELS = 1700  # a line has about 600, the dots in the lists together 350
+ENOUGH_PIXELS = 1300  # a line has about 600, the dots in the lists together 230
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def photograph_curves(target: Path) -> None:
         address = f"http://localhost:{port}"
         wait_for(f"{address}/data/plugin/scalars/tags", "macro_recall")
         pinned = json.dumps([{"plugin": "scalars", "tag": tag}
-                             for tag in ("loss", "macro_recall", "recall/neither")])  # fmt: skip
+                             for tag in ("loss", "macro_recall")])  # fmt: skip
         page = f"{address}/?pinnedCards={pinned}&darkMode=false&smoothing=0#timeseries"
         for _ in range(NUM_TRIES):  # a worker draws the lines, and Chromium does not wait for it
             photograph(chromium, page, target)
@@ -122,7 +122,7 @@ def photograph(chromium: str, address: str, target: Path) -> None:
         subprocess.run(
             [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,900",
+             "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,620",
              "--virtual-time-budget=200000", f"--screenshot={target}", address],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
