@@ -6,8 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from images import make_splits
+
+settings.register_profile("the same examples each time", derandomize=True)
+settings.load_profile("the same examples each time")
 
 
 @pytest.fixture(scope="session", autouse=True)

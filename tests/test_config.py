@@ -397,7 +397,8 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "classes": classes,
         "reject_class": draw(st.none() | st.sampled_from(classes)),
         "data": {
-            "root": draw(NAMES | LIKE_NUMBERS),
+            # "~0" would be the home of a user named 0, and is refused.
+            "root": draw((NAMES | LIKE_NUMBERS).filter(lambda text: text == "~" or text[0] != "~")),
             "ignored_folders": ignored,
             "val_fraction": draw(st.floats(1e-9, 0.8)),
             "aliases": draw(

@@ -64,6 +64,8 @@ def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "here")
     make(Path())
     assert names(tmp_path) == ["here", "here/image", "here/record.json"]
+    assert names(Path()) == ["image", "record.json"]  # not a folder that took its place
+    assert is_finished(Path(), NAME, RECORD)
 
 
 def test_somebody_elses_folder_made_meanwhile_is_left_alone(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A folder that is complete as soon as it exists.
+"""A folder that is complete as soon as its record lies in it.
 
 It is filled under a hidden name beside its own and renamed at the end, so a stop, an error or a
-full disk leaves nothing that looks like it. A record in it tells which command made it.
+full disk leaves nothing that looks like it. The record tells which command made it.
 """
 
 import json
@@ -56,7 +56,13 @@ def finishing(folder: Path, record_name: str, record: Mapping[str, object]) -> I
         yield partial
         text = json.dumps(record, indent=2) + "\n"
         (partial / record_name).write_text(text, encoding="utf-8")
-        partial.rename(target)
+        if target.is_dir() and not any(target.iterdir()):
+            # The user's shell may stand in it, and would be left in a folder that is gone.
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == record_name):
+                path.rename(target / path.name)
+            partial.rmdir()
+        else:
+            partial.rename(target)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not isinstance(error, OSError):
