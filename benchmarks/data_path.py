@@ -98,7 +98,7 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
     data = build(root, run)
     config = Config(name="x", classes=CLASSES, data=Data(root="x"), train=Train(epochs=100))
     compute = choose_compute("auto", "auto")
-    state = new_state(config, PREPROCESSING, compute.device)
+    state = new_state(config, PREPROCESSING, compute)
     batches, shares = cut(data), []
     for epoch in range(rounds + 1):
         waited, started = 0.0, time.perf_counter()
@@ -109,7 +109,7 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
             waited += time.perf_counter() - asked
             if batch is None:
                 break
-            _step(state, batch, 0.01, compute)
+            _step(state, batch, 0.1, compute)
         shares.append(waited / (time.perf_counter() - started))
     spread = f"({100 * min(shares[1:]):.1f} - {100 * max(shares[1:]):.1f})"
     print(f"\ntraining in {compute.precision}: the data path takes "
@@ -148,8 +148,10 @@ def cut(data: "Dataset") -> "Batches":
     from neither.config import Augmentation
     from neither.data.batches import Batches
 
-    return Batches(data.pixels, data.train.rows, data.train.labels, 128, 0, Augmentation(),
-                   PREPROCESSING, torch.device("cpu"))  # fmt: skip
+    return Batches(
+        data.pixels, data.train.rows, data.train.labels, len(CLASSES), 128, 0, Augmentation(),
+        PREPROCESSING, torch.device("cpu"),
+    )  # fmt: skip
 
 
 def load(path: Path) -> None:

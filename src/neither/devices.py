@@ -1,11 +1,15 @@
 """Where and in which precision to compute, decided once."""
 
+import ctypes
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from neither.errors import OutputError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_MOST = 2**30  # bytes
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,11 @@ class Compute:
 
     device: torch.device
     precision: Literal["float32", "bfloat16"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What large products are computed in."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
     def autocast(self) -> torch.autocast:
         """Return the context of the training step's forward pass; it does nothing for float32."""
@@ -47,9 +56,25 @@ def choose_compute(device: str, precision: Literal["auto", "float32", "bfloat16"
         # The same run gives the same bits: no kernel chosen by a stopwatch, none that races.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+    if chosen.type == "cpu":
+        _keep_freed_memory()
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(chosen) else "float32"
     return Compute(chosen, precision)
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory that a step frees, for the next step.
+
+    By default glibc gives large blocks back at once, and the system clears each page anew: a tenth
+    of a training step. Other C libraries have no such switch and are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _MOST)
+    mallopt(_M_TRIM_THRESHOLD, _MOST)
 
 
 def _find_device() -> str:

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     WEIGHTS = 3
+    MIXING = 4
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -112,7 +112,7 @@ def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -
     config = {"data": {"root": None, "manifest": "~/photos.csv", "aliases": {"calf": "cow"}}}
     checkpoint = Checkpoint(
         ("cat", "cow", "hen"), None, Model(width=16), Preprocessing(SIZE, "crop"),
-        network.state_dict(), 1.5, None, config, 1, 2, {},
+        network.state_dict(), False, 1.5, None, config, 1, 2, {},
     )  # fmt: skip
     save_checkpoint(tmp_path / "best.pt", checkpoint)
     loaded = load_classifier(tmp_path / "best.pt", CPU)

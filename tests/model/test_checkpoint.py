@@ -51,6 +51,7 @@ def make_checkpoint() -> Checkpoint:
         model=MODEL,
         preprocessing=Preprocessing(32, "pad"),
         weights=make_network().state_dict(),
+        mirrored=False,
         temperature=1.25,
         threshold=0.5,
         config={"name": "test", "train": {"lr": 0.1, "epochs": 3}, "classes": ["dog", "human"]},
@@ -123,6 +124,13 @@ def test_a_built_network_is_ready_to_evaluate(saved: Path) -> None:
     assert not any(module.training for module in network.modules())
     with torch.no_grad():
         assert torch.equal(network(make_images()), make_network().eval()(make_images()))
+
+
+def test_a_mirrored_checkpoint_answers_for_mirror_images_too() -> None:
+    network, images = replace(make_checkpoint(), mirrored=True).build(), make_images()
+    assert not network.training
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), network(images.flip(3)))
 
 
 class Attack:

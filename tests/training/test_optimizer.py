@@ -10,10 +10,11 @@ from torch import nn
 
 from neither.config import Model, Train
 from neither.model.network import build_network
-from neither.training.optimizer import build_optimizer, learning_rate
+from neither.training.muon import Muon
+from neither.training.optimizer import build_optimizer, rate_share, set_rate
 
-OPTIMIZERS = pytest.mark.parametrize("name", ["sgd", "adamw"])
-KINDS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+OPTIMIZERS = pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
+KINDS = {"muon": Muon, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 def make_settings(**values: object) -> Train:
@@ -44,7 +45,8 @@ def test_biases_and_norms_do_not_decay(name: str) -> None:
     kinds = set()
     for module in network.modules():
         for key, weights in module.named_parameters(recurse=False):
-            kernel = key == "weight" and isinstance(module, nn.Conv2d | nn.Linear)
+            decaying = nn.Conv2d if name == "muon" else nn.Conv2d | nn.Linear
+            kernel = key == "weight" and isinstance(module, decaying)
             expected = 0.95 if kernel else 1.0
             torch.testing.assert_close(weights, torch.full_like(weights, expected))
             kinds.add((type(module).__name__, key))
@@ -62,7 +64,7 @@ def test_every_parameter_is_trained_once(name: str) -> None:
 def test_momentum_is_nesterovs() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    settings = make_settings(lr=0.1, momentum=0.5, weight_decay=0.0)
+    settings = make_settings(optimizer="sgd", lr=0.1, momentum=0.5, weight_decay=0.0)
     take_step(network, settings, gradient=1.0)
     # The first step is lr * (gradient + momentum * gradient); plain momentum takes lr * gradient.
     assert network.weight.item() == pytest.approx(-0.15)
@@ -71,15 +73,44 @@ def test_momentum_is_nesterovs() -> None:
 def test_sgd_without_momentum_is_plain() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    take_step(network, make_settings(lr=0.1, momentum=0.0, weight_decay=0.0), gradient=1.0)
+    settings = make_settings(optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
+    take_step(network, settings, gradient=1.0)
     assert network.weight.item() == pytest.approx(-0.1)
+
+
+def test_muon_moves_kernels_by_orthogonal_steps_and_the_rest_plainly() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    settings = make_settings(lr=0.01, momentum=0.5, weight_decay=0.5)
+    before = [weights.detach().clone() for weights in network.parameters()]
+    optimizer = build_optimizer(network, settings)
+    for weights in network.parameters():
+        weights.grad = torch.randn_like(weights)
+    gradients = [weights.grad.clone() for weights in network.parameters()]  # type: ignore[union-attr]
+    optimizer.step()
+    kernel, *others = network.parameters()
+    step = ((1 - 0.01 * 0.5) * before[0] - kernel) / 0.01
+    singular = torch.linalg.svdvals(step.flatten(1).detach())
+    assert 0.6 < singular.min() <= singular.max() < 1.3
+    for weights, was, gradient in zip(others[1:], before[2:], gradients[2:], strict=True):
+        torch.testing.assert_close(weights, was - 0.025 * (1 + 0.9) * gradient)
+
+
+@OPTIMIZERS
+def test_all_rates_rise_and_fall_together(name: str) -> None:
+    network = build_network(Model(width=8), 3, 32, seed=0)
+    optimizer = build_optimizer(network, make_settings(optimizer=name, lr=0.3))
+    highest = [group["lr"] for group in optimizer.param_groups]
+    assert highest[0] == 0.3
+    for share in (0.5, 0.25, 1.0):
+        set_rate(optimizer, share)
+        assert [group["lr"] for group in optimizer.param_groups] == [share * lr for lr in highest]
 
 
 schedules = st.integers(1, 30).flatmap(
     lambda epochs: st.builds(
-        lambda warmup, lr: make_settings(epochs=epochs, warmup_epochs=warmup, lr=lr),
+        lambda warmup: make_settings(epochs=epochs, warmup_epochs=warmup),
         st.integers(0, epochs - 1),
-        st.floats(1e-5, 10),
     )
 )
 
@@ -88,31 +119,31 @@ schedules = st.integers(1, 30).flatmap(
 @settings(max_examples=50, deadline=None)
 def test_the_rate_rises_peaks_and_falls_to_zero(schedule: Train) -> None:
     warmup, epochs = schedule.warmup_epochs, schedule.epochs
-    rising = [learning_rate(schedule, warmup * place / 20) for place in range(21)]
-    falling = [learning_rate(schedule, warmup + (epochs - warmup) * place / 20)
+    rising = [rate_share(schedule, warmup * place / 20) for place in range(21)]
+    falling = [rate_share(schedule, warmup + (epochs - warmup) * place / 20)
                for place in range(21)]  # fmt: skip
-    assert rising[-1] == falling[0] == pytest.approx(schedule.lr)
-    assert falling[-1] == pytest.approx(0, abs=1e-12 * schedule.lr)
+    assert rising[-1] == falling[0] == 1
+    assert falling[-1] == pytest.approx(0, abs=1e-12)
     assert all(later < earlier for earlier, later in itertools.pairwise(falling))
     if warmup:
         assert rising[0] == 0
         assert all(later > earlier for earlier, later in itertools.pairwise(rising))
-    assert max(rising + falling) <= schedule.lr * (1 + 1e-12)
+    assert max(rising + falling) <= 1
 
 
 def test_the_rise_is_straight_and_the_fall_a_half_cosine() -> None:
-    schedule = make_settings(epochs=12, warmup_epochs=4, lr=0.8)
-    assert learning_rate(schedule, 1) == pytest.approx(0.2)
-    assert learning_rate(schedule, 3) == pytest.approx(0.6)
-    assert learning_rate(schedule, 8) == pytest.approx(0.4)  # half way down
-    assert learning_rate(schedule, 4 + 8 / 3) == pytest.approx(0.6)  # cos 60 degrees is a half
+    schedule = make_settings(epochs=12, warmup_epochs=4)
+    assert rate_share(schedule, 1) == pytest.approx(0.25)
+    assert rate_share(schedule, 3) == pytest.approx(0.75)
+    assert rate_share(schedule, 8) == pytest.approx(0.5)  # half way down
+    assert rate_share(schedule, 4 + 8 / 3) == pytest.approx(0.75)  # cos 60 degrees is a half
 
 
 def test_without_warmup_the_first_step_has_the_highest_rate() -> None:
-    schedule = make_settings(warmup_epochs=0, lr=0.3)
-    assert learning_rate(schedule, 0) == 0.3
+    schedule = make_settings(warmup_epochs=0)
+    assert rate_share(schedule, 0) == 1
 
 
 def test_the_last_step_still_learns_a_little() -> None:
-    schedule = make_settings(epochs=10, lr=0.1)
-    assert 0 < learning_rate(schedule, 10 - 0.5 / 100) < 1e-6
+    schedule = make_settings(epochs=10)
+    assert 0 < rate_share(schedule, 10 - 0.5 / 100) < 1e-5

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from neither.config import Config
 from neither.data.preprocessing import Preprocessing
+from neither.devices import Compute
 from neither.errors import CheckpointError
 from neither.model.checkpoint import load_checkpoint
 from neither.training.state import State, new_state
 
-CPU = torch.device("cpu")
+CPU = Compute(torch.device("cpu"), "float32")
 MakeConfig = Callable[..., Config]
 
 
@@ -62,7 +63,7 @@ def assert_equal(one: State, other: State) -> None:
         assert getattr(one, name) == getattr(other, name), name
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
 def test_a_restored_state_goes_on_to_the_bit(
     optimizer: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:

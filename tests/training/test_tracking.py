@@ -68,7 +68,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def make_batch(num: int) -> Batch:
     pixels = torch.tensor(RED, dtype=torch.uint8).expand(num, 32, 32, 3)
     labels = torch.arange(num) % 3
-    return Batch(normalize(pixels, PREPROCESSING), labels, torch.arange(num))
+    targets = torch.nn.functional.one_hot(labels).float()
+    return Batch(normalize(pixels, PREPROCESSING), labels, targets, torch.arange(num))
 
 
 def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def augment(
 ) -> Tensor:
     """Turn pixels into the network's input, each image changed as its own numbers say.
 
+    The output squares, T pixels a side, are as large as the settings say, or as the input.
+
     Args:
         pixels: (B, S, S, 3) uint8 RGB.
         numbers: (B, NUM_NUMBERS) uniform in [0, 1), on the same device.
@@ -49,13 +51,13 @@ def augment(
         preprocessing: its mean and standard deviation.
 
     Returns:
-        (B, 3, S, S) float32, channels last in memory.
+        (B, 3, T, T) float32, channels last in memory.
     """
     crop, color, erasure = numbers[:, :6], numbers[:, 6:10], numbers[:, 10:]
     # One pass from bytes to planes of floats; all that follows reads memory in order.
     planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     middle = planes.mean(dim=(2, 3))
-    grid = _grid(_warp(crop, settings), pixels.shape[1])
+    grid = _grid(_warp(crop, settings), settings.size or pixels.shape[1])
     planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
     planes = _recolor(planes, middle, color, settings, preprocessing)
     planes = _erase(planes, erasure, settings.erase)
@@ -84,7 +86,7 @@ def _warp(numbers: Tensor, settings: Augmentation) -> Tensor:
 
 
 def _grid(warp: Tensor, size: int) -> Tensor:
-    """Return where each output pixel is read, (B, S, S, 2): `F.affine_grid` in half the time."""
+    """Return where each output pixel is read, (B, T, T, 2): `F.affine_grid` in half the time."""
     along = (2 * torch.arange(size, device=warp.device) + 1) / size - 1
     across, down, shift = warp[:, None, :, :].unbind(dim=3)
     columns = along[:, None] * across + shift
@@ -101,7 +103,7 @@ def _recolor(
 ) -> Tensor:
     """Apply brightness, contrast, saturation and normalisation as one matrix and one offset.
 
-    Planes are (B, 3, S, S), of 0 to 255; `middle` is (B, 3), the mean colour of each original.
+    Planes are (B, 3, T, T), of 0 to 255; `middle` is (B, 3), the mean colour of each original.
     """
     change = 1 + _between(numbers[:, :3], -1, 1) * settings.color
     brightness, contrast, saturation = change[:, :, None, None].unbind(dim=1)

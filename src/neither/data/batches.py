@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neither.config import Augmentation
+from neither.data import mixing
 from neither.data.augmentation import NUM_NUMBERS, augment
 from neither.data.preprocessing import Preprocessing
 from neither.randomness import Stream, permutation, uniforms
@@ -19,13 +21,16 @@ class Batch:
     """What one training step sees.
 
     Attributes:
-        images: (B, 3, S, S) float32, augmented and normalised, channels last in memory.
+        images: (B, 3, T, T) float32, augmented and normalised, channels last in memory.
         labels: (B,) int64, the numbers of the classes.
+        targets: (B, C) float32, what the probabilities ought to be: [1, 0, 0] for the first class,
+            or shares of two classes where an image is mixed with another.
         indices: (B,) int64, the images' places in `Batches.rows`, on the CPU.
     """
 
     images: Tensor
     labels: Tensor
+    targets: Tensor
     indices: Tensor
 
 
@@ -33,13 +38,14 @@ class Batch:
 class Batches:
     """The training images, cut into batches anew for each epoch.
 
-    Each image comes once an epoch. The batches of an epoch differ by one image in size at most, so
-    none is so small that its step would be mere noise.
+    Each image comes once an epoch. The batches of an epoch hardly differ in size, so none is so
+    small that its step would be mere noise.
 
     Attributes:
         pixels: (N, S, S, 3) uint8, the whole store.
         rows: (R,) int64, the rows of the store that are trained on.
         labels: (R,) int64, their classes.
+        num_classes: C.
         batch_size: the largest size of a batch.
         seed: of the run.
     """
@@ -47,6 +53,7 @@ class Batches:
     pixels: Tensor
     rows: Tensor
     labels: Tensor
+    num_classes: int
     batch_size: int
     seed: int
     settings: Augmentation
@@ -60,7 +67,7 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the one numbered `start` on."""
         order = permutation(self.seed, epoch, len(self.rows))
-        ends = np.linspace(0, len(order), len(self) + 1).astype(np.int64)
+        ends = self._ends()
         for number in range(start, len(self)):
             places = np.arange(ends[number], ends[number + 1])
             yield self._batch(epoch, places, torch.from_numpy(order[places]))
@@ -72,4 +79,17 @@ class Batches:
         images = augment(
             pixels, torch.from_numpy(numbers).to(self.device), self.settings, self.preprocessing
         )
-        return Batch(images, labels, indices)
+        targets = F.one_hot(labels, self.num_classes).float()
+        if self.settings.mix:
+            numbers = uniforms(self.seed, Stream.MIXING, epoch, places, mixing.NUM_NUMBERS)
+            images, targets = mixing.mix(
+                images, targets, torch.from_numpy(numbers).to(self.device), self.settings.mix
+            )
+        return Batch(images, labels, targets, indices)
+
+    def _ends(self) -> np.ndarray:
+        """Return where in the epoch's order each batch begins, and where the last one ends."""
+        ends = np.linspace(0, len(self.rows), len(self) + 1)
+        if self.batch_size % 2 == 0:
+            ends[1:-1] = 2 * np.round(ends[1:-1] / 2)  # partners of `mixing` stay together
+        return ends.astype(np.int64)

@@ -18,9 +18,10 @@ from neither import files
 from neither.config import Model
 from neither.data.preprocessing import DECODER_VERSION, Preprocessing
 from neither.errors import CheckpointError, UsageError
+from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 
-SCHEMA_VERSION = 2  # 1 knew no aliases and no version of the decoder
+SCHEMA_VERSION = 3  # 2 knew no mirror images; 1 no aliases and no version of the decoder
 _END_RECORD_BYTES = 22  # of a zip file, which torch's format is
 
 
@@ -34,6 +35,7 @@ class Checkpoint:
         model: which network.
         preprocessing: from a file to the network's input.
         weights: the averaged weights, those to use.
+        mirrored: whether logits are averaged over each image and its mirror image.
         temperature: what logits are divided by before softmax.
         threshold: the least probability of an accepted decision; None if none was fitted.
         config: the whole config of the run, as in its `config.yaml`.
@@ -48,6 +50,7 @@ class Checkpoint:
     model: Model
     preprocessing: Preprocessing
     weights: dict[str, Tensor]
+    mirrored: bool
     temperature: float
     threshold: float | None
     config: dict[str, Any]
@@ -66,6 +69,8 @@ class Checkpoint:
             self.model, len(self.classes), self.preprocessing.image_size, seed=0
         )
         load_weights(network, self.weights)
+        if self.mirrored:
+            network = MirrorAverage(network)
         return network.eval()
 
 

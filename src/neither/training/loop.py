@@ -16,10 +16,11 @@ from neither.devices import Compute, choose_compute
 from neither.errors import DivergedError
 from neither.evaluation.metrics import count_confusions, curve_figures, nll
 from neither.inference.classifier import compute_logits
+from neither.model.mirror import MirrorAverage
 from neither.model.network import count_parameters
 from neither.randomness import permutation
 from neither.terminal import Bar, progress, say
-from neither.training.optimizer import learning_rate
+from neither.training.optimizer import rate_share, set_rate
 from neither.training.run import Run, write_environment
 from neither.training.state import State, new_state
 from neither.training.tracking import Tracker
@@ -52,11 +53,11 @@ def train(config: Config, run: Run) -> State:
     data = load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
     write_environment(run, compute, data.fingerprint)
     batches = Batches(
-        data.pixels, data.train.rows, data.train.labels, config.train.batch_size, config.seed,
-        config.augmentation, preprocessing, compute.device,
+        data.pixels, data.train.rows, data.train.labels, len(config.classes),
+        config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
     )  # fmt: skip
     say(f"images: {preprocessing}")
-    state = new_state(config, preprocessing, compute.device)
+    state = new_state(config, preprocessing, compute)
     if run.resumed is not None:
         state.restore(run.resumed)
     say(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
@@ -96,7 +97,7 @@ def _train_epoch(
     for batch in batches.epoch(state.epoch, state.step_in_epoch):
         stopping.poll()
         moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
-        _step(state, batch, learning_rate(settings, moment), compute)
+        _step(state, batch, rate_share(settings, moment), compute)
         num_images += len(batch.labels)
         bar.advance()
         if bar.is_due():
@@ -122,18 +123,17 @@ def _tell(state: State, train: dict[str, float]) -> None:
             f"{metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}")  # fmt: skip
 
 
-def _step(state: State, batch: Batch, rate: float, compute: Compute) -> None:
-    """Take one optimizer step on one batch."""
+def _step(state: State, batch: Batch, share: float, compute: Compute) -> None:
+    """Take one optimizer step on one batch, at a share of the highest learning rate."""
     settings = state.config.train
     with compute.autocast():
         logits = state.network(batch.images)
     logits = logits.float()
-    loss = F.cross_entropy(logits, batch.labels, label_smoothing=settings.label_smoothing)
+    loss = F.cross_entropy(logits, batch.targets, label_smoothing=settings.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(state.optimizer, share)
     state.optimizer.step()
     state.end_step()
     state.tally.add(loss, logits, batch.labels, norm)
@@ -156,7 +156,10 @@ def _begin(
 
 def _measure(state: State, pixels: Tensor, split: Split, device: torch.device) -> dict[str, float]:
     """Evaluate the averaged weights exactly as `evaluate` would; return the tags of the curves."""
-    network, classes = state.average.network, state.config.classes
+    network: nn.Module = state.average.network
+    classes = state.config.classes
+    if state.config.augmentation.flip:
+        network = MirrorAverage(network).eval()
     logits = compute_logits(network, pixels, split.rows, state.preprocessing, device)
     if not logits.isfinite().all():
         raise _diverged(state)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neither.config import Config
 from neither.data.preprocessing import Preprocessing
+from neither.devices import Compute
 from neither.errors import CheckpointError
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.model.network import build_network
@@ -95,6 +96,7 @@ class State:
             model=config.model,
             preprocessing=self.preprocessing,
             weights=_on_cpu(self.average.network.state_dict()),
+            mirrored=config.augmentation.flip,
             temperature=self.temperature,
             threshold=None,
             config=config.model_dump(mode="json"),
@@ -124,18 +126,18 @@ class State:
         self.best, self.best_epoch = training["best"], training["best_epoch"]
 
 
-def new_state(config: Config, preprocessing: Preprocessing, device: torch.device) -> State:
+def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) -> State:
     """Return the state before the first step: random weights that depend on the seed alone."""
     network = build_network(
         config.model, len(config.classes), config.data.image_size, config.seed
-    ).to(device)
+    ).to(compute.device)
     return State(
         config=config,
         preprocessing=preprocessing,
         network=network,
         average=AveragedNetwork(network, config.train.ema_decay),
-        optimizer=build_optimizer(network, config.train),
-        tally=Tally(len(config.classes), device),
+        optimizer=build_optimizer(network, config.train, compute.dtype),
+        tally=Tally(len(config.classes), compute.device),
     )
 
 

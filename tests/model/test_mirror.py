@@ -1,0 +1,16 @@
+import torch
+
+from neither.config import Model
+from neither.model.mirror import MirrorAverage
+from neither.model.network import build_network
+
+
+def test_an_image_and_its_mirror_image_get_the_same_answer() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32)
+    network = build_network(Model(width=8), 3, 32, seed=0).eval()
+    mirrored = MirrorAverage(network).eval()
+    torch.testing.assert_close(mirrored(images.flip(3)), mirrored(images))
+    assert not torch.allclose(network(images.flip(3)), network(images))
+    expected = (network(images) + network(images.flip(3))) / 2
+    torch.testing.assert_close(mirrored(images), expected)
