@@ -1,7 +1,14 @@
 """The benchmarks still run; what they measure is for people to read."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import results
+import time_to_accuracy
 
 from scripts import ROOT
 
@@ -13,3 +20,49 @@ def test_the_benchmark_of_many_files_runs_on_a_few() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("scan, split, index, first batch") == 2
+
+
+def test_the_benchmark_across_sources_trains_and_scores(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images()
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parts[-3]}"
+            for path in sorted(root.rglob("*.png"))]  # fmt: skip
+    (tmp_path / "half.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        "name: tiny\nclasses: [dog, human, neither]\ndata: {root: x, image_size: 32}\n"
+        "model: {width: 8}\ntrain: {epochs: 1}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "across_sources.py", config, tmp_path / "half.csv",
+         "--seeds", "3", "train.batch_size=8"],
+        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "runs/benchmarks/across_sources.json").read_text())
+    assert content["versions"]["torch"]
+    (row,) = content["figures"]["rows"]
+    assert row["seed"] == 3
+    assert 0 <= row["macro_recall"] <= 1
+    assert row["num_images"] == sum(each.endswith("test") for each in rows)
+
+
+def test_a_spread_tells_mean_range_and_number() -> None:
+    assert results.spread([0.5, 0.25, 0.75]) == "0.500 (0.250 - 0.750, n = 3)"
+
+
+def test_curves_are_compared_by_time_and_by_height(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = [(50.0, 0.4), (100.0, 0.6)]
+    ours = [(5.0, 0.3), (10.0, 0.6), (90.0, 0.8), (120.0, 0.9)]
+    time_to_accuracy.compare("timm", theirs, ours)
+    said = capsys.readouterr().out
+    assert "timm ends with 0.600 after 100 s" in said
+    assert "ours reaches that after 10 s, 1/10.0 of the time, and has 0.800 when it ends" in said
+    time_to_accuracy.compare("timm", [(1.0, 0.99)], ours)
+    assert "ours reaches that never, and has 0.000" in capsys.readouterr().out
+
+
+def test_macro_recall_counts_each_class_as_much() -> None:
+    pairs = [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
+    assert time_to_accuracy.macro_recall(iter(pairs)) == 0.75

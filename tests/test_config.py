@@ -60,13 +60,13 @@ def test_defaults_are_those_of_the_design(path: Path) -> None:
         "data": {"root": "photos", "manifest": None, "ignored_folders": (), "aliases": {},
                  "groups": None, "max_unreadable": 0.01, "val_fraction": 0.15,
                  "test_fraction": 0.15, "image_size": 64, "resize": "crop", "store": "auto"},
-        "augmentation": {"size": None, "crop_scale": (0.25, 1.0), "flip": True,
+        "augmentation": {"resolution": 1.0, "crop_scale": (0.25, 1.0), "flip": True,
                          "rotate_degrees": 7.0, "color": 0.2, "grey": 0.1, "erase": 0.25,
                          "mix": 0.0},
         "model": {"name": "small_cnn", "width": 32},
         "train": {"epochs": 60, "batch_size": 128, "optimizer": "muon", "lr": 0.02,
-                  "momentum": 0.95, "weight_decay": 0.1, "warmup_epochs": 5, "label_smoothing": 0.0,
-                  "ema_decay": 0.98, "clip_norm": 5.0},
+                  "momentum": 0.95, "weight_decay": 0.1, "warmup_epochs": 5, "val_every_epochs": 1,
+                  "label_smoothing": 0.0, "ema_decay": 0.98, "clip_norm": 5.0},
         "checkpoint": {"save_every_minutes": 10.0},
         "decision": {"target_precision": 0.98},
     }  # fmt: skip
@@ -244,6 +244,11 @@ def test_no_number_is_read_in_another_base_or_as_a_time(path: Path, text: str) -
          "data.val_fraction: together with data.test_fraction nothing is left to train on"),
         (["data.image_size=31"],
          "data.image_size: model.name small_cnn wants 32 or more, got 31"),
+        (["augmentation.resolution=0.75", "model.name=softmax_regression"],
+         "augmentation.resolution: softmax_regression has a weight for each pixel of "
+         "data.image_size: want 1"),
+        (["train.batch_size=127", "augmentation.mix=0.1"],
+         "train.batch_size: augmentation.mix pairs images up: want an even number, got 127"),
         (["augmentation.crop_scale=[0.9, 0.5]"],
          "augmentation.crop_scale: the smaller share comes first"),
         (["train.warmup_epochs=60"],
@@ -311,6 +316,8 @@ def test_the_edges_of_contradictions_are_allowed(path: Path) -> None:
     load(path, MINIMAL, "data.val_fraction=0.5", "data.test_fraction=0.49")
     load(path, MINIMAL, "train.warmup_epochs=59", "reject_class=dog")
     load(path, MINIMAL, "train.epochs=0")
+    load(path, MINIMAL, "augmentation.resolution=1.0", "model.name=softmax_regression")
+    load(path, MINIMAL, "augmentation.resolution=0.5", "train.batch_size=127")
 
 
 def test_everything_wrong_is_said_at_once(path: Path) -> None:
@@ -354,6 +361,18 @@ def test_overrides_go_through_the_same_checks(path: Path) -> None:
         "command line: train.lr=fast: train.lr: want number, got 'fast'",
         "command line: train.epoch=3: train.epoch: unknown key; did you mean train.epochs?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "momentum", "weight_decay"),
+    [("muon", 0.02, 0.95, 0.1), ("sgd", 0.1, 0.9, 1e-3), ("adamw", 1e-3, 0.9, 1e-2)],
+)
+def test_defaults_suit_the_optimizer(
+    path: Path, optimizer: str, lr: float, momentum: float, weight_decay: float
+) -> None:
+    train = load(path, MINIMAL, f"train.optimizer={optimizer}").train
+    assert (train.lr, train.momentum, train.weight_decay) == (lr, momentum, weight_decay)
+    assert load(path, MINIMAL, f"train.optimizer={optimizer}", "train.lr=0.5").train.lr == 0.5
 
 
 def test_default_warmup_fits_short_runs(path: Path) -> None:
@@ -412,7 +431,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
             "groups": draw(st.none() | st.sampled_from(["^(.*)_", r"p(\d+)", "a: b", "no", "08"])),
             "max_unreadable": draw(st.floats(0, 0.9)),
         },
-        "augmentation": {"size": None, "crop_scale": (low, high), "flip": draw(st.booleans())},
+        "augmentation": {"resolution": 1.0, "crop_scale": (low, high), "flip": draw(st.booleans())},
         "train": {
             "epochs": draw(st.integers(0, 100_000)),
             "lr": draw(st.floats(0, 100, exclude_min=True)),

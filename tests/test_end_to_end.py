@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from images import make_splits
 from scripts import ROOT, run_script, start_script
 
-SMALL = ("train.epochs=3", "train.batch_size=16", "model.width=8", "data.image_size=32")
+SMALL = ("train.epochs=3", "train.batch_size=16", "model.width=8", "data.image_size=32",
+         "train.val_every_epochs=1")  # fmt: skip
 CONFIG = ROOT / "configs" / "photos_quick.yaml"
 CLASSES = ["dog", "human", "neither"]
 
@@ -228,7 +229,7 @@ def test_another_config_for_the_same_folder_is_refused_with_the_difference(
         "train", CONFIG, f"data.root={root}", *SMALL, "train.lr=0.2", "--output-dir", run
     )
     assert done.returncode == 2
-    assert "train.lr: 0.1 became 0.2" in done.stderr
+    assert "train.lr: 0.02 became 0.2" in done.stderr
     assert "--fresh" in done.stderr
 
 

@@ -88,10 +88,10 @@ class Data(Section):
 class Augmentation(Section):
     """How much each training image may differ from its original."""
 
-    # Pixels a side of the training images, null for as many as data.image_size. Somewhat fewer cost
-    # less and learn more: crops enlarge what they show (Touvron et al., "Fixing the train-test
+    # Pixels a side of the training images, as a share of data.image_size. Somewhat fewer cost less
+    # and learn more: crops enlarge what they show (Touvron et al., "Fixing the train-test
     # resolution discrepancy", 2019).
-    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    resolution: Annotated[float, Field(gt=0.2, le=1)] = 1.0
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
         0.25,
         1.0,
@@ -137,6 +137,7 @@ class Train(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(  # 5, or a fifth of a short run
         default_factory=lambda given: min(5, given.get("epochs", 0) // 5)
     )
+    val_every_epochs: Annotated[int, Field(ge=1)] = 1  # the last epoch is always measured
     label_smoothing: Fraction = 0.0
     ema_decay: Fraction = 0.98  # a step, of the averaged weights that are evaluated and kept
     clip_norm: Annotated[float, Field(gt=0)] = 5.0  # the longest gradient

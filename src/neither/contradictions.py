@@ -35,16 +35,9 @@ def contradictions(config: "Config") -> Iterator[tuple[tuple[Loc, ...], str]]:
     if data.image_size < 32 and config.model.name == "small_cnn":
         what = f"model.name small_cnn wants 32 or more, got {data.image_size}"
         yield (("data", "image_size"), ("model", "name")), what
-    size = config.augmentation.size
-    if size is not None and size > data.image_size:
-        what = f"more than data.image_size, {data.image_size}, would show nothing new"
-        yield (("augmentation", "size"), ("data", "image_size")), what
-    if size is not None and size < 32 and config.model.name == "small_cnn":
-        what = f"model.name small_cnn wants 32 or more, got {size}"
-        yield (("augmentation", "size"), ("model", "name")), what
-    if size not in (None, data.image_size) and config.model.name == "softmax_regression":
-        what = f"softmax_regression has a weight for each pixel: want {data.image_size} or null"
-        yield (("augmentation", "size"), ("model", "name")), what
+    if config.augmentation.resolution != 1 and config.model.name == "softmax_regression":
+        what = "softmax_regression has a weight for each pixel of data.image_size: want 1"
+        yield (("augmentation", "resolution"), ("model", "name")), what
     if config.augmentation.mix and train.batch_size % 2:
         what = f"augmentation.mix pairs images up: want an even number, got {train.batch_size}"
         yield (("train", "batch_size"), ("augmentation", "mix")), what

@@ -104,7 +104,7 @@ def test_mixing_changes_no_other_number() -> None:
 
 def test_training_images_may_be_smaller_than_those_of_the_store() -> None:
     pixels = torch.zeros((8, 12, 12, 3), dtype=torch.uint8)
-    (batch,) = make(4, pixels=pixels, settings=Augmentation(size=8)).epoch(0)
+    (batch,) = make(4, pixels=pixels, settings=Augmentation(resolution=2 / 3)).epoch(0)
     assert batch.images.shape == (4, 3, 8, 8)
 
 

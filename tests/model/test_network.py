@@ -113,7 +113,8 @@ def test_building_leaves_the_global_generator_alone(settings: Model) -> None:
 def test_first_loss_is_that_of_a_guess(settings: Model, seed: int, training: bool) -> None:
     network = build_network(settings, 3, 32, seed).train(training)
     loss = F.cross_entropy(network(make_images(32, 32)), torch.arange(32) % 3)
-    assert loss.item() == pytest.approx(math.log(3), abs=0.1)
+    # In training a batch's own statistics may shift one logit of all images alike.
+    assert loss.item() == pytest.approx(math.log(3), abs=0.15 if training else 0.1)
 
 
 @BOTH

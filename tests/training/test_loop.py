@@ -281,3 +281,33 @@ def test_class_names_may_look_like_formulas(
     root = make_images(classes=classes)
     train(make_config(root, classes=classes, train={"epochs": 0}), tmp_path / "run")
     assert load_checkpoint(tmp_path / "run").classes == classes
+
+
+def test_val_is_measured_as_often_as_asked_and_at_the_end(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = make_config(make_images(train=7), train={"epochs": 5, "val_every_epochs": 3})
+    state = train(config, tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["epoch"] for row in rows if "val" in row] == [0, 3, 5]
+    assert all("train" in row for row in rows)
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert best.epoch in (0, 3, 5)
+    measured = {row["epoch"]: row["val"] for row in rows if "val" in row}
+    assert best.metrics == measured[best.epoch]
+    assert state.metrics == measured[5]
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_run_that_is_seldom_measured_resumes_to_the_bit(
+    make_images: Callable[..., Path], tmp_path: Path, step: int
+) -> None:
+    config = make_config(
+        make_images(train=7), train={"val_every_epochs": 2}, augmentation={"mix": 0.5}
+    )
+    whole = train(config, tmp_path / "whole")
+    train_until_stopped(config, tmp_path / "part", lambda patch: stop_before_step(step, patch))
+    resumed = train(config, tmp_path / "part")
+    assert_same(resumed.average.network.state_dict(), whole.average.network.state_dict())
+    assert read_rows(tmp_path / "part") == read_rows(tmp_path / "whole")

@@ -42,7 +42,7 @@ def augment(
 ) -> Tensor:
     """Turn pixels into the network's input, each image changed as its own numbers say.
 
-    The output squares, T pixels a side, are as large as the settings say, or as the input.
+    The output squares have T pixels a side, S times the resolution of the settings.
 
     Args:
         pixels: (B, S, S, 3) uint8 RGB.
@@ -57,7 +57,7 @@ def augment(
     # One pass from bytes to planes of floats; all that follows reads memory in order.
     planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     middle = planes.mean(dim=(2, 3))
-    grid = _grid(_warp(crop, settings), settings.size or pixels.shape[1])
+    grid = _grid(_warp(crop, settings), round(settings.resolution * pixels.shape[1]))
     planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
     planes = _recolor(planes, middle, color, settings, preprocessing)
     planes = _erase(planes, erasure, settings.erase)

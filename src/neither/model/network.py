@@ -8,7 +8,7 @@ from neither.randomness import weights_seed
 
 # Channels, as a multiple of the width, and blocks of each stage. Few places and many channels suit
 # processors: at full resolution the time would go into moving memory, not into arithmetic.
-_STAGES = ((2, 1), (4, 2), (8, 1))
+_STAGES = ((2, 2), (4, 3), (8, 1))
 
 
 class SmallCNN(nn.Module):

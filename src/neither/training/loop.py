@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neither import stopping
-from neither.config import Config, to_yaml
+from neither.config import Config, Train, to_yaml
 from neither.data.batches import Batch, Batches
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.preprocessing import Preprocessing
@@ -73,7 +73,9 @@ def train(config: Config, run: Run) -> State:
         try:
             while state.epoch < config.train.epochs:
                 figures = _train_epoch(state, batches, compute, run, bar)
-                metrics = _measure(state, data.pixels, data.val, compute.device)
+                metrics = None
+                if _is_measured(state.epoch + 1, config.train):
+                    metrics = _measure(state, data.pixels, data.val, compute.device)
                 state.end_epoch(metrics)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
                 _save_epoch(state, run)
@@ -84,6 +86,10 @@ def train(config: Config, run: Run) -> State:
                 "on from here")  # fmt: skip
             raise
     return state
+
+
+def _is_measured(epoch: int, settings: Train) -> bool:
+    return epoch % settings.val_every_epochs == 0 or epoch == settings.epochs
 
 
 def _train_epoch(
@@ -118,9 +124,13 @@ def _train_epoch(
 def _tell(state: State, train: dict[str, float]) -> None:
     """Say how training goes, at ten evenly spaced epochs."""
     epochs, metrics = state.config.train.epochs, state.metrics
-    if metrics and state.epoch * _NUM_TOLD // epochs > (state.epoch - 1) * _NUM_TOLD // epochs:
-        say(f"epoch {state.epoch} of {epochs}: train loss {train['loss']:.3f}, val loss "
-            f"{metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}")  # fmt: skip
+    if state.epoch * _NUM_TOLD // epochs == (state.epoch - 1) * _NUM_TOLD // epochs:
+        return
+    text = f"epoch {state.epoch} of {epochs}: train loss {train['loss']:.3f}"
+    if metrics:
+        text += (f", val loss {metrics['loss']:.3f}, val macro recall "
+                 f"{metrics['macro_recall']:.3f}")  # fmt: skip
+    say(text)
 
 
 def _step(state: State, batch: Batch, share: float, compute: Compute) -> None:

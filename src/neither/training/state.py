@@ -33,7 +33,8 @@ class State:
         epoch: full epochs done.
         step_in_epoch: steps done of the epoch after them.
         step: steps done in all.
-        metrics: of the average on val after the last full epoch: the values of the curves.
+        metrics: of the average on val after the last full epoch, if it was measured: the values of
+            the curves.
         best: those of `best.pt`.
         best_epoch: when that was.
         temperature: what logits are divided by before softmax.
@@ -59,8 +60,8 @@ class State:
         self.step_in_epoch += 1
         self.average.update(self.step)
 
-    def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Count an epoch, with the metrics it ended in, and begin the sums of the next."""
+    def end_epoch(self, metrics: dict[str, float] | None) -> None:
+        """Count an epoch, with its metrics if it was measured, and begin the sums of the next."""
         self.epoch += 1
         self.step_in_epoch = 0
         self.metrics = metrics

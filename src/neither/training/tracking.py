@@ -47,7 +47,7 @@ class Tracker:
             self._give_up(error)
 
     def write_epoch(
-        self, epoch: int, step: int, train: dict[str, float], val: dict[str, float]
+        self, epoch: int, step: int, train: dict[str, float], val: dict[str, float] | None
     ) -> None:
         """Write one point of every curve.
 
@@ -55,15 +55,15 @@ class Tracker:
             epoch: full epochs trained; 0 is before the first step.
             step: optimizer steps taken.
             train: the value of each curve on train.
-            val: likewise on val.
+            val: likewise on val, if it was measured.
         """
-        figures = {"train": train, "val": val}
+        figures = {"train": train} if val is None else {"train": train, "val": val}
         self._rows.append({"epoch": epoch, "step": step, **figures})
         lines = "".join(json.dumps(row) + "\n" for row in self._rows)
         try:
             files.write_whole(self._rows_file, lines)
             for split, writer in self._writers.items():
-                for tag, value in figures[split].items():
+                for tag, value in figures.get(split, {}).items():
                     writer.add_scalar(tag, value, step)
                 writer.flush()
         except OSError as error:

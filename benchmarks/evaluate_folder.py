@@ -1,0 +1,96 @@
+"""How fast a folder of large JPEGs is evaluated, against Pillow's decoding alone.
+
+    python benchmarks/evaluate_folder.py RUN_OR_CHECKPOINT FOLDER [rounds]
+
+Enlarges pictures of FOLDER to 640 pixels on the longer side, in a temporary folder, and measures
+images per second of `evaluate` (decoding, both passes of the network, predictions.csv), of Pillow's
+open and load in as many processes, and of the network alone.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import results
+from PIL import Image
+
+from neither.data.processes import map_in_processes, num_cores
+
+LONGER_SIDE = 640
+NUM_IMAGES = 2000
+
+
+def main() -> None:
+    """Measure, print and write."""
+    import torch
+
+    from neither.data.scored import find_scored_images
+    from neither.devices import choose_compute
+    from neither.evaluation.evaluation import evaluate
+    from neither.inference.classifier import load_classifier
+
+    model, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+    compute = choose_compute("auto", "float32")
+    classifier = load_classifier(model, compute.device)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "out").mkdir()
+        paths = enlarge(sorted(folder.rglob("*.jpg")), work / "images")
+        side = classifier.preprocessing.image_size
+        print(f"{num_cores()} cores, {compute.device}, {len(paths):,} JPEGs of {LONGER_SIDE} "
+              f"pixels, network at {side} pixels, {rounds} rounds")  # fmt: skip
+        found = find_scored_images(work / "images", classifier.classes, None, classifier.aliases)
+        pixels = torch.zeros((len(paths), side, side, 3), dtype=torch.uint8)
+        works: dict[str, Callable[[], object]] = {
+            "Pillow alone: open, load": lambda: list(map_in_processes(load, paths)),
+            "the network alone": lambda: classifier.logits(pixels),
+            "evaluate": lambda: evaluate(classifier, found, None, (), work / "out"),
+        }
+        rows = {what: measure(what, len(paths), rounds, each) for what, each in works.items()}
+    share = rows["evaluate"]["median"] / rows["Pillow alone: open, load"]["median"]
+    print(f"evaluate: {share:.2f} of the rate of Pillow's decoding alone")
+    results.write("evaluate_folder", rows)
+
+
+def measure(what: str, num: int, rounds: int, work: Callable[[], object]) -> dict[str, float]:
+    """Print and return images per second."""
+    speeds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        speeds.append(num / (time.perf_counter() - started))
+    figures = {"median": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
+    print(f"  {what}: {figures['median']:,.0f} images/s ({figures['least']:,.0f} - "
+          f"{figures['most']:,.0f})", flush=True)  # fmt: skip
+    return figures
+
+
+def enlarge(paths: list[Path], folder: Path) -> list[Path]:
+    """Write pictures with a longer side of 640 pixels, in one folder without labels."""
+    folder.mkdir()
+    chosen = [paths[place * len(paths) // NUM_IMAGES] for place in range(NUM_IMAGES)]
+    targets = [folder / f"{number:05}.jpg" for number in range(len(chosen))]
+    list(map_in_processes(_enlarge, zip(chosen, targets, strict=True)))
+    return targets
+
+
+def _enlarge(paths: tuple[Path, Path]) -> None:
+    source, target = paths
+    with Image.open(source) as image:
+        scale = LONGER_SIDE / max(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image.resize(size, Image.Resampling.BICUBIC).save(target, quality=88)
+
+
+def load(path: Path) -> None:
+    """Decode a file fully."""
+    with Image.open(path) as image:
+        image.load()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""How fast a training step is, and how near to what the machine can do.
+
+    python benchmarks/step.py FOLDER [rounds]
+
+FOLDER holds train/<class>/... . Trains the project's network and torchvision's resnet18 in the
+project's loop (store, augmentation, channels last, bfloat16 where it is native), and resnet18 in
+the plain loop of most tutorials (ImageFolder, DataLoader with 2 workers, contiguous float32, SGD).
+Prints images per second, the median of some rounds (default 5) of ten steps, and for the project's
+loop the arithmetic per second against that of a plain matrix product measured beside it.
+"""
+
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import results
+import torch
+import torch.nn.functional as F
+from data_path import CLASSES, build, cached_in
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
+from torchvision.transforms import v2
+
+from neither.config import Augmentation, Config, Data, Train
+from neither.data.batches import Batch, Batches
+from neither.data.preprocessing import Preprocessing
+from neither.devices import Compute, choose_compute
+from neither.training.average import AveragedNetwork
+from neither.training.loop import _step
+from neither.training.optimizer import build_optimizer
+from neither.training.state import State, new_state
+
+SIZE = 64
+BATCH_SIZE = 128
+STEPS = 10  # a round
+PREPROCESSING = Preprocessing(SIZE)
+CONFIG = Config(name="step", classes=CLASSES, data=Data(root="x"), train=Train(epochs=100))
+
+
+def main() -> None:
+    """Measure, print and write."""
+    root = Path(sys.argv[1])
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    compute = choose_compute("auto", "auto")
+    print(f"{results.describe_machine()}, {compute.precision}, {SIZE} pixels, batches of "
+          f"{BATCH_SIZE}, {rounds} rounds of {STEPS} steps")  # fmt: skip
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, cached_in(Path(folder) / "cache"):
+        data = build(root, Path(folder) / "run")
+        for name, state in (("small_cnn", new_state(CONFIG, PREPROCESSING, compute)),
+                            ("resnet18", resnet_state(compute))):  # fmt: skip
+            coming = forever(Batches(
+                data.pixels, data.train.rows, data.train.labels, len(CLASSES), BATCH_SIZE, 0,
+                Augmentation(), PREPROCESSING, compute.device,
+            ))  # fmt: skip
+            row = measure(f"{name}, project's loop", ours(state, coming, compute), rounds, compute)
+            flops = count_flops(state, next(coming), compute)
+            product = measure_product(compute)
+            row |= {"teraflops": flops * row["images_per_second"] / BATCH_SIZE / 1e12,
+                    "product_teraflops": product}  # fmt: skip
+            share = row["teraflops"] / product
+            print(f"  {row['teraflops']:.2f} TFLOP/s, {100 * share:.0f} % of the {product:.2f} of "
+                  "a matrix product in the same precision", flush=True)  # fmt: skip
+            rows.append(row)
+    rows.append(measure("resnet18, plain loop", plain(root, compute), rounds, compute))
+    ratio = rows[1]["images_per_second"] / rows[2]["images_per_second"]
+    print(f"resnet18: {ratio:.1f} times the plain loop")
+    results.write("step", rows)
+
+
+def measure(name: str, steps: Iterator[None], rounds: int, compute: Compute) -> dict[str, float]:
+    """Print and return images per second."""
+    for _ in itertools.islice(steps, STEPS):  # caches fill, kernels are chosen
+        pass
+    speeds = []
+    for _ in range(rounds):
+        wait(compute)
+        started = time.perf_counter()
+        for _ in itertools.islice(steps, STEPS):
+            pass
+        wait(compute)
+        speeds.append(STEPS * BATCH_SIZE / (time.perf_counter() - started))
+    median = statistics.median(speeds)
+    print(f"{name}: {median:,.0f} images/s ({min(speeds):,.0f} - {max(speeds):,.0f})", flush=True)
+    return {"name": name, "images_per_second": median, "least": min(speeds), "most": max(speeds)}  # type: ignore[dict-item]
+
+
+def forever(batches: Batches) -> Iterator[Batch]:
+    """Yield the batches of one epoch after the other."""
+    for epoch in itertools.count():
+        yield from batches.epoch(epoch)
+
+
+def ours(state: State, batches: Iterator[Batch], compute: Compute) -> Iterator[None]:
+    """Take the project's steps."""
+    for batch in batches:
+        _step(state, batch, 0.1, compute)
+        yield
+
+
+def plain(root: Path, compute: Compute) -> Iterator[None]:
+    """Take the steps of most tutorials."""
+    transform = v2.Compose([
+        v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(PREPROCESSING.mean, PREPROCESSING.std),
+    ])  # fmt: skip
+    loader = DataLoader(ImageFolder(root / "train", transform), BATCH_SIZE, shuffle=True,
+                        num_workers=2, drop_last=True, persistent_workers=True)  # fmt: skip
+    network = resnet18(num_classes=len(CLASSES)).to(compute.device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    while True:
+        for images, labels in loader:
+            optimizer.zero_grad()
+            logits = network(images.to(compute.device))
+            loss = F.cross_entropy(logits, labels.to(compute.device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            yield
+
+
+def resnet_state(compute: Compute) -> State:
+    """Put torchvision's network in the place of the project's, with the plain loop's optimizer."""
+    state = new_state(CONFIG, PREPROCESSING, compute)
+    settings = Train(epochs=100, optimizer="sgd")
+    network: nn.Module = resnet18(num_classes=len(CLASSES))
+    network = network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state.network = network
+    state.average = AveragedNetwork(network, CONFIG.train.ema_decay)
+    state.optimizer = build_optimizer(network, settings)
+    return state
+
+
+def count_flops(state: State, batch: Batch, compute: Compute) -> float:
+    """Count the arithmetic of a step on a full batch."""
+    with FlopCounterMode(display=False) as counter:
+        _step(state, batch, 0.1, compute)
+    total: int = counter.get_total_flops()
+    return total * BATCH_SIZE / len(batch.labels)
+
+
+def measure_product(compute: Compute, size: int = 2048, times: int = 10) -> float:
+    """Measure a square matrix product in the precision of the step, in TFLOP/s."""
+    left = torch.randn(size, size, device=compute.device, dtype=compute.dtype)
+    best = 0.0
+    for _ in range(times):
+        wait(compute)
+        started = time.perf_counter()
+        left @ left
+        wait(compute)
+        best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e12)
+    return best
+
+
+def wait(compute: Compute) -> None:
+    """Wait until a GPU has done what it was given."""
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
