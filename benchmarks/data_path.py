@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import results
 from PIL import Image
 
 from neither.data.preprocessing import Preprocessing
@@ -118,14 +119,7 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
 
 def show(what: str, num: int, rounds: int, work: Callable[[], object]) -> float:
     """Print and return images per second, the median of some rounds."""
-    speeds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        work()
-        speeds.append(num / (time.perf_counter() - started))
-    median = statistics.median(speeds)
-    print(f"  {what}: {median:,.0f} images/s ({min(speeds):,.0f} - {max(speeds):,.0f})", flush=True)
-    return median
+    return results.measure(what, num, rounds, work)["median"]
 
 
 def build(folder: Path, run: Path, fresh: bool = True) -> "Dataset":

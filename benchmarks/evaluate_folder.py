@@ -7,14 +7,13 @@ images per second of `evaluate` (decoding, both passes of the network, predictio
 open and load in as many processes, and of the network alone.
 """
 
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import results
+from data_path import load
 from PIL import Image
 
 from neither.data.processes import map_in_processes, num_cores
@@ -50,23 +49,12 @@ def main() -> None:
             "the network alone": lambda: classifier.logits(pixels),
             "evaluate": lambda: evaluate(classifier, found, None, (), work / "out"),
         }
-        rows = {what: measure(what, len(paths), rounds, each) for what, each in works.items()}
+        rows = {
+            what: results.measure(what, len(paths), rounds, each) for what, each in works.items()
+        }
     share = rows["evaluate"]["median"] / rows["Pillow alone: open, load"]["median"]
     print(f"evaluate: {share:.2f} of the rate of Pillow's decoding alone")
     results.write("evaluate_folder", rows)
-
-
-def measure(what: str, num: int, rounds: int, work: Callable[[], object]) -> dict[str, float]:
-    """Print and return images per second."""
-    speeds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        work()
-        speeds.append(num / (time.perf_counter() - started))
-    figures = {"median": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
-    print(f"  {what}: {figures['median']:,.0f} images/s ({figures['least']:,.0f} - "
-          f"{figures['most']:,.0f})", flush=True)  # fmt: skip
-    return figures
 
 
 def enlarge(paths: list[Path], folder: Path) -> list[Path]:
@@ -84,12 +72,6 @@ def _enlarge(paths: tuple[Path, Path]) -> None:
         scale = LONGER_SIDE / max(image.size)
         size = (round(image.width * scale), round(image.height * scale))
         image.resize(size, Image.Resampling.BICUBIC).save(target, quality=88)
-
-
-def load(path: Path) -> None:
-    """Decode a file fully."""
-    with Image.open(path) as image:
-        image.load()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,6 +42,19 @@ def list_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def measure(what: str, num: int, rounds: int, work: Callable[[], object]) -> dict[str, float]:
+    """Print and return images per second of some rounds of the same work on `num` images."""
+    speeds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        speeds.append(num / (time.perf_counter() - started))
+    figures = {"median": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
+    print(f"  {what}: {figures['median']:,.0f} images/s ({figures['least']:,.0f} - "
+          f"{figures['most']:,.0f})", flush=True)  # fmt: skip
+    return figures
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:

@@ -19,6 +19,8 @@ import numpy as np
 import results
 from many_files import Peak, anonymous
 
+from neither.data.processes import num_cores
+
 CLASSES = ("dog", "human", "neither")
 STEPS = 30
 BATCH_SIZE = 128
@@ -35,15 +37,8 @@ def main() -> None:
     print("   images  size threads  first batch s  ms an image  memory MB")
     rows = [run(num, SIZE, 0) for num in (1_000, 10_000, 100_000, 1_000_000) if num <= most]
     rows += [run(2_000, size, 0) for size in (32, 64, 96, 128)]
-    rows += [run(2_000, SIZE, threads) for threads in (1, 2, 4) if threads <= cores()]
+    rows += [run(2_000, SIZE, threads) for threads in (1, 2, 4) if threads <= num_cores()]
     results.write("scaling", rows)
-
-
-def cores() -> int:
-    """Count the cores of this process."""
-    from neither.data.processes import num_cores
-
-    return num_cores()
 
 
 def run(num: int, size: int, threads: int) -> dict[str, float]:

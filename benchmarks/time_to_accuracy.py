@@ -113,7 +113,10 @@ def tell(moment: float, recall: float) -> None:
 
 
 def macro_recall(pairs: Iterator[tuple[int, int]]) -> float:
-    """Average the recall of the classes over pairs of label and prediction."""
+    """Average the recall of the classes over pairs of label and prediction.
+
+    Not the project's own, as a peer's Python need not have this project installed.
+    """
     right: dict[int, list[bool]] = {}
     for label, predicted in pairs:
         right.setdefault(label, []).append(label == predicted)

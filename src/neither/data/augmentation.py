@@ -126,11 +126,28 @@ def _erase(images: Tensor, numbers: Tensor, probability: float) -> Tensor:
     size = images.shape[-1]
     side = _between(numbers[:, 1], *_ERASED_SHARE).sqrt()
     stretch = torch.exp(_between(numbers[:, 2], -1, 1) * (math.log(_ERASED_ASPECT) / 2))
-    half_width, half_height = side * stretch / 2, side / stretch / 2
-    along = (torch.arange(size, device=images.device) + 0.5) / size
-    inside_x = (along - numbers[:, 3, None]).abs() < half_width[:, None]
-    inside_y = (along - numbers[:, 4, None]).abs() < half_height[:, None]
-    hit = (numbers[:, 0] < probability)[:, None]
-    mask = ((inside_y & hit)[:, :, None] & inside_x[:, None, :])[:, None]
+    hit = numbers[:, 0] < probability
+    mask = rectangles(size, hit, numbers[:, 3:5], side * stretch / 2, side / stretch / 2)
     fill = _between(numbers[:, 5:8], -1, 1)[:, :, None, None]
-    return torch.where(mask, fill, images)
+    return torch.where(mask[:, None], fill, images)
+
+
+def rectangles(
+    size: int, hit: Tensor, middle: Tensor, half_width: Tensor, half_height: Tensor
+) -> Tensor:
+    """Say which pixels lie in one rectangle of each image.
+
+    Args:
+        size: S, pixels a side of the images.
+        hit: (B,) bool; other images have no rectangle.
+        middle: (B, 2), its x and y, as shares of the side.
+        half_width: (B,) of the rectangle, likewise.
+        half_height: (B,) likewise.
+
+    Returns:
+        (B, S, S) bool.
+    """
+    along = (torch.arange(size, device=hit.device) + 0.5) / size
+    inside_x = (along - middle[:, 0, None]).abs() < half_width[:, None]
+    inside_y = (along - middle[:, 1, None]).abs() < half_height[:, None]
+    return (inside_y & hit[:, None])[:, :, None] & inside_x[:, None, :]

@@ -8,6 +8,8 @@ depends on (seed, epoch, place) alone, however batches are cut.
 import torch
 from torch import Tensor
 
+from neither.data.augmentation import rectangles
+
 NUM_NUMBERS = 4  # uniform numbers that one image needs
 
 
@@ -28,12 +30,8 @@ def mix(
     """
     num, size = len(images), images.shape[-1]
     partners = (torch.arange(num, device=images.device) ^ 1).clamp(max=num - 1)
-    half = numbers[:, 1, None].sqrt() / 2  # of the side, so that shares of the area are uniform
-    along = (torch.arange(size, device=images.device) + 0.5) / size
-    inside_x = (along - numbers[:, 2, None]).abs() < half
-    inside_y = (along - numbers[:, 3, None]).abs() < half
-    hit = (numbers[:, 0] < probability)[:, None]
-    taken = (inside_y & hit)[:, :, None] & inside_x[:, None, :]
+    half = numbers[:, 1].sqrt() / 2  # of the side, so that shares of the area are uniform
+    taken = rectangles(size, numbers[:, 0] < probability, numbers[:, 2:], half, half)
     shares = taken.float().mean(dim=(1, 2))[:, None]  # what lies beyond the edges does not count
     return (
         torch.where(taken[:, None], images[partners], images),

@@ -1,6 +1,7 @@
 """The optimizer and its schedule."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,23 +28,28 @@ def build_optimizer(
         settings: which optimizer, its rate, momentum and weight decay.
         dtype: of Muon's matrix products.
     """
-    matrices = [weights for weights in network.parameters() if weights.ndim > 1]
-    vectors = [weights for weights in network.parameters() if weights.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "muon":
         optimizer = _build_muon(network, settings, dtype)
     elif settings.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        optimizer = torch.optim.AdamW(_groups(network, settings), lr=settings.lr, fused=True)
     else:
-        optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum,
-                                    nesterov=settings.momentum > 0, fused=True)  # fmt: skip
+        optimizer = torch.optim.SGD(
+            _groups(network, settings), lr=settings.lr, momentum=settings.momentum,
+            nesterov=settings.momentum > 0, fused=True,
+        )  # fmt: skip
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _groups(network: nn.Module, settings: Train) -> list[dict[str, Any]]:
+    matrices = [weights for weights in network.parameters() if weights.ndim > 1]
+    vectors = [weights for weights in network.parameters() if weights.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
 
 
 def _build_muon(network: nn.Module, settings: Train, dtype: torch.dtype) -> Muon:
