@@ -33,6 +33,7 @@ from neither.data.batches import Batch, Batches
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute, choose_compute
 from neither.training.average import AveragedNetwork
+from neither.training.convolution import use_matrix_gradients
 from neither.training.loop import _step
 from neither.training.optimizer import build_optimizer
 from neither.training.state import State, new_state
@@ -132,6 +133,7 @@ def resnet_state(compute: Compute) -> State:
     settings = Train(epochs=100, optimizer="sgd")
     network: nn.Module = resnet18(num_classes=len(CLASSES))
     network = network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_matrix_gradients(network, compute)
     state.network = network
     state.average = AveragedNetwork(network, CONFIG.train.ema_decay)
     state.optimizer = build_optimizer(network, settings)

@@ -56,6 +56,7 @@ def test_the_required_keys_are_enough(path: Path) -> None:
 def test_defaults_are_those_of_the_design(path: Path) -> None:
     assert load(path, MINIMAL).model_dump() == {
         "name": "photos", "seed": 0, "device": "auto", "precision": "auto",
+        "compile": False,
         "classes": ("dog", "human", "neither"), "reject_class": None,
         "data": {"root": "photos", "manifest": None, "ignored_folders": (), "aliases": {},
                  "groups": None, "max_unreadable": 0.01, "val_fraction": 0.15,

@@ -162,6 +162,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the training step
+    compile: bool = False  # the network, by torch.compile, where a compiler is
     classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=1000)]
     reject_class: ClassName | None = None
     data: Data

@@ -20,6 +20,7 @@ from neither.model.mirror import MirrorAverage
 from neither.model.network import count_parameters
 from neither.randomness import permutation
 from neither.terminal import Bar, progress, say
+from neither.training.compilation import compile_network
 from neither.training.optimizer import rate_share, set_rate
 from neither.training.run import Run, write_environment
 from neither.training.state import State, new_state
@@ -60,6 +61,8 @@ def train(config: Config, run: Run) -> State:
     state = new_state(config, preprocessing, compute)
     if run.resumed is not None:
         state.restore(run.resumed)
+    if config.compile:
+        compile_network(state.network, compute.device)
     say(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
         f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads")  # fmt: skip
     total = config.train.epochs * len(batches)

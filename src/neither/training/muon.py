@@ -84,7 +84,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     a, b, c = _QUINTIC
     for _ in range(_NUM_ITERATIONS):
         squares = wide @ wide.mT
-        wide = a * wide + (b * squares + c * squares @ squares) @ wide
+        squares = torch.baddbmm(squares, squares, squares, beta=b, alpha=c)
+        wide = torch.baddbmm(wide, squares, wide, beta=a)
     result: Tensor = wide.mT if is_tall else wide
     return result
 
@@ -92,12 +93,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 def _orthogonalize_each(directions: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Orthogonalise kernels of the same shape together, as one batch of products."""
     results = list(directions)
-    shapes = [(len(each), each[0].numel()) for each in directions]
+    # Kernels are channels last in memory: in this order of columns they need no copy.
+    turned = [each.movedim(1, -1) for each in directions]
+    shapes = [each.shape for each in turned]
     for shape in dict.fromkeys(shapes):
         places = [place for place, other in enumerate(shapes) if other == shape]
-        flat = torch.stack([directions[place].flatten(1) for place in places])
-        scale = max(1.0, shape[0] / shape[1]) ** 0.5
-        steps = scale * orthogonalize(flat.to(dtype)).to(flat.dtype)
+        flat = torch.stack([turned[place].flatten(1) for place in places]).to(dtype)
+        scale = max(1.0, flat.shape[1] / flat.shape[2]) ** 0.5
+        steps = (scale * orthogonalize(flat)).to(directions[places[0]].dtype)
         for place, step in zip(places, steps, strict=True):
-            results[place] = step.view(directions[place].shape)
+            results[place] = step.view(shape).movedim(-1, 1)
     return results

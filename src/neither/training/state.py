@@ -15,6 +15,7 @@ from neither.errors import CheckpointError
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.model.network import build_network
 from neither.training.average import AveragedNetwork
+from neither.training.convolution import use_matrix_gradients
 from neither.training.optimizer import build_optimizer
 from neither.training.tally import Tally
 
@@ -132,11 +133,13 @@ def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) ->
     network = build_network(
         config.model, len(config.classes), config.data.image_size, config.seed
     ).to(compute.device)
+    average = AveragedNetwork(network, config.train.ema_decay)
+    use_matrix_gradients(network, compute)
     return State(
         config=config,
         preprocessing=preprocessing,
         network=network,
-        average=AveragedNetwork(network, config.train.ema_decay),
+        average=average,
         optimizer=build_optimizer(network, config.train, compute.dtype),
         tally=Tally(len(config.classes), compute.device),
     )
