@@ -26,10 +26,10 @@ def weights_of(settings: Model, seed: int) -> dict[str, Tensor]:
 
 @BOTH
 def test_outputs_are_logits_not_probabilities(settings: Model) -> None:
-    logits = build_network(settings, 3, 32, seed=0).eval()(make_images(4, 32))
-    assert logits.shape == (4, 3)
-    assert (logits < 0).any()
-    assert not torch.allclose(logits.sum(1), torch.ones(4))
+    logits = [build_network(settings, 3, 32, seed).eval()(make_images(4, 32)) for seed in range(4)]
+    assert all(each.shape == (4, 3) for each in logits)
+    assert (torch.cat(logits) < 0).any()
+    assert not torch.allclose(torch.cat(logits).sum(1), torch.ones(16), atol=0.5)
 
 
 @pytest.mark.parametrize("size", [32, 33, 50, 64, 100])
@@ -113,8 +113,7 @@ def test_building_leaves_the_global_generator_alone(settings: Model) -> None:
 def test_first_loss_is_that_of_a_guess(settings: Model, seed: int, training: bool) -> None:
     network = build_network(settings, 3, 32, seed).train(training)
     loss = F.cross_entropy(network(make_images(32, 32)), torch.arange(32) % 3)
-    # In training a batch's own statistics may shift one logit of all images alike.
-    assert loss.item() == pytest.approx(math.log(3), abs=0.15 if training else 0.1)
+    assert loss.item() == pytest.approx(math.log(3), abs=0.1)
 
 
 @BOTH

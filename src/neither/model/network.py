@@ -32,6 +32,7 @@ class SmallCNN(nn.Module):
                 channels = outer
         self.stages = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_classes)
+        _start_undecided(self.head, 0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of normalised images (B, 3, H, W)."""
@@ -70,9 +71,7 @@ class SoftmaxRegression(nn.Module):
     def __init__(self, image_size: int, num_classes: int) -> None:
         super().__init__()
         self.head = nn.Linear(3 * image_size**2, num_classes)
-        # Random, yet so small that the first loss is near ln(number of classes).
-        nn.init.normal_(self.head.weight, std=0.01 / image_size)
-        nn.init.zeros_(self.head.bias)
+        _start_undecided(self.head, 0.01 / image_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of normalised images (B, 3, S, S)."""
@@ -101,6 +100,12 @@ def build_network(settings: Model, num_classes: int, image_size: int, seed: int)
 def count_parameters(network: nn.Module) -> int:
     """Count the numbers that training changes."""
     return sum(weights.numel() for weights in network.parameters())
+
+
+def _start_undecided(head: nn.Linear, scale: float) -> None:
+    """Make the first weights random, yet so small that the first loss is near ln(classes)."""
+    nn.init.normal_(head.weight, std=scale)
+    nn.init.zeros_(head.bias)
 
 
 def _conv(inner: int, outer: int, stride: int = 1) -> nn.Conv2d:

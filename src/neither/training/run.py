@@ -133,8 +133,10 @@ def _require_run(folder: Path) -> None:
 
 def _require_unbegun(folder: Path) -> None:
     """Never start over in silence what has trained, only because its `last.pt` is gone."""
-    best = folder / "checkpoints" / "best.pt"
-    if best.exists() and load_checkpoint(best).epoch > 0:
+    best, rows = folder / "checkpoints" / "best.pt", folder / "metrics.jsonl"
+    # Of a run that never beat its random weights, only the rows of its epochs tell that it trained.
+    trained = rows.exists() and len(rows.read_bytes().splitlines()) > 1
+    if best.exists() and (trained or load_checkpoint(best).epoch > 0):
         raise CheckpointError(
             f"{folder}: checkpoints/last.pt is missing, and only it can be gone on from; put it "
             "back, or start over with --fresh, which keeps this run under another name"
