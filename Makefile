@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RESULTS := runs/demo/evaluations/demo-test
+FORCED := runs/two_class/evaluations/demo-test
 
 .PHONY: demo test
 
@@ -10,12 +11,21 @@ demo: .venv/installed
 	$(BIN)/python scripts/train.py configs/demo.yaml
 	@$(MAKE) --no-print-directory $(RESULTS)/metrics.json
 	@echo
+	@echo "And now with two outputs only, which must choose:"
+	$(BIN)/python scripts/train.py configs/two_class.yaml
+	@$(MAKE) --no-print-directory $(FORCED)/metrics.json
+	@echo
+	@$(BIN)/python docs/forced_choice.py
+	@echo
 	@echo "See the curves:        $(BIN)/tensorboard --logdir runs"
 	@echo "See the results:       $(RESULTS)/metrics.json and predictions.csv"
 	@echo "Train on your photos:  $(BIN)/python scripts/train.py configs/photos_quick.yaml data.root=FOLDER"
 
 $(RESULTS)/metrics.json: runs/demo/checkpoints/best.pt
 	$(BIN)/python scripts/evaluate.py runs/demo data/demo --unseen data/demo/unseen
+
+$(FORCED)/metrics.json: runs/two_class/checkpoints/best.pt
+	$(BIN)/python scripts/evaluate.py runs/two_class data/demo
 
 test: .venv/installed
 	$(BIN)/ruff check .

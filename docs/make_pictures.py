@@ -1,9 +1,10 @@
-"""Make the pictures of the README from a finished `make demo`.
+"""Make the pictures of the README and of softmax.md from a finished `make demo`.
 
     .venv/bin/python docs/make_pictures.py
 
-`curves.png` is TensorBoard itself, photographed in headless Chromium; `predictions.png` shows test
-images and images of unseen kinds with the probabilities that the demo run gave them.
+`softmax_scores.png` shows what softmax makes of scores; `curves.png` is TensorBoard itself,
+photographed in headless Chromium; `predictions.png` shows test images and images of unseen kinds
+with the probabilities that the demo run gave them.
 """
 
 import csv
@@ -19,13 +20,23 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
+
+from neither.model.softmax import to_probabilities
 
 DOCS = Path(__file__).parent
 RUN = DOCS.parent / "runs" / "demo"
 SCORED = DOCS.parent / "data" / "demo" / "test"
 COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
+SCORES = {
+    "all equal": (0.0, 0.0, 0.0),
+    "all negative": (-4.0, -3.0, -5.0),
+    "one a little larger": (1.0, 0.0, 0.5),
+    "one much larger": (8.0, 1.0, -2.0),
+    "the same, each less 4": (4.0, -3.0, -6.0),
+}
 WAIT_SECONDS = 60
 NUM_TRIES = 30
 VAL_COLOUR = (18, 181, 203)  # of the run named val, in TensorBoard's palette
@@ -33,9 +44,30 @@ ENOUGH_PIXELS = 1300  # a line has about 600, the dots in the lists together 230
 
 
 def main() -> None:
-    """Make both pictures."""
+    """Make the pictures."""
+    draw_scores(DOCS / "softmax_scores.png")
     draw_predictions(DOCS / "predictions.png")
     photograph_curves(DOCS / "curves.png")
+
+
+def draw_scores(target: Path) -> None:
+    """Show some rows of scores above the probabilities that softmax makes of them."""
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    axes = figure.subplots(2, len(SCORES), sharex=True, sharey="row")
+    shares = to_probabilities(torch.tensor(list(SCORES.values()))).tolist()
+    rows = zip(axes.T, SCORES.items(), shares, strict=True)
+    for (above, below), (title, scores), probabilities in rows:
+        for axis, values in ((above, scores), (below, probabilities)):
+            bars = axis.bar(list(COLOURS), values, color=list(COLOURS.values()))
+            axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=9)
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.spines[["top", "right"]].set_visible(False)
+        above.set_title(title, fontsize=11)
+        above.set_ylim(-8, 11)
+        below.set_ylim(0, 1.12)
+    axes[0, 0].set_ylabel("score")
+    axes[1, 0].set_ylabel("probability")
+    figure.savefig(target, dpi=100)
 
 
 def draw_predictions(target: Path) -> None:

@@ -58,9 +58,9 @@ def test_curves_are_compared_by_time_and_by_height(capsys: pytest.CaptureFixture
     time_to_accuracy.compare("timm", theirs, ours)
     said = capsys.readouterr().out
     assert "timm ends with 0.600 after 100 s" in said
-    assert "ours reaches that after 10 s, 1/10.0 of the time, and has 0.800 when it ends" in said
+    assert "ours reaches that in 10 s, 1/10.0 of the time, and 0.800 in as much time" in said
     time_to_accuracy.compare("timm", [(1.0, 0.99)], ours)
-    assert "ours reaches that never, and has 0.000" in capsys.readouterr().out
+    assert "ours reaches that never, and 0.000 in as much time" in capsys.readouterr().out
 
 
 def test_macro_recall_counts_each_class_as_much() -> None:

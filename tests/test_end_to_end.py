@@ -74,7 +74,7 @@ def test_train_and_val_share_their_charts_from_step_zero_on(trained: tuple[Path,
     _, run = trained
     curves = {split: read_curves(run, split) for split in ("train", "val")}
     shared = {"loss", "accuracy", "macro_recall", *(f"recall/{name}" for name in CLASSES)}
-    assert set(curves["val"]) == shared
+    assert set(curves["val"]) == shared | {"calibrated_loss", "temperature"}
     assert set(curves["train"]) == shared | {
         "learning_rate",
         "images_per_second",
@@ -94,7 +94,8 @@ def test_evaluating_val_gives_the_digits_of_the_checkpoints_own_epoch(
     epoch = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["epoch"]
     row = read_rows(run)[epoch]["val"]
     metrics, _ = evaluate(run, root, "--split", "val", tmp_path / "results")
-    assert metrics["nll"] == row["loss"]
+    assert metrics["nll"] == row["calibrated_loss"]
+    assert metrics["temperature"] == row["temperature"]
     assert metrics["accuracy"] == row["accuracy"]
     assert metrics["macro_recall"] == row["macro_recall"]
     for name in CLASSES:
@@ -118,7 +119,8 @@ def test_evaluate_scores_the_test_split_and_writes_into_the_run(
         probabilities = [float(row[f"prob_{name}"]) for name in CLASSES]
         assert sum(probabilities) == pytest.approx(1, abs=2e-6)
         assert CLASSES[probabilities.index(max(probabilities))] == row["predicted"]
-        assert row["decision"] == row["predicted"]
+        sure = max(probabilities) >= round(metrics.get("threshold", 0), 6)
+        assert row["decision"] == (row["predicted"] if sure else "unsure")
         assert row["true_label"] == row["path"].split("/")[0]
 
 
@@ -140,7 +142,9 @@ def test_a_flat_folder_gets_the_same_probabilities_and_no_accuracy(
         shutil.copy(path, flat / f"{path.parent.name}_{path.name}")
     _, labelled = evaluate(run, root, tmp_path / "one")
     metrics, unlabelled = evaluate(run, flat, tmp_path / "other")
-    assert metrics.keys() == {"schema_version", "num_images", "num_unreadable", "classes"}
+    assert metrics.keys() - {"threshold"} == {
+        "schema_version", "num_images", "num_unreadable", "classes", "reject_class", "temperature",
+    }  # fmt: skip
     expected = {row["path"].replace("/", "_"): row["prob_dog"] for row in labelled}
     assert {row["path"]: row["prob_dog"] for row in unlabelled} == expected
     assert {row["true_label"] for row in unlabelled} == {""}

@@ -1,5 +1,6 @@
 """README, docs and configs say what is true: their paths exist and their commands run."""
 
+import doctest
 import re
 import shlex
 import shutil
@@ -12,7 +13,8 @@ from neither.config import load_config
 from scripts import ROOT, run_script
 
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+SOFTMAX = ROOT / "docs" / "softmax.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", SOFTMAX]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
 LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=32"]
@@ -24,9 +26,10 @@ def code_blocks(text: str, language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """Return every call of a script that the README or a config shows, once."""
+    """Return every call of a script that the README, a config or softmax.md shows, once."""
     lines = "".join(code_blocks(README, "bash")).splitlines()
     lines += [line.removeprefix("# ") for path in CONFIGS for line in path.read_text().splitlines()]
+    lines += "".join(code_blocks(SOFTMAX.read_text(), "bash")).splitlines()
     calls = [line.partition("#")[0] for line in lines if line.startswith("python scripts/")]
     return [shlex.split(call) for call in dict.fromkeys(calls)]
 
@@ -62,6 +65,12 @@ def test_the_commands_of_the_readme_run(call: list[str], home: Path) -> None:
             arguments.append("train.warmup_epochs=0")
     done = run_script(Path(script).stem, *arguments, cwd=home)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_softmax_md_shows_is_what_python_answers() -> None:
+    found = doctest.testfile(str(SOFTMAX), module_relative=False, encoding="utf-8")
+    assert found.attempted > 20
+    assert found.failed == 0
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

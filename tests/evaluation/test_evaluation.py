@@ -65,11 +65,19 @@ def test_figures_of_a_labelled_folder(
 ) -> None:
     metrics, rows = score(classifier, labelled, tmp_path / "out")
     assert metrics.pop("nll") > 0
+    for figures_of_probabilities in (
+        "brier", "ece", "adaptive_ece", "classwise_ece", "chance", "refinement", "reliability",
+        "intervals", "selective",
+    ):  # fmt: skip
+        assert metrics.pop(figures_of_probabilities)
     assert metrics == {
         "schema_version": 1,
         "num_images": 8,
         "num_unreadable": 0,
         "classes": ["dog", "human", "neither"],
+        "reject_class": "neither",
+        "temperature": 1.25,
+        "decision": {"target_precision": 1.0, "coverage": 1.0, "precision": 7 / 8},
         "accuracy": 7 / 8,
         "macro_recall": pytest.approx((4 / 5 + 1) / 2),
         "confusion_matrix": [[4, 1, 0], [0, 3, 0], [0, 0, 0]],
@@ -104,16 +112,44 @@ def test_probabilities_in_the_rows_are_those_of_the_classifier(
         best = max(shares, key=lambda name: shares[name])
         assert row["predicted"] == row["decision"] == best
         assert float(row["confidence"]) == shares[best]
-        assert (row["status"], row["reason"], row["error"]) == ("ok", "", "")
+        assert (row["status"], row["reason"], row["error"]) == ("ok", "no threshold", "")
 
 
-def test_temperature_reaches_the_probabilities_and_nll_alone(
+def test_a_threshold_leaves_the_unsure_to_a_person(
+    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
+) -> None:
+    draw(labelled / "teapot" / "sure.png", "dog")
+    draw(labelled / "teapot" / "doubtful.png", "dog", 100)
+    _, rows = score(classifier, labelled, tmp_path / "first")
+    confidences = {row["path"]: float(row["confidence"]) for row in rows}
+    assert confidences["teapot/doubtful.png"] < confidences["teapot/sure.png"]
+    threshold = sum(confidences[f"teapot/{name}.png"] for name in ("doubtful", "sure")) / 2
+    metrics, rows = score(replace(classifier, threshold=threshold), labelled, tmp_path / "out")
+    assert metrics["threshold"] == threshold
+    assert metrics["foreign"]["teapot"] == {
+        "num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 0, "unsure": 1},
+    }  # fmt: skip
+    known = [row for row in rows if row["true_label"] != "teapot"]
+    accepted = [row for row in known if row["decision"] != "unsure"]
+    assert metrics["decision"]["coverage"] == len(accepted) / len(known)
+    right = [row for row in accepted if row["predicted"] == row["true_label"]]
+    assert metrics["decision"]["precision"] == len(right) / len(accepted)
+    for row in rows:
+        is_sure = float(row["confidence"]) >= threshold
+        assert row["decision"] == (row["predicted"] if is_sure else "unsure")
+        assert row["reason"].split()[1] == (">=" if is_sure else "<")
+
+
+def test_temperature_reaches_the_probabilities_and_not_the_answers(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
     cool, cool_rows = score(classifier, labelled, tmp_path / "cool")
     hot, hot_rows = score(replace(classifier, temperature=5.0), labelled, tmp_path / "hot")
-    assert cool.pop("nll") != hot.pop("nll")
-    assert cool == hot
+    for key in ("nll", "brier", "ece", "temperature"):
+        assert cool[key] != hot[key]
+    for key in ("accuracy", "macro_recall", "confusion_matrix", "per_class", "decision"):
+        assert cool[key] == hot[key]
+    assert cool["refinement"] == pytest.approx(hot["refinement"])
     for one, other in zip(cool_rows, hot_rows, strict=True):
         assert one["predicted"] == other["predicted"]
         assert float(one["confidence"]) > float(other["confidence"])
@@ -165,6 +201,8 @@ def test_an_unlabelled_folder_has_predictions_but_no_accuracy(
         "num_images": 2,
         "num_unreadable": 0,
         "classes": ["dog", "human", "neither"],
+        "reject_class": "neither",
+        "temperature": 1.25,
     }
     assert {(row["path"], row["predicted"], row["true_label"]) for row in rows} == {
         ("one.png", "dog", ""),

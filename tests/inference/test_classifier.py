@@ -109,17 +109,21 @@ def test_a_signal_stops_scoring_between_batches() -> None:
 
 def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -> None:
     network = make_network("small_cnn")
-    config = {"data": {"root": None, "manifest": "~/photos.csv", "aliases": {"calf": "cow"}}}
+    config = {
+        "data": {"root": None, "manifest": "~/photos.csv", "aliases": {"calf": "cow"}},
+        "decision": {"target_precision": 0.9},
+    }
     checkpoint = Checkpoint(
         ("cat", "cow", "hen"), None, Model(width=16), Preprocessing(SIZE, "crop"),
-        network.state_dict(), False, 1.5, None, config, 1, 2, {},
+        network.state_dict(), False, 1.5, 0.75, (0.5, 0.3, 0.2), config, 1, 2, {},
     )  # fmt: skip
     save_checkpoint(tmp_path / "best.pt", checkpoint)
     loaded = load_classifier(tmp_path / "best.pt", CPU)
     assert loaded.classes == ("cat", "cow", "hen")
     assert loaded.reject_class is None
     assert loaded.preprocessing == Preprocessing(SIZE, "crop")
-    assert loaded.temperature == 1.5
+    assert (loaded.temperature, loaded.threshold) == (1.5, 0.75)
+    assert (loaded.target_precision, loaded.shares) == (0.9, (0.5, 0.3, 0.2))
     assert loaded.source == Path.home() / "photos.csv"
     assert loaded.aliases == {"calf": "cow"}
     expected = compute_logits(

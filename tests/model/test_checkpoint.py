@@ -54,6 +54,7 @@ def make_checkpoint() -> Checkpoint:
         mirrored=False,
         temperature=1.25,
         threshold=0.5,
+        shares=(0.25, 0.5, 0.25),
         config={"name": "test", "train": {"lr": 0.1, "epochs": 3}, "classes": ["dog", "human"]},
         epoch=2,
         step=34,

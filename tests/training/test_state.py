@@ -14,6 +14,7 @@ from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute
 from neither.errors import CheckpointError
 from neither.model.checkpoint import load_checkpoint
+from neither.model.softmax import to_probabilities
 from neither.training.state import State, new_state
 
 CPU = Compute(torch.device("cpu"), "float32")
@@ -39,7 +40,7 @@ def take_step(state: State) -> None:
 
 
 def figures(macro_recall: float, loss: float) -> dict[str, float]:
-    return {"loss": loss, "accuracy": 0.5, "macro_recall": macro_recall}
+    return {"calibrated_loss": loss, "accuracy": 0.5, "macro_recall": macro_recall}
 
 
 def assert_equal(one: State, other: State) -> None:
@@ -191,3 +192,28 @@ def test_keep_best_notes_metrics_and_epoch(make_config: MakeConfig) -> None:
     state.end_epoch(figures(0.7, 0.2))
     state.keep_best()
     assert (state.best, state.best_epoch) == (figures(0.7, 0.2), 5)
+
+
+def test_calibrating_fits_temperature_and_threshold_and_both_survive(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    state = make_state(make_config())
+    labels = torch.arange(60) % 3
+    logits = 4.0 * F.one_hot(labels, 3)
+    logits[:9] = logits[:9].roll(1, dims=1)  # sure, and wrong in 9 of 60
+    logits[:9] /= 4
+    state.calibrate(logits, labels)
+    assert state.temperature != 1.0
+    sure = float(to_probabilities(logits[-1:], state.temperature).max())
+    assert state.threshold == sure  # the 51 right ones, at the higher of two confidences
+    state.save(tmp_path / "last.pt", to_go_on=True)
+    other = make_state(make_config())
+    other.restore(load_checkpoint(tmp_path / "last.pt"))
+    assert (other.temperature, other.threshold) == (state.temperature, state.threshold)
+    state.calibrate(-logits, labels)
+    assert state.threshold is None  # always wrong: no promise can be kept
+
+
+def test_before_val_is_measured_nothing_is_promised(make_config: MakeConfig) -> None:
+    state = make_state(make_config())
+    assert (state.temperature, state.threshold) == (1.0, None)

@@ -60,6 +60,7 @@ def _train(arguments: argparse.Namespace) -> int:
         best = run.read_best()
         figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
         show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
+        _show_decision(best.temperature, best.threshold, config.decision.target_precision)
         if best.epoch == 0 < config.train.epochs:
             warn("no epoch was better than random weights: train longer, or bring more images")
         again = ["python", "scripts/evaluate.py", str(folder), str(source)]
@@ -72,6 +73,22 @@ def _train(arguments: argparse.Namespace) -> int:
         show(f"evaluate:   {shlex.join(again)}")
         show(f"curves:     {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}")
     return 0
+
+
+def _show_decision(temperature: float, threshold: float | None, target: float) -> None:
+    """Say what was fitted on val, and where val could not say."""
+    from neither.evaluation.temperature import LEAST, MOST
+
+    promise = f"a precision of {target:g} on val"
+    if threshold is None:
+        show(f"temperature {temperature:.3f}; no threshold reaches {promise}: every prediction is "
+             "accepted")  # fmt: skip
+    else:
+        show(f"temperature {temperature:.3f}; a probability from {threshold:.4f} on reaches "
+             f"{promise}")  # fmt: skip
+    if temperature in (LEAST, MOST):
+        warn("the temperature is at its bound: val is too small or too easy to say how sure the "
+             "network may be")  # fmt: skip
 
 
 def _require_same_source(trained: dict[str, Any], asked_for: Path, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor
 from neither import files
 from neither.data.found import Found
 from neither.errors import CheckpointError
-from neither.evaluation.metrics import summarize
 from neither.evaluation.predictions import PredictionWriter
+from neither.evaluation.summary import summarize
 from neither.inference.answers import answer_files
 from neither.inference.classifier import Classifier
+from neither.inference.decision import UNSURE
 from neither.terminal import printable, progress, warn
 
 SCHEMA_VERSION = 1
@@ -65,7 +66,7 @@ def evaluate(
                     for image in unseen.images]  # fmt: skip
     logits: list[Tensor] = []
     labels: list[int] = []
-    foreign: dict[str, list[int]] = defaultdict(lambda: [0] * len(classes))
+    foreign: dict[str, Counter[str]] = defaultdict(Counter)
     errors: list[str] = []
     num_learned = 0
     with (
@@ -81,12 +82,14 @@ def evaluate(
                 errors.append(f"{printable(target.shown)}: {answer.reason}")
                 writer.write_unreadable(target.shown, target.label, answer.reason)
                 continue
-            writer.write(target.shown, _probabilities(classifier, answer.logits), target.label)
+            probabilities = _probabilities(classifier, answer.logits)
+            decision = classifier.decide(probabilities)
+            writer.write(target.shown, probabilities, decision, target.label)
             if target.label in classes:
                 logits.append(answer.logits)
                 labels.append(classes.index(target.label))
             elif target.label:
-                foreign[target.label][int(answer.logits.argmax())] += 1
+                foreign[target.label][decision.decided] += 1
     _name_unreadable(errors)
     if num_learned:
         warn(
@@ -98,14 +101,21 @@ def evaluate(
         "num_images": len(targets) - len(errors),
         "num_unreadable": len(errors),
         "classes": list(classes),
+        "temperature": classifier.temperature,
     }
+    if classifier.reject_class is not None:
+        metrics["reject_class"] = classifier.reject_class
+    if classifier.threshold is not None:
+        metrics["threshold"] = classifier.threshold
     if logits:
-        metrics |= summarize(
-            torch.stack(logits), torch.tensor(labels), classes, classifier.temperature
-        )
+        metrics |= summarize(classifier, torch.stack(logits), torch.tensor(labels))
+    unsure = () if classifier.threshold is None else (UNSURE,)
     if foreign:
         metrics["foreign"] = {
-            folder: {"num_images": sum(counts), "decided": dict(zip(classes, counts, strict=True))}
+            folder: {
+                "num_images": counts.total(),
+                "decided": {name: counts[name] for name in (*classes, *unsure)},
+            }
             for folder, counts in sorted(foreign.items())
         }
     files.write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")

@@ -5,7 +5,6 @@ All come from sums and counts that are divided once, so the last, partial batch 
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,30 +89,16 @@ def nll(logits: Tensor, labels: Tensor, temperature: float) -> float:
     return -math.fsum(chosen.flatten().tolist()) / len(labels)
 
 
-def summarize(
-    logits: Tensor, labels: Tensor, classes: Sequence[str], temperature: float
-) -> dict[str, Any]:
-    """Work out every figure for labelled images; what does not apply is absent.
+def per_class(confusion: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Return precision, recall, f1 and the number of images of each class, by name.
+
+    What has nothing to be divided by is absent.
 
     Args:
-        logits: (N, C), N of 1 or more.
-        labels: (N,) int64.
+        confusion: (C, C) int64 counts.
         classes: C names.
-        temperature: T > 0.
-
-    Returns:
-        accuracy, macro_recall, nll, confusion_matrix and per_class, as in `metrics.json`.
     """
-    confusion = count_confusions(labels, logits.argmax(dim=1), len(classes))
-    return {
-        "accuracy": accuracy(confusion),
-        "macro_recall": macro_recall(confusion),
-        "nll": nll(logits, labels, temperature),
-        "confusion_matrix": confusion.tolist(),
-        "per_class": {
-            name: _class_figures(confusion, number) for number, name in enumerate(classes)
-        },
-    }
+    return {name: _class_figures(confusion, number) for number, name in enumerate(classes)}
 
 
 def curve_figures(loss: float, confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:

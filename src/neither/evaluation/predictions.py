@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from neither.data.split_file import csv_line, safe_cell
+from neither.inference.decision import Decision
 
 
 class PredictionWriter:
@@ -33,19 +34,20 @@ class PredictionWriter:
         self._text.flush()
         self._text.detach()
 
-    def write(self, path: str, probabilities: Sequence[float], true_label: str) -> None:
+    def write(
+        self, path: str, probabilities: Sequence[float], decision: Decision, true_label: str
+    ) -> None:
         """Write the row of an image.
 
         Args:
             path: relative to the scored folder.
             probabilities: one for each class.
+            decision: that they led to.
             true_label: the folder it lies in, empty if unknown.
         """
-        confidence = max(probabilities)
-        predicted = self._classes[probabilities.index(confidence)]
-        shown = [f"{each:.6f}" for each in (confidence, *probabilities)]
-        cells = [safe_cell(path), "ok", predicted, predicted, "", *shown, true_label, ""]
-        self._write_line(cells)
+        shown = [f"{each:.6f}" for each in (decision.confidence, *probabilities)]
+        decided = [decision.predicted, decision.decided, decision.reason]
+        self._write_line([safe_cell(path), "ok", *decided, *shown, true_label, ""])
 
     def write_unreadable(self, path: str, true_label: str, error: str) -> None:
         """Write the row of a file that gave no image, with the reason."""

@@ -1,5 +1,6 @@
 """The results of an evaluation as tables on the screen."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from neither.terminal import show, show_table
@@ -24,20 +25,84 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
     if "foreign" in metrics:
         show_table(
             "folders that are no class of this model, and how their images were decided",
-            ["", *classes, "images"],
+            ["", *next(iter(metrics["foreign"].values()))["decided"], "images"],
             [
-                [folder, *(str(row["decided"][name]) for name in classes), str(row["num_images"])]
+                [folder, *map(str, row["decided"].values()), str(row["num_images"])]
                 for folder, row in metrics["foreign"].items()
             ],
         )
     if "accuracy" in metrics:
-        num = sum(map(sum, metrics["confusion_matrix"]))
-        show(
-            f"accuracy {_percent(metrics['accuracy'])}, macro recall "
-            f"{_percent(metrics['macro_recall'])}, nll {metrics['nll']:.4f} on {num:,} images"
-        )
+        for line in (*_hits(metrics), *_calibration(metrics), *_rejection(metrics)):
+            show(line)
+        show(_withheld(metrics))
+    show(_threshold(metrics))
     if metrics["num_unreadable"]:
         show(f"{metrics['num_unreadable']:,} files could not be read")
+
+
+def _hits(metrics: dict[str, Any]) -> Iterator[str]:
+    num = sum(map(sum, metrics["confusion_matrix"]))
+    within = metrics["intervals"]
+    yield f"on {num:,} images, with 95 % intervals (bootstrap):"
+    yield (
+        f"  accuracy {_percent(metrics['accuracy'])} ({_range(within['accuracy'])}), "
+        f"macro recall {_percent(metrics['macro_recall'])} ({_range(within['macro_recall'])})"
+    )
+    low, high = within["nll"]
+    yield (
+        f"  nll {metrics['nll']:.4f} ({low:.4f} - {high:.4f}), {metrics['refinement']:.4f} at "
+        f"their best temperature; Brier {metrics['brier']:.4f}"
+    )
+
+
+def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"calibration at temperature {metrics['temperature']:.3f}; in brackets what chance alone "
+        "gives, mean and 95 %:"
+    )
+    names = {"ece": "ECE", "adaptive_ece": "adaptive", "classwise_ece": "by class"}
+    chance = metrics["chance"]
+    yield "  " + ", ".join(
+        f"{name} {_percent(metrics[key])} ({_percent(chance[key]['mean'])}, "
+        f"{_percent(chance[key]['q95'])})"
+        for key, name in names.items()
+    )
+
+
+def _rejection(metrics: dict[str, Any]) -> Iterator[str]:
+    if "rejection" in metrics:
+        found = metrics["rejection"]
+        yield f"{metrics['reject_class']} against the rest, by 1 - p({metrics['reject_class']}):"
+        yield (
+            f"  AUROC {found['auroc']:.4f}; {_percent(found['fpr_at_95_tpr'])} pass where 95 % of "
+            f"the rest do; OSCR {found['oscr']:.4f}"
+        )
+
+
+def _withheld(metrics: dict[str, Any]) -> str:
+    found = metrics["selective"]
+    shares = ", ".join(
+        f"{_percent(accuracy)} of the surest {100 * float(share):.0f} %"
+        for share, accuracy in found["accuracy_at"].items()
+    )
+    return f"right: {shares}; AURC {found['aurc']:.4f}, AUGRC {found['augrc']:.4f}"
+
+
+def _threshold(metrics: dict[str, Any]) -> str:
+    if "threshold" not in metrics:
+        return "no threshold kept the promised precision on val: every prediction is accepted"
+    text = f"accepted from a probability of {metrics['threshold']:.4f} on"
+    if "decision" in metrics:
+        found = metrics["decision"]
+        text += f": {_percent(found['coverage'])} of the images"
+        if "precision" in found:
+            text += f", {_percent(found['precision'])} of them right"
+        text += f" (promised {_percent(found['target_precision'])})"
+    return text
+
+
+def _range(bounds: Sequence[float]) -> str:
+    return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
 
 
 def _percent(share: float | None) -> str:

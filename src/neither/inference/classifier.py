@@ -1,7 +1,8 @@
 """A checkpoint as a classifier, and the one way in which logits are computed for use."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from neither import stopping
 from neither.data.augmentation import normalize
 from neither.data.preprocessing import Preprocessing
+from neither.errors import CheckpointError
+from neither.inference.decision import Decision, decide
 from neither.model.checkpoint import load_checkpoint
 from neither.model.softmax import to_probabilities
 
@@ -31,6 +34,10 @@ class Classifier:
         source: the folder or manifest that it was trained on.
         aliases: other names of the classes' folders.
         device: of the network.
+        threshold: the least probability to accept; None accepts every prediction.
+        target_precision: what the threshold promises of the accepted predictions.
+        shares: of each class among the training images; empty if they are not known.
+        shifts: what is added to the tempered logits for another mix of classes; empty for none.
     """
 
     network: nn.Module
@@ -41,6 +48,10 @@ class Classifier:
     source: Path
     aliases: Mapping[str, str]
     device: torch.device
+    threshold: float | None = None
+    target_precision: float = 1.0
+    shares: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Score decoded images.
@@ -54,13 +65,42 @@ class Classifier:
         rows = torch.arange(len(pixels))
         return compute_logits(self.network, pixels, rows, self.preprocessing, self.device)
 
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return (N, C) float64: (N, C) logits, tempered, and shifted for another mix of classes.
+
+        Softmax of them gives the probabilities.
+        """
+        scores = logits.double() / self.temperature
+        return scores + torch.tensor(self.shifts, dtype=torch.float64) if self.shifts else scores
+
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return (N, C) float64 probabilities for (N, C) logits, at this classifier's temperature.
+        """Return (N, C) float64 probabilities for (N, C) logits.
 
         Raises:
             ValueError: if a logit is not finite.
         """
-        return to_probabilities(logits, self.temperature)
+        return to_probabilities(self.scores(logits))
+
+    def decide(self, probabilities: Sequence[float]) -> Decision:
+        """Decide on one image by its probabilities, in the order of the classes."""
+        return decide(probabilities, self.classes, self.threshold)
+
+    def with_priors(self, priors: Sequence[float]) -> "Classifier":
+        """Expect another mix of classes than in training (Saerens et al., 2002).
+
+        By Bayes' rule each probability is multiplied by how much more common its class is.
+
+        Args:
+            priors: the share of each class, above 0, in the order of the classes.
+
+        Raises:
+            CheckpointError: if the shares in training are not known, or a class had no image.
+        """
+        if not self.shares or not all(self.shares):
+            raise CheckpointError("this checkpoint does not know how common each class was")
+        return replace(self, shifts=tuple(
+            math.log(prior / share) for prior, share in zip(priors, self.shares, strict=True)
+        ))  # fmt: skip
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
@@ -81,6 +121,9 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
         Path(data["root"] or data["manifest"]).expanduser(),
         data["aliases"],
         device,
+        checkpoint.threshold,
+        checkpoint.config["decision"]["target_precision"],
+        checkpoint.shares,
     )
 
 

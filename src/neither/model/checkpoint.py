@@ -21,7 +21,8 @@ from neither.errors import CheckpointError, UsageError
 from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 
-SCHEMA_VERSION = 3  # 2 knew no mirror images; 1 no aliases and no version of the decoder
+# 3 knew no shares of the classes; 2 no mirror images; 1 no aliases and no version of the decoder.
+SCHEMA_VERSION = 4
 _END_RECORD_BYTES = 22  # of a zip file, which torch's format is
 
 
@@ -38,6 +39,7 @@ class Checkpoint:
         mirrored: whether logits are averaged over each image and its mirror image.
         temperature: what logits are divided by before softmax.
         threshold: the least probability of an accepted decision; None if none was fitted.
+        shares: of each class among the training images.
         config: the whole config of the run, as in its `config.yaml`.
         epoch: full epochs trained.
         step: optimizer steps taken.
@@ -53,6 +55,7 @@ class Checkpoint:
     mirrored: bool
     temperature: float
     threshold: float | None
+    shares: tuple[float, ...]
     config: dict[str, Any]
     epoch: int
     step: int

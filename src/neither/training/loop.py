@@ -1,6 +1,7 @@
 """Train a network: load, loop, step, log, evaluate, save."""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 
 import torch
@@ -59,6 +60,7 @@ def train(config: Config, run: Run) -> State:
     )  # fmt: skip
     say(f"images: {preprocessing}")
     state = new_state(config, preprocessing, compute)
+    state.shares = data.train.shares(len(config.classes))
     if run.resumed is not None:
         state.restore(run.resumed)
     if config.compile:
@@ -78,7 +80,7 @@ def train(config: Config, run: Run) -> State:
                 figures = _train_epoch(state, batches, compute, run, bar)
                 metrics = None
                 if _is_measured(state.epoch + 1, config.train):
-                    metrics = _measure(state, data.pixels, data.val, compute.device)
+                    metrics = _measure(state, data, compute.device)
                 state.end_epoch(metrics)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
                 _save_epoch(state, run)
@@ -159,25 +161,40 @@ def _begin(
     # A few training images say enough of random weights, taken from all over: the list is by class.
     some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[:_NUM_BEFORE]
     before = Split([], data.train.rows[some], data.train.labels[some])
-    figures = _measure(state, data.pixels, before, device)
-    state.metrics = _measure(state, data.pixels, data.val, device)
+    logits = _score(state, data.pixels, before, device)
+    figures = _figures(logits, before.labels, state.config.classes)
+    state.metrics = _measure(state, data, device)
     tracker.write_epoch(0, 0, figures, state.metrics)
     tracker.write_text("config", to_yaml(state.config))
     first = next(batches.epoch(0))
     tracker.write_sheet("training_images", first, state.config.classes, state.preprocessing)
 
 
-def _measure(state: State, pixels: Tensor, split: Split, device: torch.device) -> dict[str, float]:
-    """Evaluate the averaged weights exactly as `evaluate` would; return the tags of the curves."""
+def _measure(state: State, data: Dataset, device: torch.device) -> dict[str, float]:
+    """Evaluate the averaged weights on val, and fit what turns their logits into decisions."""
+    logits = _score(state, data.pixels, data.val, device)
+    state.calibrate(logits, data.val.labels)
+    return _figures(logits, data.val.labels, state.config.classes) | {
+        "calibrated_loss": nll(logits, data.val.labels, state.temperature),
+        "temperature": state.temperature,
+    }
+
+
+def _score(state: State, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
+    """Return the logits of the averaged weights, exactly as `evaluate` would."""
     network: nn.Module = state.average.network
-    classes = state.config.classes
     if state.config.augmentation.flip:
         network = MirrorAverage(network).eval()
     logits = compute_logits(network, pixels, split.rows, state.preprocessing, device)
     if not logits.isfinite().all():
         raise _diverged(state)
-    confusion = count_confusions(split.labels, logits.argmax(dim=1), len(classes))
-    return curve_figures(nll(logits, split.labels, state.temperature), confusion, classes)
+    return logits
+
+
+def _figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Return the values of the curves; the loss, as on train, is that of the logits as they are."""
+    confusion = count_confusions(labels, logits.argmax(dim=1), len(classes))
+    return curve_figures(nll(logits, labels, 1.0), confusion, classes)
 
 
 def _save_epoch(state: State, run: Run) -> None:

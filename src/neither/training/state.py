@@ -12,8 +12,11 @@ from neither.config import Config
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute
 from neither.errors import CheckpointError
+from neither.evaluation.temperature import fit_temperature
+from neither.evaluation.threshold import choose_threshold
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.model.network import build_network
+from neither.model.softmax import to_probabilities
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
 from neither.training.optimizer import build_optimizer
@@ -38,7 +41,9 @@ class State:
             the curves.
         best: those of `best.pt`.
         best_epoch: when that was.
-        temperature: what logits are divided by before softmax.
+        temperature: what logits are divided by before softmax, fitted whenever val is measured.
+        threshold: the least probability to accept, likewise; None if none keeps the promise.
+        shares: of each class among the training images.
     """
 
     config: Config
@@ -54,12 +59,21 @@ class State:
     best: dict[str, float] | None = None
     best_epoch: int = 0
     temperature: float = 1.0
+    threshold: float | None = None
+    shares: tuple[float, ...] = ()
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
         self.step += 1
         self.step_in_epoch += 1
         self.average.update(self.step)
+
+    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
+        """Fit temperature and threshold to (N, C) logits of val and its (N,) labels."""
+        self.temperature = fit_temperature(logits, labels)
+        confidences, predicted = to_probabilities(logits, self.temperature).max(dim=1)
+        target = self.config.decision.target_precision
+        self.threshold = choose_threshold(confidences, predicted == labels, target)
 
     def end_epoch(self, metrics: dict[str, float] | None) -> None:
         """Count an epoch, with its metrics if it was measured, and begin the sums of the next."""
@@ -69,11 +83,11 @@ class State:
         self.tally = Tally(len(self.config.classes), self.tally.loss.device)
 
     def is_best(self) -> bool:
-        """Say whether the last epoch beats the best so far: by macro recall, then by loss.
+        """Say whether the last epoch beats the best so far: by macro recall, then calibrated loss.
 
         A loss that is not finite beats nothing.
         """
-        if self.metrics is None or not math.isfinite(self.metrics["loss"]):
+        if self.metrics is None or not math.isfinite(self.metrics["calibrated_loss"]):
             return False
         return self.best is None or _rank(self.metrics) > _rank(self.best)
 
@@ -100,7 +114,8 @@ class State:
             weights=_on_cpu(self.average.network.state_dict()),
             mirrored=config.augmentation.flip,
             temperature=self.temperature,
-            threshold=None,
+            threshold=self.threshold,
+            shares=self.shares,
             config=config.model_dump(mode="json"),
             epoch=self.epoch,
             step=self.step,
@@ -125,6 +140,7 @@ class State:
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.step_in_epoch = training["step_in_epoch"]
         self.metrics = checkpoint.metrics or None
+        self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
         self.best, self.best_epoch = training["best"], training["best_epoch"]
 
 
@@ -146,7 +162,7 @@ def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) ->
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    return metrics["macro_recall"], -metrics["loss"]
+    return metrics["macro_recall"], -metrics["calibrated_loss"]
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:

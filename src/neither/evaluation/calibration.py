@@ -1,0 +1,169 @@
+"""Do probabilities say how often they are right? Their errors, and how much of each is chance.
+
+An error of calibration sorts predictions into groups and asks of each how far the mean probability
+is from the share that came true. Even probabilities that are exactly right show some error on a
+finite number of images, so each figure comes with what chance alone would show.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neither.evaluation.groups import add_up, group_ties
+
+NUM_BINS = 15
+_NUM_DRAWS = 1000
+_MOST_AT_ONCE = 4_000_000  # random numbers
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Error:
+    """One calibration error, beside what a perfectly calibrated classifier shows.
+
+    Attributes:
+        value: in [0, 1].
+        expected: the mean that chance alone makes of it at this number of images.
+        bound: what chance alone exceeds once in twenty times.
+    """
+
+    value: float
+    expected: float
+    bound: float
+
+
+def brier(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the mean squared distance from the one-hot targets (Brier, 1950).
+
+    Args:
+        probabilities: (N, C) float64, N of 1 or more.
+        labels: (N,) int64.
+
+    Returns:
+        In [0, 2]: the sum over all classes, twice scikit-learn's figure for two of them.
+    """
+    return float((probabilities - _one_hot(labels, probabilities)).square().sum(dim=1).mean())
+
+
+def ece(probabilities: Tensor, labels: Tensor) -> Error:
+    """Return the expected calibration error of the predictions (Guo et al., 2017).
+
+    Args:
+        probabilities: (N, C) float64, N of 1 or more.
+        labels: (N,) int64.
+    """
+    confidences, predicted = probabilities.max(dim=1)
+    return _measure_tops(confidences, predicted == labels, bins_of(confidences))
+
+
+def adaptive_ece(probabilities: Tensor, labels: Tensor) -> Error:
+    """Return the same with groups of equal numbers of images instead of equal widths.
+
+    Args:
+        probabilities: (N, C) float64, N of 1 or more.
+        labels: (N,) int64.
+    """
+    confidences, predicted = probabilities.max(dim=1)
+    # Images of one confidence have no order; each is counted as their mean.
+    values, tied = group_ties(confidences)
+    order = tied.argsort(stable=True)
+    hits = (predicted == labels).double()
+    hits = (add_up(hits, tied, len(values)) / tied.bincount())[tied]
+    groups = torch.empty_like(tied)
+    groups[order] = torch.arange(len(order)) * NUM_BINS // len(order)
+    return _measure_tops(confidences, hits, groups)
+
+
+def classwise_ece(probabilities: Tensor, labels: Tensor) -> Error:
+    """Return the mean over the classes of the error of each class's probability.
+
+    Args:
+        probabilities: (N, C) float64, N of 1 or more.
+        labels: (N,) int64; classes without an image count too.
+    """
+    num_images, num_classes = probabilities.shape
+    groups = (bins_of(probabilities) + NUM_BINS * torch.arange(num_classes)).flatten()
+    steps = probabilities.cumsum(dim=1)[:, :-1].contiguous()
+
+    def draw(numbers: Tensor) -> Tensor:
+        drawn = torch.searchsorted(steps.expand(len(numbers), -1, -1).contiguous(),
+                                   numbers[..., None], right=True)  # fmt: skip
+        return (drawn == torch.arange(num_classes)).flatten(1).double()
+
+    hits = _one_hot(labels, probabilities).flatten()
+    error = _measure(probabilities.flatten(), hits, groups, num_images, draw)
+    return Error(*(each / num_classes for each in (error.value, error.expected, error.bound)))
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """Return what a reliability diagram shows: each bin of confidence that has an image.
+
+    Args:
+        probabilities: (N, C) float64, N of 1 or more.
+        labels: (N,) int64.
+
+    Returns:
+        For each bin `num_images`, the mean `confidence` and the `accuracy`.
+    """
+    confidences, predicted = probabilities.max(dim=1)
+    bins = bins_of(confidences)
+    nums = bins.bincount(minlength=NUM_BINS)
+    sums = add_up(confidences, bins, NUM_BINS)
+    right = add_up((predicted == labels).double(), bins, NUM_BINS)
+    return [
+        {"num_images": num, "confidence": confidence / num, "accuracy": hits / num}
+        for num, confidence, hits in zip(nums.tolist(), sums.tolist(), right.tolist(), strict=True)
+        if num
+    ]
+
+
+def bins_of(probabilities: Tensor) -> Tensor:
+    """Return the bin, 0 to 14, of each probability.
+
+    Bins are of equal width and closed on the right, ((m - 1) / 15, m / 15]; 0 is in the first.
+    """
+    edges = torch.arange(1, NUM_BINS, dtype=torch.float64) / NUM_BINS
+    return torch.bucketize(probabilities, edges)
+
+
+def _measure_tops(confidences: Tensor, hits: Tensor, groups: Tensor) -> Error:
+    def draw(numbers: Tensor) -> Tensor:
+        return (numbers < confidences).double()
+
+    return _measure(confidences, hits.double(), groups, len(hits), draw)
+
+
+def _measure(
+    values: Tensor, hits: Tensor, groups: Tensor, num_images: int, draw: Callable[[Tensor], Tensor]
+) -> Error:
+    """Work out sum over groups of (share of images) * |share of hits - mean value|.
+
+    The number of images in a group cancels: what is left is |sum of hits - sum of values| / N.
+    """
+    num_groups = int(groups.max()) + 1
+    sums = add_up(values, groups, num_groups)
+
+    def error_of(many: Tensor) -> Tensor:
+        found = torch.zeros(len(many), num_groups, dtype=torch.float64)
+        found.index_add_(1, groups, many)
+        return (found - sums).abs().sum(dim=1) / num_images
+
+    chance = torch.cat([error_of(draw(numbers)) for numbers in _draws(num_images)])
+    return Error(
+        float(error_of(hits[None])), float(chance.mean()), float(chance.quantile(0.95))
+    )  # fmt: skip
+
+
+def _draws(num_images: int) -> Iterator[Tensor]:
+    """Yield the same (draws, N) uniform numbers each time, a bounded number at once."""
+    generator = torch.Generator().manual_seed(_SEED)
+    at_once = max(1, min(_NUM_DRAWS, _MOST_AT_ONCE // num_images))
+    for start in range(0, _NUM_DRAWS, at_once):
+        num = min(at_once, _NUM_DRAWS - start)
+        yield torch.rand(num, num_images, dtype=torch.float64, generator=generator)
+
+
+def _one_hot(labels: Tensor, probabilities: Tensor) -> Tensor:
+    return (labels[:, None] == torch.arange(probabilities.shape[1])).double()
