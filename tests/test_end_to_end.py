@@ -128,7 +128,7 @@ def test_two_evaluations_give_the_same_bytes(trained: tuple[Path, Path], tmp_pat
     root, run = trained
     for name in ("one", "other"):
         evaluate(run, root, tmp_path / name)
-    for name in ("metrics.json", "predictions.csv"):
+    for name in ("metrics.json", "predictions.csv", "reliability.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 

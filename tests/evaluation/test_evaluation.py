@@ -36,7 +36,9 @@ def score(
     returned = evaluate(classifier, scored, others, set(), output_dir)
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
     assert metrics == returned
-    assert {path.name for path in output_dir.iterdir()} == {"metrics.json", "predictions.csv"}
+    drawn = {"reliability.png"} if "accuracy" in metrics else set()
+    written = {path.name for path in output_dir.iterdir()}
+    assert written == {"metrics.json", "predictions.csv"} | drawn
     text = (output_dir / "predictions.csv").read_bytes().decode("utf-8", "surrogateescape")
     rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     assert all(None not in row and None not in row.values() for row in rows)
@@ -290,7 +292,7 @@ def test_two_evaluations_write_the_same_bytes(
     draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
     for name in ("one", "other"):
         score(classifier, labelled, tmp_path / name, tmp_path / "unseen")
-    for name in ("metrics.json", "predictions.csv"):
+    for name in ("metrics.json", "predictions.csv", "reliability.png"):
         first = (tmp_path / "one" / name).read_bytes()
         assert first == (tmp_path / "other" / name).read_bytes()
 

@@ -85,7 +85,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     files.make_folder(output_dir)
     metrics = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir)
     show_metrics(str(whole), metrics)
-    show(f"written: {output_dir}/metrics.json and predictions.csv")
+    drawn = ", reliability.png" if "reliability" in metrics else ""
+    show(f"written: {output_dir}/metrics.json, predictions.csv{drawn}")
     return DataError.exit_code if metrics["num_unreadable"] or refused else 0
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from neither import files
 from neither.data.found import Found
 from neither.errors import CheckpointError
+from neither.evaluation.diagram import draw_reliability
 from neither.evaluation.predictions import PredictionWriter
 from neither.evaluation.summary import summarize
 from neither.inference.answers import answer_files
@@ -49,7 +50,8 @@ def evaluate(
         unseen: images of other kinds, if any; their rows follow, with paths relative to the scored
             folder too.
         trained_on: the hashes of the images that the classifier has learned, if they are known.
-        output_dir: an existing folder, which gets `metrics.json` and `predictions.csv`.
+        output_dir: an existing folder, which gets `metrics.json`, `predictions.csv` and, for
+            labelled images, `reliability.png`.
 
     Returns:
         What `metrics.json` holds. `num_images` counts the rows with a prediction; the confusion
@@ -119,6 +121,8 @@ def evaluate(
             for folder, counts in sorted(foreign.items())
         }
     files.write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    if logits:
+        draw_reliability(metrics, output_dir / "reliability.png")
     return metrics
 
 
