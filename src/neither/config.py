@@ -32,6 +32,8 @@ def _check_class_name(text: str) -> str:
         raise ValueError('a class is a folder: no / \\ : * ? " < > | in its name, no dot before it')
     if text in sum(SPLIT_FOLDERS.values(), ()):
         raise ValueError("this is the name of a split's folder")
+    if text == "unsure":
+        raise ValueError("this is what a decision is called that is left to a person")
     return text
 
 

@@ -3,11 +3,14 @@
 import csv
 import io
 
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neither.evaluation.predictions import PredictionWriter
-from neither.inference.decision import Decision
+from neither.inference.decision import Decision, decide
+from neither.model.softmax import to_probabilities
 
 CLASSES = ("dog", "human, or so")
 
@@ -70,3 +73,19 @@ def test_the_file_stays_open_for_its_owner() -> None:
         pass
     file.write(b"more")
     assert file.getvalue().endswith(b"more")
+
+
+@given(st.lists(st.floats(-30, 30), min_size=3, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_p20_what_is_printed_sums_to_one_and_keeps_the_answer(scores: list[float]) -> None:
+    probabilities = to_probabilities(torch.tensor([scores], dtype=torch.float64))[0].tolist()
+    classes = ("dog", "human", "neither")
+    file = io.BytesIO()
+    with PredictionWriter(file, classes) as writer:
+        writer.write("1.png", probabilities, decide(probabilities, classes, None), "")
+    row = read(file.getvalue())[1]
+    shown = [float(cell) for cell in row[6:9]]
+    assert sum(shown) == pytest.approx(1, abs=2e-6)
+    first, second, _ = sorted(probabilities, reverse=True)
+    if first - second >= 1e-6:
+        assert classes[shown.index(max(shown))] == row[2]

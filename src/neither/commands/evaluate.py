@@ -93,13 +93,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _read_priors(text: str, classes: Sequence[str]) -> list[float]:
     """Read `dog=0.1,human=0.2,neither=0.7`: each class once, shares above 0 that sum to 1."""
     shares: dict[str, float] = {}
-    for part in text.split(","):
+    parts = text.split(",")
+    for part in parts:
         name, _, value = part.rpartition("=")
         try:
             shares[name] = float(value)
         except ValueError as error:
             raise UsageError(f"--priors: {part!r} is not CLASS=SHARE") from error
-    if sorted(shares) != sorted(classes) or text.count("=") != len(classes):
+    if sorted(shares) != sorted(classes) or len(parts) != len(classes):
         raise UsageError(f"--priors: want a share for each of {', '.join(classes)}, once")
     total = math.fsum(shares.values())
     if not all(0 < share < 1 for share in shares.values()) or abs(total - 1) > _ROUNDING:
