@@ -192,7 +192,7 @@ def test_ranges_hold_what_they_promise_and_no_more(
 @pytest.mark.parametrize(
     "name",
     ["", " dog", "dog ", "a/b", "a\\b", "a:b", "a*", "a?", 'a"', "a<b", "a|b", ".dog", "..",
-     "train", "val", "valid", "validation", "test", "a\nb", "a\x1bb", "\ud800"],
+     "train", "val", "valid", "validation", "test", "unsure", "a\nb", "a\x1bb", "\ud800"],
 )  # fmt: skip
 def test_a_class_that_could_be_no_folder_is_refused(name: str) -> None:
     values = yaml.safe_load(MINIMAL) | {"classes": ("dog", "cat", name)}

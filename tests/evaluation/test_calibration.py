@@ -93,10 +93,38 @@ def test_t4_adaptive_groups_drop_nothing_and_ties_stay_in_place() -> None:
     assert adaptive_ece(lowest, labels).value == pytest.approx((0.55 + 14 * 0.1) / 15)
 
 
+@pytest.mark.parametrize("num", [15, 60, 100])
+def test_t4_adaptive_groups_are_of_equal_counts_by_rank(num: int) -> None:
+    probabilities = calibrated(num, num)
+    labels = drawn(calibrated(num, num, sharpness=1.0), num)
+    confidences, predicted = probabilities.max(dim=1)
+    order = confidences.argsort()
+    total = 0.0
+    for number in range(15):
+        group = order[-(-number * num // 15) : -(-(number + 1) * num // 15)]
+        right = (predicted == labels)[group].double()
+        total += len(group) * abs(float(right.mean() - confidences[group].mean()))
+    assert adaptive_ece(probabilities, labels).value == pytest.approx(total / num, abs=1e-12)
+
+
 def test_t5_a_class_without_images_counts() -> None:
     probabilities = torch.tensor([[0.6, 0.0, 0.4]] * 10, dtype=torch.float64)
     labels = torch.zeros(10, dtype=torch.int64)
     assert classwise_ece(probabilities, labels).value == pytest.approx((0.4 + 0 + 0.4) / 3)
+
+
+def test_t5_classwise_is_the_mean_of_each_class_against_the_rest() -> None:
+    probabilities = calibrated(200, 5)
+    labels = drawn(probabilities[:, :2] / probabilities[:, :2].sum(1, keepdim=True), 5)
+    expected = 0.0
+    for number in range(3):  # the last one has no image
+        column = probabilities[:, number]
+        bins = (15 * column).ceil().clamp(min=1)
+        for each in sorted(set(bins.tolist())):
+            inside = bins == each
+            share = (labels == number)[inside].double().mean()
+            expected += float(inside.sum() * (share - column[inside].mean()).abs()) / 200
+    assert classwise_ece(probabilities, labels).value == pytest.approx(expected / 3, abs=1e-12)
 
 
 def test_brier_is_the_sum_over_all_classes() -> None:
