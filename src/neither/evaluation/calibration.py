@@ -5,7 +5,7 @@ is from the share that came true. Even probabilities that are exactly right show
 finite number of images, so each figure comes with what chance alone would show.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ NUM_BINS = 15
 _NUM_DRAWS = 1000
 _MOST_AT_ONCE = 4_000_000  # random numbers
 _SEED = 0
+
+_Hits = tuple[Tensor, Tensor]  # groups, and how much came true of each
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ def adaptive_ece(probabilities: Tensor, labels: Tensor) -> Error:
     # Images of one confidence have no order; each is counted as their mean.
     values, tied = group_ties(confidences)
     order = tied.argsort(stable=True)
-    hits = (predicted == labels).double()
-    hits = (add_up(hits, tied, len(values)) / tied.bincount())[tied]
+    hits = (add_up(predicted == labels, tied, len(values)) / tied.bincount())[tied]
     groups = torch.empty_like(tied)
     groups[order] = torch.arange(len(order)) * NUM_BINS // len(order)
     return _measure_tops(confidences, hits, groups)
@@ -83,17 +84,18 @@ def classwise_ece(probabilities: Tensor, labels: Tensor) -> Error:
         probabilities: (N, C) float64, N of 1 or more.
         labels: (N,) int64; classes without an image count too.
     """
-    num_images, num_classes = probabilities.shape
-    groups = (bins_of(probabilities) + NUM_BINS * torch.arange(num_classes)).flatten()
+    num_classes = probabilities.shape[1]
+    groups = bins_of(probabilities) + NUM_BINS * torch.arange(num_classes)
+    sums = add_up(probabilities.flatten(), groups.flatten(), NUM_BINS * num_classes)
     steps = probabilities.cumsum(dim=1)[:, :-1].contiguous()
 
-    def draw(numbers: Tensor) -> Tensor:
-        drawn = torch.searchsorted(steps.expand(len(numbers), -1, -1).contiguous(),
-                                   numbers[..., None], right=True)  # fmt: skip
-        return (drawn == torch.arange(num_classes)).flatten(1).double()
+    def hit(labels: Tensor) -> _Hits:  # (N, D)
+        return groups.gather(1, labels).mT, torch.ones(labels.mT.shape, dtype=torch.float64)
 
-    hits = _one_hot(labels, probabilities).flatten()
-    error = _measure(probabilities.flatten(), hits, groups, num_images, draw)
+    def draw(numbers: Tensor) -> _Hits:
+        return hit(torch.searchsorted(steps, numbers.mT.contiguous(), right=True))
+
+    error = _measure(sums, hit(labels[:, None]), draw)
     return Error(*(each / num_classes for each in (error.value, error.expected, error.bound)))
 
 
@@ -129,40 +131,40 @@ def bins_of(probabilities: Tensor) -> Tensor:
 
 
 def _measure_tops(confidences: Tensor, hits: Tensor, groups: Tensor) -> Error:
-    def draw(numbers: Tensor) -> Tensor:
-        return (numbers < confidences).double()
+    def draw(numbers: Tensor) -> _Hits:
+        return groups.expand_as(numbers), (numbers < confidences).double()
 
-    return _measure(confidences, hits.double(), groups, len(hits), draw)
+    return _measure(
+        add_up(confidences, groups, NUM_BINS), (groups[None], hits.double()[None]), draw
+    )
 
 
-def _measure(
-    values: Tensor, hits: Tensor, groups: Tensor, num_images: int, draw: Callable[[Tensor], Tensor]
-) -> Error:
-    """Work out sum over groups of (share of images) * |share of hits - mean value|.
+def _measure(sums: Tensor, hits: _Hits, draw: Callable[[Tensor], _Hits]) -> Error:
+    """Work out sum over groups of (share of images) * |share of hits - mean probability|.
 
-    The number of images in a group cancels: what is left is |sum of hits - sum of values| / N.
+    The number of images in a group cancels: what is left is |sum of hits - sum of probabilities|
+    over the number of all images.
+
+    Args:
+        sums: (G,) of the probabilities.
+        hits: (1, N) groups and (1, N) weights of what came true.
+        draw: makes (D, N) of each from (D, N) uniform numbers, by the probabilities themselves.
     """
-    num_groups = int(groups.max()) + 1
-    sums = add_up(values, groups, num_groups)
+    num_images = hits[0].shape[1]
 
-    def error_of(many: Tensor) -> Tensor:
-        found = torch.zeros(len(many), num_groups, dtype=torch.float64)
-        found.index_add_(1, groups, many)
-        return (found - sums).abs().sum(dim=1) / num_images
+    def errors_of(places: Tensor, weights: Tensor) -> Tensor:
+        found = torch.zeros(len(places), len(sums), dtype=torch.float64)
+        return (found.scatter_add_(1, places, weights) - sums).abs().sum(dim=1) / num_images
 
-    chance = torch.cat([error_of(draw(numbers)) for numbers in _draws(num_images)])
-    return Error(
-        float(error_of(hits[None])), float(chance.mean()), float(chance.quantile(0.95))
-    )  # fmt: skip
-
-
-def _draws(num_images: int) -> Iterator[Tensor]:
-    """Yield the same (draws, N) uniform numbers each time, a bounded number at once."""
     generator = torch.Generator().manual_seed(_SEED)
-    at_once = max(1, min(_NUM_DRAWS, _MOST_AT_ONCE // num_images))
+    at_once = max(1, min(_NUM_DRAWS, _MOST_AT_ONCE // max(num_images, len(sums))))
+    chance = []
     for start in range(0, _NUM_DRAWS, at_once):
-        num = min(at_once, _NUM_DRAWS - start)
-        yield torch.rand(num, num_images, dtype=torch.float64, generator=generator)
+        shape = (min(at_once, _NUM_DRAWS - start), num_images)
+        numbers = torch.rand(shape, dtype=torch.float64, generator=generator)
+        chance.append(errors_of(*draw(numbers)))
+    drawn = torch.cat(chance)
+    return Error(float(errors_of(*hits)), float(drawn.mean()), float(drawn.quantile(0.95)))
 
 
 def _one_hot(labels: Tensor, probabilities: Tensor) -> Tensor:
