@@ -26,7 +26,7 @@ def test_neighbourhoods_times_the_kernel_is_the_convolution(
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [4, 7, 20])
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 20])  # at 1, stride 2, oneDNN's own reads garbage
 def test_forward_is_the_same_and_gradients_differ_by_rounding(stride: int, size: int) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(6, 10, 3, stride, padding=1, bias=False)
@@ -46,9 +46,28 @@ def test_forward_is_the_same_and_gradients_differ_by_rounding(stride: int, size:
         assert plain.weight.grad is not None
         assert plain.weight.grad.dtype == torch.float32
         answers[name] = (result.detach(), inputs.grad, plain.weight.grad.clone())
-    assert torch.equal(answers["plain"][0], answers["swapped"][0])
-    assert torch.equal(answers["plain"][1], answers["swapped"][1])
+    if -(-size // stride) > 2:  # smaller ones are products all the way
+        assert torch.equal(answers["plain"][0], answers["swapped"][0])
+        assert torch.equal(answers["plain"][1], answers["swapped"][1])
+    torch.testing.assert_close(answers["plain"][0], answers["swapped"][0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(answers["plain"][1], answers["swapped"][1], rtol=0.02, atol=0.02)
     torch.testing.assert_close(answers["plain"][2], answers["swapped"][2], rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_place_has_the_gradient_of_float32(stride: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 10, 3, stride, padding=1, bias=False)
+    features, wanted = torch.randn(8, 6, 1, 1), torch.randn(8, 10, 1, 1)
+    plain(features).backward(wanted)
+    assert plain.weight.grad is not None
+    expected = plain.weight.grad.clone()
+    plain.zero_grad()
+    use_matrix_gradients(plain, BFLOAT16)
+    with BFLOAT16.autocast():
+        result = plain(features)
+    result.backward(wanted.to(result.dtype))
+    torch.testing.assert_close(plain.weight.grad, expected, rtol=0.02, atol=0.05)
 
 
 def test_the_gradient_really_comes_another_way() -> None:
