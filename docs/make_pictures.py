@@ -81,10 +81,11 @@ def draw_predictions(target: Path) -> None:
         cell.imshow(square(Image.open(SCORED / row["path"]).convert("RGB")))
         cell.set_xticks([])
         cell.set_yticks([])
-        right = row["predicted"] == row["true_label"] or row["true_label"] not in COLOURS
+        true = row["true_label"] if row["true_label"] in COLOURS else "neither"
+        right = row["predicted"] == true
         cell.set_title(
             f"{row['true_label']} → {row['predicted']} {float(row['confidence']):.2f}",
-            fontsize=10,
+            fontsize=9.5,
             color="black" if right else "#b00020",
         )
         bars = cell.inset_axes((0, -0.36, 1, 0.32))

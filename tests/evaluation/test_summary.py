@@ -32,6 +32,10 @@ def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
     assert found["selective"]["accuracy_at"] == {"0.95": 0.9, "0.9": 1.0, "0.8": 1.0}
     # 1 - p(neither): the wrong one of neither is between the known images and its fellows.
     assert found["rejection"]["auroc"] == 1.0
+    assert set(found["rejection"]) == {
+        "auroc", "fpr_at_95_tpr", "oscr", "ccr_at_fpr", "aurc", "augrc",
+    }  # fmt: skip
+    assert found["rejection"]["aurc"] == found["selective"]["aurc"] == pytest.approx(0.01)
     assert found["decision"] == {"target_precision": 1.0, "coverage": 1.0, "precision": 0.9}
     low, high = found["intervals"]["accuracy"]
     assert low < 0.9 < high

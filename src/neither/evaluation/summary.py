@@ -47,16 +47,17 @@ def summarize(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[st
         "macro_recall": list(macro_recall_interval(labels, hits)),
         "nll": list(mean_interval(losses)),
     }
-    if classifier.reject_class is not None:
-        reject = classes.index(classifier.reject_class)
-        rejection = measure_rejection(probabilities, labels, reject)
-        if rejection is not None:
-            figures["rejection"] = asdict(rejection)
     selective = {
         name: value
         for name, value in asdict(measure_selective(confidences, hits)).items()
         if value is not None
     }
+    if classifier.reject_class is not None:
+        reject = classes.index(classifier.reject_class)
+        rejection = measure_rejection(probabilities, labels, reject)
+        if rejection is not None:
+            both = {name: selective[name] for name in ("aurc", "augrc")}
+            figures["rejection"] = asdict(rejection) | both
     return figures | {
         "selective": selective,
         "decision": {"target_precision": classifier.target_precision}

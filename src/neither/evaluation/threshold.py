@@ -5,6 +5,8 @@ from torch import Tensor
 
 from neither.evaluation.groups import add_up, group_ties
 
+_HAIR = 1e-12
+
 
 def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float | None:
     """Find the smallest threshold at which the accepted predictions are as precise as promised.
@@ -15,14 +17,14 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
         target: the share of accepted predictions that should be right, in (0, 1].
 
     Returns:
-        A confidence that occurs, so that predictions at it are accepted; None if no threshold
-        keeps the promise.
+        A hair below a confidence that occurs, so that this one is accepted however its last bit is
+        rounded elsewhere; None if no threshold keeps the promise.
     """
     values, tied = group_ties(confidences)
     num = _from_the_top(torch.ones_like(confidences), tied, len(values))
     right = _from_the_top(hits.double(), tied, len(values))
     kept = (right >= target * num - 1e-9).nonzero()
-    return float(values[int(kept.min())]) if len(kept) else None
+    return float(values[int(kept.min())]) - _HAIR if len(kept) else None
 
 
 def _from_the_top(values: Tensor, tied: Tensor, num: int) -> Tensor:
