@@ -18,8 +18,8 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
     """
     try:
         torch.compile(_double, dynamic=False)(torch.ones(1, device=device))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a compiler, a header or a writable folder that is not there
+        reason = str(error).strip().partition("\n")[0]
         say(f"compile: no compiler works here, so training goes on without ({reason})")
         return
     # Batches come in two or three sizes; code for each keeps the bits the same after a resume.
