@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neither.evaluation.groups import add_up, group_ties
@@ -46,7 +47,8 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     Returns:
         In [0, 2]: the sum over all classes, twice scikit-learn's figure for two of them.
     """
-    return float((probabilities - _one_hot(labels, probabilities)).square().sum(dim=1).mean())
+    targets = F.one_hot(labels, probabilities.shape[1])
+    return float((probabilities - targets).square().sum(dim=1).mean())
 
 
 def ece(probabilities: Tensor, labels: Tensor) -> Error:
@@ -165,7 +167,3 @@ def _measure(sums: Tensor, hits: _Hits, draw: Callable[[Tensor], _Hits]) -> Erro
         chance.append(errors_of(*draw(numbers)))
     drawn = torch.cat(chance)
     return Error(float(errors_of(*hits)), float(drawn.mean()), float(drawn.quantile(0.95)))
-
-
-def _one_hot(labels: Tensor, probabilities: Tensor) -> Tensor:
-    return (labels[:, None] == torch.arange(probabilities.shape[1])).double()

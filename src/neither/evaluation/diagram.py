@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from neither import files
-from neither.evaluation.calibration import NUM_BINS
+from neither.evaluation.calibration import NUM_BINS, bins_of
 
 _COLOUR = "#3b78c3"
 
@@ -19,13 +20,14 @@ def draw_reliability(metrics: dict[str, Any], path: Path) -> None:
         path: of the PNG file.
     """
     bins = metrics["reliability"]
-    places = [(int(row["confidence"] * NUM_BINS * (1 - 1e-12)) + 0.5) / NUM_BINS for row in bins]
+    confidences = torch.tensor([row["confidence"] for row in bins], dtype=torch.float64)
+    places = ((bins_of(confidences) + 0.5) / NUM_BINS).tolist()
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.bar(places, [row["accuracy"] for row in bins], 0.9 / NUM_BINS, color=_COLOUR,
               label="accuracy")  # fmt: skip
     above.plot([0, 1], [0, 1], "--", color="grey", label="perfectly calibrated")
-    above.plot([row["confidence"] for row in bins], [row["accuracy"] for row in bins], "k.",
+    above.plot(confidences.tolist(), [row["accuracy"] for row in bins], "k.",
                label="mean confidence of the bin")  # fmt: skip
     above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
     above.set_title(

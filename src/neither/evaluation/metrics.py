@@ -85,8 +85,12 @@ def nll(logits: Tensor, labels: Tensor, temperature: float) -> float:
     """
     if len(labels) == 0:
         raise ValueError("no image to average over")
-    chosen = to_log_probabilities(logits, temperature).gather(1, labels[:, None])
-    return -math.fsum(chosen.flatten().tolist()) / len(labels)
+    return math.fsum(losses(logits, labels, temperature).tolist()) / len(labels)
+
+
+def losses(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the (N,) float64 cross entropy of each image, in nats; `nll` is their mean."""
+    return -to_log_probabilities(logits, temperature).gather(1, labels[:, None])[:, 0]
 
 
 def per_class(confusion: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:

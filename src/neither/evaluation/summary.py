@@ -8,12 +8,18 @@ from torch import Tensor
 
 from neither.evaluation import calibration
 from neither.evaluation.intervals import macro_recall_interval, mean_interval
-from neither.evaluation.metrics import accuracy, count_confusions, macro_recall, nll, per_class
+from neither.evaluation.metrics import (
+    accuracy,
+    count_confusions,
+    losses,
+    macro_recall,
+    nll,
+    per_class,
+)
 from neither.evaluation.rejection import measure_rejection
 from neither.evaluation.selective import measure_selective
 from neither.evaluation.temperature import fit_temperature
 from neither.inference.classifier import Classifier
-from neither.model.softmax import to_log_probabilities
 
 
 def summarize(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -41,11 +47,10 @@ def summarize(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[st
         "per_class": per_class(confusion, classes),
     }
     figures |= _calibration(scores, probabilities, labels)
-    losses = -to_log_probabilities(scores).gather(1, labels[:, None])[:, 0]
     figures["intervals"] = {
         "accuracy": list(mean_interval(hits.double())),
         "macro_recall": list(macro_recall_interval(labels, hits)),
-        "nll": list(mean_interval(losses)),
+        "nll": list(mean_interval(losses(scores, labels, 1.0))),
     }
     selective = {
         name: value

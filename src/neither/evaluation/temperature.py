@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from neither.model.softmax import to_log_probabilities, to_probabilities
+from neither.evaluation.metrics import nll
+from neither.model.softmax import to_probabilities
 
 LEAST, MOST = 0.05, 20.0
 _NUM_HALVINGS = 100  # float64 has 53 bits; the rest costs nothing
@@ -38,7 +39,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         else:
             high = middle
     found = min(max(2 / (low + high), LEAST), MOST)
-    return found if _loss(scores, labels, found) <= _loss(scores, labels, 1.0) else 1.0
+    return found if nll(scores, labels, found) <= nll(scores, labels, 1.0) else 1.0
 
 
 def _wanted(scores: Tensor, labels: Tensor) -> Tensor:
@@ -53,7 +54,3 @@ def _slope(scores: Tensor, wanted: Tensor, inverse: float) -> float:
     """Return the derivative of the loss by 1 / T."""
     expected = (to_probabilities(scores, 1 / inverse) * scores).sum(dim=1)
     return float((expected - wanted).mean())
-
-
-def _loss(scores: Tensor, labels: Tensor, temperature: float) -> float:
-    return -float(to_log_probabilities(scores, temperature).gather(1, labels[:, None]).mean())
