@@ -93,8 +93,8 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
     """Measure what share of training the data path takes, inside the loop."""
     from neither.config import Config, Data, Train
     from neither.devices import choose_compute
-    from neither.training.loop import _step
     from neither.training.state import new_state
+    from neither.training.step import take_step
 
     data = build(root, run)
     config = Config(name="x", classes=CLASSES, data=Data(root="x"), train=Train(epochs=100))
@@ -110,7 +110,7 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
             waited += time.perf_counter() - asked
             if batch is None:
                 break
-            _step(state, batch, 0.1, compute)
+            take_step(state, batch, 0.1, compute)
         shares.append(waited / (time.perf_counter() - started))
     spread = f"({100 * min(shares[1:]):.1f} - {100 * max(shares[1:]):.1f})"
     print(f"\ntraining in {compute.precision}: the data path takes "

@@ -75,8 +75,8 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
     from neither.data.batches import Batches
     from neither.data.preprocessing import Preprocessing
     from neither.devices import choose_compute
-    from neither.training.loop import _step
     from neither.training.state import new_state
+    from neither.training.step import take_step
 
     if threads:
         torch.set_num_threads(threads)
@@ -95,12 +95,12 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
         coming = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
         first = next(coming)
         first_batch = time.perf_counter() - started
-        _step(state, first, 0.1, compute)
+        take_step(state, first, 0.1, compute)
         times = []
         for _ in range(STEPS):
             begun = time.perf_counter()
             batch = next(coming)
-            _step(state, batch, 0.1, compute)
+            take_step(state, batch, 0.1, compute)
             times.append((time.perf_counter() - begun) / len(batch.labels))
     print(json.dumps({
         "num_images": num, "size": size, "threads": torch.get_num_threads(),

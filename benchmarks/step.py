@@ -34,9 +34,9 @@ from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute, choose_compute
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
-from neither.training.loop import _step
 from neither.training.optimizer import build_optimizer
 from neither.training.state import State, new_state
+from neither.training.step import take_step
 
 SIZE = 64
 BATCH_SIZE = 128
@@ -102,7 +102,7 @@ def forever(batches: Batches) -> Iterator[Batch]:
 def ours(state: State, batches: Iterator[Batch], compute: Compute) -> Iterator[None]:
     """Take the project's steps."""
     for batch in batches:
-        _step(state, batch, 0.1, compute)
+        take_step(state, batch, 0.1, compute)
         yield
 
 
@@ -143,7 +143,7 @@ def resnet_state(compute: Compute) -> State:
 def count_flops(state: State, batch: Batch, compute: Compute) -> float:
     """Count the arithmetic of a step on a full batch."""
     with FlopCounterMode(display=False) as counter:
-        _step(state, batch, 0.1, compute)
+        take_step(state, batch, 0.1, compute)
     total: int = counter.get_total_flops()
     return total * BATCH_SIZE / len(batch.labels)
 

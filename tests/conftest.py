@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from calls import Call, calling
 from images import make_splits
 
 settings.register_profile("the same examples each time", derandomize=True)
@@ -41,3 +42,10 @@ def watchdog() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Return a function that runs a command as its script does, in this process."""
+    with calling(monkeypatch, capsys) as run:
+        yield run

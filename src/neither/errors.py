@@ -41,3 +41,9 @@ class DivergedError(UserError):
     """The loss or its gradient is no longer finite."""
 
     exit_code = 7
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell lack of memory from defects of ours; torch has no exception of its own for it."""
+    signs = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

@@ -49,6 +49,24 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def keep_as(copy: Path, path: Path) -> None:
+    """Let `copy` name what `path` names now, if that exists; neither name is missing in between.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    if not path.exists():
+        return
+    temporary = copy.with_name(_TEMPORARY.format(name=copy.name, pid=os.getpid()))
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)  # no second copy: `path` is never written into, only replaced
+    except OSError:  # some file systems have one name a file
+        path.replace(copy)
+    else:
+        temporary.replace(copy)
+
+
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder; only its owner may call this."""
     for stale in folder.iterdir():

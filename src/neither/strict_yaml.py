@@ -158,7 +158,7 @@ class _RefusedError(Exception):
 
 def _decode(content: bytes) -> str:
     if len(content) > _MAX_BYTES:
-        raise _RefusedError(f"the file has {len(content):,} bytes; a config has at most 65,536")
+        raise _RefusedError(f"a config has at most {_MAX_BYTES:,} bytes")
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode()

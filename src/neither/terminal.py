@@ -18,9 +18,10 @@ from rich.text import Text
 
 _LINE_EVERY_SECONDS = 10.0
 _NOTE_EVERY_SECONDS = 1.0
+_FILE_ONLY = logging.DEBUG + 1
 
 _log = logging.getLogger("neither")
-_log.setLevel(logging.INFO)
+_log.setLevel(_FILE_ONLY)
 _log.propagate = False
 logging.raiseExceptions = False  # a message that cannot be written is lost, no more
 
@@ -40,7 +41,7 @@ class _ConsoleHandler(logging.Handler):
     """Print above a live progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.DEBUG + 1:
+        if record.levelno == _FILE_ONLY:
             return
         style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
         try:
@@ -49,6 +50,23 @@ class _ConsoleHandler(logging.Handler):
             with suppress(OSError, ValueError), _messages.capture():
                 pass  # forgets the line, which rich would keep and try again
             self.handleError(record)
+
+
+class _FileHandler(logging.FileHandler):
+    """Say once that the log cannot be written, and go on without it."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self._failed:
+            self._failed = True
+            with suppress(OSError, ValueError):
+                text = f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}"
+                _messages.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written would be tried again
+            super().close()
 
 
 def printable(text: object) -> str:
@@ -73,9 +91,14 @@ def fail(message: str) -> None:
     _log.error("error: %s", message)
 
 
+def note(message: str) -> None:
+    """Put what is too long for the screen into the log file."""
+    _log.log(_FILE_ONLY, message)
+
+
 def note_traceback() -> None:
     """Put the exception being handled into the log file, not on the screen."""
-    _log.log(logging.DEBUG + 1, "traceback", exc_info=True)
+    _log.log(_FILE_ONLY, "traceback", exc_info=True)
 
 
 def open_terminal() -> None:
@@ -83,7 +106,6 @@ def open_terminal() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character the locale lacks becomes an escape
             stream.reconfigure(errors="backslashreplace")
-    _log.setLevel(logging.DEBUG + 1)
     if not any(isinstance(handler, _ConsoleHandler) for handler in _log.handlers):
         _log.addHandler(_ConsoleHandler())
 
@@ -91,7 +113,7 @@ def open_terminal() -> None:
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Append all messages, with the time, to a file inside the block."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _log.addHandler(handler)
     try:

@@ -71,7 +71,7 @@ def test_usage_errors_exit_2(tmp_path: Path, make_images: Callable[..., Path]) -
     make_images()
     arguments = ("train", QUICK, f"data.root={missing}", "--output-dir", tmp_path / "run")
     refused(2, *arguments, says=f"did you mean {tmp_path / 'images'}?")
-    refused(2, "evaluate", tmp_path, tmp_path, says="is this the folder of a run?")
+    refused(2, "evaluate", tmp_path / "no", tmp_path, says="no such run or checkpoint")
     inside = ("--output-dir", tmp_path / "images" / "run")
     refused(
         2, "train", QUICK, f"data.root={tmp_path / 'images'}", *inside, says="lies in the folder"
@@ -94,6 +94,7 @@ def test_a_file_that_is_no_checkpoint_exits_5(tmp_path: Path) -> None:
     checkpoint = tmp_path / "model.pt"
     checkpoint.write_text("not one")
     refused(5, "evaluate", checkpoint, tmp_path, says=str(checkpoint))
+    refused(5, "evaluate", tmp_path, tmp_path, says="is this the folder of a run?")
 
 
 def test_the_environment_exits_6(tmp_path: Path, make_images: Callable[..., Path]) -> None:

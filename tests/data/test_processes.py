@@ -3,6 +3,7 @@ import operator
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -111,6 +112,40 @@ def test_a_killed_process_is_an_error_with_a_remedy() -> None:
     with pytest.raises(OutputError, match=r"was killed.*too little memory"):
         run(os._exit, [9] * 100)
     assert multiprocessing.active_children() == []
+
+
+WORK = "(lambda work: work)(__import__('neither.data.processes').data.processes.working_on('{}'))"
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_file_that_kills_a_process_is_named() -> None:
+    """R15, and a name that would drive the terminal is escaped."""
+    deadly = WORK.format("sound.jpg") + ", " + WORK.format("deadly \\x1b[2J.jpg")
+    items = [*["1"] * 70, deadly + ", __import__('os').kill(__import__('os').getpid(), 9)"]
+    with pytest.raises(OutputError, match=r"was killed at deadly \\x1b\[2J\.jpg\. The usual"):
+        run(WHO, items)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_file_that_a_process_does_not_come_back_from_is_named(
+    monkeypatch: pytest.MonkeyPatch, watchdog: None
+) -> None:
+    """R15: a minute's patience, here without the minute."""
+    monkeypatch.setattr(processes, "_MAX_LOOKS", 2)
+    items = [*["1"] * 70, WORK.format("endless.jpg") + ", __import__('time').sleep(1000)"]
+    with pytest.raises(OutputError, match=r"no process has come back .* at endless\.jpg\. Move"):
+        run(WHO, items)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_signal_ends_the_wait_for_a_process_that_does_not_come_back(watchdog: None) -> None:
+    items = [*["1"] * 70, WORK.format("endless.jpg") + ", __import__('time').sleep(1000)"]
+    timer = threading.Timer(2.0, os.kill, (os.getpid(), 15))
+    timer.start()
+    with stopping.watched(), pytest.raises(Stopped):
+        run(WHO, items)
 
 
 @pytest.mark.usefixtures("two_cores")

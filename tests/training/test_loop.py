@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from neither import stopping
 from neither.config import Config
-from neither.errors import CheckpointError, DivergedError
+from neither.errors import CheckpointError, DivergedError, OutputError
 from neither.inference.classifier import compute_logits
+from neither.model.archive import read_archive, write_archive
 from neither.model.checkpoint import load_checkpoint
+from neither.terminal import logged_to
 from neither.training import loop
 from neither.training.run import open_run
 from neither.training.state import State
+from neither.training.step import take_step
 
 EPOCHS = 3
 STEPS_PER_EPOCH = 3
@@ -46,16 +50,15 @@ def train(config: Config, folder: Path) -> State:
 def stop_before_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send a real signal when the step of this number is about to be taken."""
     taken = 0
-    step = loop._step
 
-    def counted(*arguments: Any) -> None:  # noqa: ANN401
+    def counted(*arguments: Any) -> bool:  # noqa: ANN401
         nonlocal taken
         if taken == number:
             signal.raise_signal(signal.SIGTERM)
         taken += 1
-        step(*arguments)
+        return take_step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", counted)
+    monkeypatch.setattr(loop, "take_step", counted)
 
 
 def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +148,10 @@ def test_a_run_resumed_without_its_momenta_ends_elsewhere(
     stop = STOPS["in mid-epoch"]
     train_until_stopped(config, tmp_path / "stopped", stop)
     path = tmp_path / "stopped" / "checkpoints" / "last.pt"
-    content = torch.load(path, weights_only=True)
+    content, _ = read_archive(path)
     for momenta in content["training"]["optimizer"]["state"].values():
         momenta["momentum_buffer"].zero_()
-    torch.save(content, path)
+    write_archive(path, content)
     resumed = train(config, tmp_path / "stopped")
     assert not torch.equal(
         whole.network.state_dict()["head.weight"], resumed.network.state_dict()["head.weight"]
@@ -240,6 +243,123 @@ def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(
         assert torch.isfinite(weights).all(), name
 
 
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "NaN": lambda loss: loss * math.nan,
+    "infinite": lambda loss: loss * math.inf,
+    "finite, with a gradient that is not": lambda loss: loss + (loss - loss.detach()).sqrt(),
+    "far too large": lambda loss: loss * 1e38,
+}
+
+
+@pytest.mark.fault("R17")
+@pytest.mark.parametrize("spoil", LOSSES.values(), ids=LOSSES.keys())
+def test_a_step_with_a_loss_or_gradient_that_is_not_finite_is_not_taken(
+    spoil: Callable[[Tensor], Tensor],
+    make_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config(make_images(train=7))
+    taken, cross_entropy = 0, F.cross_entropy
+    weights: list[dict[str, Tensor]] = []
+
+    def spoiled(*arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401
+        nonlocal taken
+        taken += 1
+        loss = cross_entropy(*arguments, **options)
+        return spoil(loss) if taken == STEPS_PER_EPOCH + 2 else loss
+
+    def watched(state: State, *arguments: Any) -> bool:  # noqa: ANN401
+        before = [weights.detach().clone() for weights in state.network.parameters()]
+        was_taken = take_step(state, *arguments)
+        weights[:] = [{"before": one, "after": other} for one, other in
+                      zip(before, state.network.parameters(), strict=True)]  # fmt: skip
+        return was_taken
+
+    monkeypatch.setattr(F, "cross_entropy", spoiled)
+    monkeypatch.setattr(loop, "take_step", watched)
+    with (
+        logged_to(tmp_path / "log.txt"),
+        pytest.raises(
+            DivergedError, match=r"in epoch 2, in step 5, with train/.*png in its batch"
+        ) as diverged,
+    ):
+        train(config, tmp_path / "run")
+    assert diverged.value.exit_code == 7
+    assert weights
+    assert all(torch.equal(each["before"], each["after"]) for each in weights)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.partition("the images of this batch: ")[2].partition("\n")[0].count("train/") == 6
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert (last.epoch, last.step) == (1, STEPS_PER_EPOCH)
+    monkeypatch.undo()
+    assert train(config, tmp_path / "run").epoch == EPOCHS
+
+
+@pytest.mark.fault("R14")
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+     torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("std::bad_alloc")],
+    ids=repr,
+)  # fmt: skip
+def test_too_little_memory_is_told_with_a_smaller_batch(
+    error: Exception,
+    make_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config(make_images())
+
+    def too_much(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(loop, "take_step", too_much)
+    with pytest.raises(OutputError, match=r"out of memory in epoch 1, step 1, with batches of 8.*"
+                       r"train\.batch_size=4"):  # fmt: skip
+        train(config, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run").step == 0
+
+
+def test_other_errors_are_no_lack_of_memory(
+    make_images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(loop, "take_step", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        train(make_config(make_images()), tmp_path / "run")
+
+
+@pytest.mark.fault("K01", "K15", "R02")
+@pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "missing"])
+def test_a_run_whose_last_checkpoint_was_lost_ends_in_the_same_bits(
+    is_there: bool, make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = make_config(make_images(train=7))
+    whole = train(config, tmp_path / "whole")
+    train_until_stopped(config, tmp_path / "run", STOPS["in the last step"])
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1])
+    if not is_there:
+        last.unlink()
+    resumed = train(config, tmp_path / "run")
+    assert_same(whole.network.state_dict(), resumed.network.state_dict())
+    assert read_rows(tmp_path / "whole") == read_rows(tmp_path / "run")
+
+
+def test_a_run_whose_best_checkpoint_was_lost_makes_another(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = make_config(make_images(train=7))
+    train_until_stopped(config, tmp_path / "run", STOPS["in mid-epoch"])
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    best.write_bytes(b"lost")
+    train(config, tmp_path / "run")
+    assert load_checkpoint(best).epoch > 1
+
+
 def test_two_classes_leave_the_ignored_folder_out(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -270,6 +390,7 @@ def test_a_run_that_lost_its_last_checkpoint_is_not_started_over_in_silence(
     config = make_config(make_images())
     train(config, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    (tmp_path / "run" / "checkpoints" / "previous.pt").unlink()
     with pytest.raises(CheckpointError, match=r"last\.pt is missing.*--fresh"):
         train(config, tmp_path / "run")
 

@@ -1,7 +1,6 @@
 """One folder, one run, one owner: new, gone on with, finished, put aside, or refused."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -18,8 +17,9 @@ from neither.config import Config, load_config
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute
 from neither.errors import CheckpointError, OutputError, UsageError
+from neither.model.checkpoint import load_checkpoint
 from neither.terminal import say
-from neither.training.run import Run, open_run, write_environment
+from neither.training.run import Run, open_run
 from neither.training.state import new_state
 
 MakeConfig = Callable[..., Config]
@@ -201,12 +201,61 @@ def test_what_killed_writers_left_is_swept(folder: Path, make_config: MakeConfig
     assert not any(path.exists() for path in left)
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_from(folder: Path, make_config: MakeConfig) -> None:
+def damage(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + b"x" + content[1001:])
+    return path.read_bytes()
+
+
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(
+    folder: Path, make_config: MakeConfig
+) -> None:
+    """K01."""
+    begin(make_config(), folder)
+    with open_run(make_config(), folder, fresh=False) as run:
+        files.keep_as(run.previous, run.last)
+        save_last(make_config(), run, 2)
+    assert load_checkpoint(run.last).epoch == 2
+    damaged = damage(run.last)
+    resumed = open_and_close(make_config(), folder).resumed
+    assert resumed is not None
+    assert resumed.epoch == 1
+    log = (folder / "log.txt").read_text()
+    assert "last.pt: damaged: the checksum differs; going on from" in log
+    assert "going on with" in log.splitlines()[-1]
+    # Neither thrown away, nor ever to be taken for the one before the next.
+    assert (folder / "checkpoints" / "damaged.pt").read_bytes() == damaged
+    assert not run.last.exists()
+    again = open_and_close(make_config(), folder).resumed
+    assert again is not None
+    assert again.epoch == 1
+
+
+def test_without_a_sound_checkpoint_nothing_is_gone_on_from(
+    folder: Path, make_config: MakeConfig
+) -> None:
     begin(make_config(), folder)
     last = folder / "checkpoints" / "last.pt"
-    last.write_bytes(last.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"last\.pt"):
-        open_and_close(make_config(), folder)
+    damage(last)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"last\.pt: damaged.*previous\.pt.*--fresh"):
+            open_and_close(make_config(), folder)
+        files.keep_as(last.with_name("previous.pt"), last)
+    assert open_and_close(make_config(), folder, fresh=True).resumed is None
+
+
+def test_a_damaged_best_checkpoint_is_told_and_replaced(
+    folder: Path, make_config: MakeConfig
+) -> None:
+    begin(make_config(), folder)
+    with open_run(make_config(), folder, fresh=False) as run:
+        assert run.has_sound_best()
+        damage(run.best)
+        assert not run.has_sound_best()
+        run.best.unlink()
+        assert not run.has_sound_best()
+    log = (folder / "log.txt").read_text()
+    assert log.count("the next epoch that is measured takes its place") == 2
 
 
 def test_fresh_puts_each_old_run_aside_under_the_next_number(
@@ -334,16 +383,3 @@ with open_run(load_config(folder / "config.yaml"), folder, fresh=False):
             owner.send_signal(signal.SIGKILL)
     assert owner.returncode == -signal.SIGKILL
     assert open_and_close(make_config(), folder).resumed is not None
-
-
-def test_environment_says_what_the_figures_hang_on(folder: Path, make_config: MakeConfig) -> None:
-    run = open_and_close(make_config(), folder)
-    write_environment(run, Compute(torch.device("cpu"), "bfloat16"), "abc123")
-    environment = json.loads((folder / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__
-    assert environment["precision"] == "bfloat16"
-    assert environment["device"].startswith("cpu: ")
-    assert environment["threads"] == torch.get_num_threads()
-    assert environment["command"] == sys.argv
-    assert environment["data_fingerprint"] == "abc123"
-    assert None not in environment.values()

@@ -33,20 +33,20 @@ def figures(value: float) -> dict[str, float]:
     return {"loss": value, "accuracy": 1 - value / 4, "recall/dog": 0.5}
 
 
-def write_epochs(folder: Path, done: int, epochs: range, value: float) -> None:
+def write_epochs(folder: Path, done: int | None, epochs: range, value: float) -> None:
     """Write as one attempt of a run would that went on after `done` epochs."""
-    with closing(Tracker(folder, done)) as tracker:
+    with closing(Tracker(folder, None if done is None else STEPS_PER_EPOCH * done)) as tracker:
         for epoch in epochs:
             step = STEPS_PER_EPOCH * epoch
             train = figures(value + epoch / 100) | {"learning_rate": 0.1}
             tracker.write_epoch(epoch, step, train, figures(value + epoch / 10))
 
 
-def age_events(folder: Path) -> None:
+def age_events(folder: Path, seconds: int = 1000) -> None:
     """Rename event files as if written long ago: TensorBoard reads them by the time in the name."""
     for path in folder.glob("tensorboard/*/events.*"):
         parts = path.name.split(".")
-        parts[3] = f"{int(parts[3]) - 1000:010}"
+        parts[3] = f"{int(parts[3]) - seconds:010}"
         path.rename(path.with_name(".".join(parts)))
 
 
@@ -73,7 +73,7 @@ def make_batch(num: int) -> Batch:
 
 
 def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:
-    write_epochs(tmp_path, -1, range(3), 1.0)
+    write_epochs(tmp_path, None, range(3), 1.0)
     train, val = read_curves(tmp_path, "train"), read_curves(tmp_path, "val")
     assert train.keys() - val.keys() == {"learning_rate"}
     assert val.keys() == figures(0).keys()
@@ -82,7 +82,7 @@ def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:
 
 
 def test_metrics_jsonl_has_a_row_for_each_epoch(tmp_path: Path) -> None:
-    write_epochs(tmp_path, -1, range(3), 1.0)
+    write_epochs(tmp_path, None, range(3), 1.0)
     rows = read_rows(tmp_path)
     assert [(row["epoch"], row["step"]) for row in rows] == [(0, 0), (1, 7), (2, 14)]
     assert rows[1]["val"] == figures(1.1)
@@ -90,7 +90,7 @@ def test_metrics_jsonl_has_a_row_for_each_epoch(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path: Path) -> None:
-    write_epochs(tmp_path, -1, range(4), 1.0)  # cut off: only epoch 1 was saved
+    write_epochs(tmp_path, None, range(4), 1.0)  # cut off: only epoch 1 was saved
     age_events(tmp_path)
     write_epochs(tmp_path, 1, range(2, 5), 3.0)
     rows = read_rows(tmp_path)
@@ -103,16 +103,39 @@ def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path: 
     assert list(read_curves(tmp_path, "train")["learning_rate"]) == [0, 7, 14, 21, 28]
 
 
-def test_a_run_cut_off_before_its_first_checkpoint_begins_its_curves_anew(tmp_path: Path) -> None:
-    write_epochs(tmp_path, -1, range(1), 1.0)
+def test_a_clock_that_was_set_back_costs_no_curves(tmp_path: Path) -> None:
+    """R20: TensorBoard would read the newer file first, and drop what it purges."""
+    write_epochs(tmp_path, None, range(4), 1.0)
+    age_events(tmp_path, -3600)
+    write_epochs(tmp_path, 1, range(2, 5), 3.0)
+    age_events(tmp_path, -7200)
+    write_epochs(tmp_path, 3, range(4, 6), 5.0)
+    curve = read_curves(tmp_path, "val")["loss"]
+    expected = {0: 1.0, 7: 1.1, 14: 3.2, 21: 3.3, 28: 5.4, 35: 5.5}
+    assert curve == pytest.approx(expected)
+
+
+def test_lost_rows_of_earlier_epochs_cost_neither_curves_nor_the_run(tmp_path: Path) -> None:
+    write_epochs(tmp_path, None, range(3), 1.0)
     age_events(tmp_path)
-    write_epochs(tmp_path, -1, range(2), 3.0)
+    (tmp_path / "metrics.jsonl").write_text("{half a row")
+    with logged_to(tmp_path / "log.txt"):
+        write_epochs(tmp_path, 1, range(2, 4), 3.0)
+    assert "the rows of earlier epochs are lost" in (tmp_path / "log.txt").read_text()
+    assert [row["epoch"] for row in read_rows(tmp_path)] == [2, 3]
+    assert list(read_curves(tmp_path, "val")["loss"]) == [0, 7, 14, 21]
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_begins_its_curves_anew(tmp_path: Path) -> None:
+    write_epochs(tmp_path, None, range(1), 1.0)
+    age_events(tmp_path)
+    write_epochs(tmp_path, None, range(2), 3.0)
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1]
     assert read_curves(tmp_path, "train")["loss"] == pytest.approx({0: 3.0, 7: 3.01})
 
 
 def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
-    with closing(Tracker(tmp_path, -1)) as tracker:
+    with closing(Tracker(tmp_path, None)) as tracker:
         tracker.write_text("config", "name: test\n# not a heading\n")
         tracker.write_sheet("training_images", make_batch(40), CLASSES, PREPROCESSING)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
@@ -129,7 +152,7 @@ def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num", [1, 5])
 def test_a_small_batch_makes_a_sheet_too(num: int, tmp_path: Path) -> None:
-    with closing(Tracker(tmp_path, -1)) as tracker:
+    with closing(Tracker(tmp_path, None)) as tracker:
         tracker.write_sheet("training_images", make_batch(num), CLASSES, PREPROCESSING)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
@@ -162,7 +185,7 @@ def test_a_full_disk_costs_rows_but_does_not_raise(
 ) -> None:
     monkeypatch.setattr(files, "write_whole", full_disk)
     with logged_to(tmp_path / "log.txt"):
-        use_all(Tracker(tmp_path, -1))
+        use_all(Tracker(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
 
 
@@ -170,7 +193,7 @@ def test_a_full_disk_costs_rows_but_does_not_raise(
 def test_a_full_disk_costs_events_but_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = Tracker(tmp_path, -1)
+    tracker = Tracker(tmp_path, None)
     monkeypatch.setattr(RecordWriter, "write", full_disk)
     with logged_to(tmp_path / "log.txt"):
         use_all(tracker)
@@ -181,6 +204,6 @@ def test_a_full_disk_costs_events_but_no_rows(
 def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     with logged_to(tmp_path / "log.txt"):
-        use_all(Tracker(tmp_path, -1))
+        use_all(Tracker(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]

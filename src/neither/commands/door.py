@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from neither import stopping, terminal
-from neither.errors import OutputError, UserError
+from neither.errors import OutputError, UserError, is_out_of_memory
 
 
 def pass_through(work: Callable[[], int]) -> int:
@@ -35,7 +35,10 @@ def pass_through(work: Callable[[], int]) -> int:
         space = "; free some space" if error.errno == errno.ENOSPC else ""
         terminal.fail(f"{place}{error.strerror or error}{space}")
         return OutputError.exit_code
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        terminal.note_traceback()
         terminal.fail("out of memory; try a smaller train.batch_size or data.store=disk")
         return OutputError.exit_code
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from neither.data.preprocessing import FORMATS, HEIC
+from neither.data.processes import working_on
 
 MAX_BYTES = 50_000_000
 
@@ -27,6 +28,7 @@ def read_file(path: Path) -> bytes:
     Raises:
         UnreadableError: if it is larger, gone, no regular file, or may not be read.
     """
+    working_on(path)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # to open a pipe that nobody writes to would hang

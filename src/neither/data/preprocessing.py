@@ -3,10 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = "HEIF"  # as Pillow names it with the extra [heic]
+_Share = Annotated[float, Field(gt=0, le=1)]
 DECODER_VERSION = 2  # to be raised whenever pixels or facts come out otherwise: both are cached
 
 
@@ -22,11 +25,11 @@ class Preprocessing:
         decoder: the version of the code that turns files into pixels.
     """
 
-    image_size: int
+    image_size: Annotated[int, Field(ge=1)]
     resize: Literal["squash", "pad", "crop"] = "crop"
     # ImageNet's, the field's standard, so that networks trained elsewhere fit too.
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
+    std: tuple[_Share, _Share, _Share] = (0.229, 0.224, 0.225)
     decoder: int = DECODER_VERSION
 
     def fingerprint(self) -> str:

@@ -1,29 +1,30 @@
 """Checkpoint files: all that is needed to classify an image, or to go on training.
 
 A checkpoint holds plain values and tensors only, so reading one can run no code. It is written
-whole or not at all.
+whole or not at all, and every byte of it is vouched for.
 """
 
-import io
-import os
-import zipfile
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from neither import files
 from neither.config import Model
 from neither.data.preprocessing import DECODER_VERSION, Preprocessing
 from neither.errors import CheckpointError, UsageError
+from neither.model.archive import read_archive, tensors_in, write_archive
 from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 
-# 3 knew no shares of the classes; 2 no mirror images; 1 no aliases and no version of the decoder.
-SCHEMA_VERSION = 4
-_END_RECORD_BYTES = 22  # of a zip file, which torch's format is
+SCHEMA_VERSION = 5
+_UNSEALED = 4  # the same content without a seal; earlier ones were never released
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,20 @@ class Checkpoint:
         training: what going on takes besides; None in a checkpoint that is only for use.
     """
 
-    classes: tuple[str, ...]
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     reject_class: str | None
     model: Model
     preprocessing: Preprocessing
     weights: dict[str, Tensor]
     mirrored: bool
-    temperature: float
-    threshold: float | None
-    shares: tuple[float, ...]
+    temperature: Annotated[float, Field(ge=0.01, le=100)]
+    threshold: _Share | None
+    shares: tuple[_Share, ...]
     config: dict[str, Any]
-    epoch: int
-    step: int
+    epoch: _Count
+    step: _Count
     metrics: dict[str, float]
     training: dict[str, Any] | None = None
 
@@ -81,17 +84,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all.
 
     Raises:
-        OSError: if the disk is full or the folder cannot be written; an old file stays as it was.
+        OutputError: if the disk is full or the folder cannot be written; an old file stays as it
+            was.
     """
-    content = vars(checkpoint) | {
+    write_archive(path, vars(checkpoint) | {
         "schema_version": SCHEMA_VERSION,
+        "made_by": version("neither"),
         "model": checkpoint.model.model_dump(),
         "preprocessing": asdict(checkpoint.preprocessing),
-    }
-    # Through memory: torch's own writer leaves a partial file and no errno on a full disk.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    files.write_whole(path, buffer.getbuffer())
+    })  # fmt: skip
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -101,55 +102,87 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path: a checkpoint file, or the folder of a run, whose `best.pt` is meant.
 
     Raises:
-        UsageError: if there is no such file.
+        UsageError: if there is nothing of this name.
         CheckpointError: if the file is damaged or not a checkpoint of this project.
     """
     path = find_checkpoint(path)
+    content, is_sealed = read_archive(path)
+    _require_schema(path, content, is_sealed)
     try:
-        _require_whole(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as any of a dozen kinds
+        checkpoint = _CHECKED.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
         raise CheckpointError(
-            f"{path}: this checkpoint cannot be read; it is damaged or not one of ours"
+            f"{path}: {'.'.join(map(str, first['loc']))} of this checkpoint is missing or wrong: "
+            f"{first['msg']}"
         ) from error
-    if not isinstance(content, dict) or "schema_version" not in content:
+    _require_meaning(path, checkpoint)
+    _require_finite(path, checkpoint)
+    return checkpoint
+
+
+def _require_schema(path: Path, content: dict[str, Any], is_sealed: bool) -> None:
+    """Take the schema out of the content, if it is one that can be read."""
+    if "schema_version" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of this project (no schema_version)")
-    version = content.pop("schema_version")
-    if version != SCHEMA_VERSION:
+    schema, made_by = content.pop("schema_version"), content.pop("made_by", None)
+    if schema not in (_UNSEALED, SCHEMA_VERSION):
+        maker = f"neither {made_by}" if made_by else "another version of neither"
         raise CheckpointError(
-            f"{path}: schema {version} is not {SCHEMA_VERSION}, the one this version of neither "
-            "reads; install the version that made it"
+            f"{path}: made by {maker} with schema {schema}; this is {version('neither')}, which "
+            f"reads schema {_UNSEALED} and {SCHEMA_VERSION}; install the version that made it"
         )
-    try:
-        content["model"] = Model.model_validate(content["model"])
-        content["preprocessing"] = Preprocessing(**content["preprocessing"])
-        _require_same_decoder(path, content["preprocessing"])
-        return Checkpoint(**content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: parts of this checkpoint are missing or wrong") from error
+    if is_sealed != (schema == SCHEMA_VERSION):
+        raise CheckpointError(f"{path}: incomplete or damaged: its seal is missing")
 
 
-def _require_same_decoder(path: Path, preprocessing: Preprocessing) -> None:
-    if preprocessing.decoder != DECODER_VERSION:
+def _require_meaning(path: Path, checkpoint: Checkpoint) -> None:
+    """Refuse values that are right one by one and do not go together."""
+    classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
+    if (
+        len(set(classes)) < len(classes)
+        or checkpoint.reject_class not in (None, *classes)
+        or len(checkpoint.shares) not in (0, len(classes))
+    ):
+        raise CheckpointError(f"{path}: the classes of this checkpoint contradict each other")
+    if decoder != DECODER_VERSION:
         raise CheckpointError(
-            f"{path}: trained on images of decoder {preprocessing.decoder}, but this version of "
+            f"{path}: trained on images of decoder {decoder}, but this version of "
             f"neither has {DECODER_VERSION}, which gives other pixels; install the one that made it"
         )
+
+
+def _require_finite(path: Path, checkpoint: Checkpoint) -> None:
+    """Refuse weights that would turn every image into the first class."""
+    content = {"weights": checkpoint.weights, "training": checkpoint.training}
+    for name, tensor in tensors_in(content):
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: {name} holds negative variances")
+
+
+_CHECKED = TypeAdapter(Checkpoint)
 
 
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint that a path means: itself, or a run's `best.pt`.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if there is nothing.
+        CheckpointError: if there is something else.
     """
+    if not path.exists():
+        raise UsageError(f"{path}: no such run or checkpoint")
     if path.is_dir():
         best = path / "checkpoints" / "best.pt"
         if not best.is_file():
-            raise UsageError(f"{path}: no checkpoints/best.pt here; is this the folder of a run?")
+            raise CheckpointError(
+                f"{path}: no checkpoints/best.pt here; is this the folder of a run?"
+            )
         return best
     if not path.is_file():
-        raise UsageError(f"{path}: no such run or checkpoint")
+        raise CheckpointError(f"{path}: not a file")
     return path
 
 
@@ -168,19 +201,6 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     if differences:
         raise CheckpointError("the weights fit another network: " + "; ".join(differences[:3]))
     network.load_state_dict(weights)
-
-
-def _require_whole(path: Path) -> None:
-    """Compare the checksums, which torch does not: a flipped bit would be a weight like any other.
-
-    Raises:
-        ValueError: if a byte was changed or added since the file was written.
-    """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
-        file.seek(-_END_RECORD_BYTES, os.SEEK_END)
-        if damaged or not file.read().startswith(b"PK\5\6"):
-            raise ValueError(f"other bytes than were written: {damaged or 'after the end'}")
 
 
 def _shape(weights: Tensor | None) -> str:

@@ -5,26 +5,27 @@ from collections.abc import Sequence
 from contextlib import closing
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neither import stopping
+from neither import files, stopping
 from neither.config import Config, Train, to_yaml
-from neither.data.batches import Batch, Batches
+from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute, choose_compute
-from neither.errors import DivergedError
+from neither.errors import DivergedError, OutputError, is_out_of_memory
 from neither.evaluation.metrics import count_confusions, curve_figures, nll
 from neither.inference.classifier import compute_logits
 from neither.model.mirror import MirrorAverage
 from neither.model.network import count_parameters
 from neither.randomness import permutation
-from neither.terminal import Bar, progress, say
+from neither.terminal import Bar, note, printable, progress, say
 from neither.training.compilation import compile_network
-from neither.training.optimizer import rate_share, set_rate
-from neither.training.run import Run, write_environment
+from neither.training.environment import write_environment
+from neither.training.optimizer import rate_share
+from neither.training.run import Run
 from neither.training.state import State, new_state
+from neither.training.step import take_step
 from neither.training.tracking import Tracker
 
 _NUM_TOLD = 10
@@ -63,13 +64,15 @@ def train(config: Config, run: Run) -> State:
     state.shares = data.train.shares(len(config.classes))
     if run.resumed is not None:
         state.restore(run.resumed)
+        if not run.has_sound_best():
+            state.forget_best()
     if config.compile:
         compile_network(state.network, compute.device)
     say(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
         f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads")  # fmt: skip
     total = config.train.epochs * len(batches)
     with (
-        closing(Tracker(run.folder, state.epoch if run.resumed else -1)) as tracker,
+        closing(Tracker(run.folder, state.begins_at() if run.resumed else None)) as tracker,
         progress("training", total, "steps", state.step) as bar,
     ):
         if run.resumed is None:
@@ -77,7 +80,7 @@ def train(config: Config, run: Run) -> State:
             _save_epoch(state, run)
         try:
             while state.epoch < config.train.epochs:
-                figures = _train_epoch(state, batches, compute, run, bar)
+                figures = _train_epoch(state, data, batches, compute, run, bar)
                 metrics = None
                 if _is_measured(state.epoch + 1, config.train):
                     metrics = _measure(state, data, compute.device)
@@ -90,6 +93,10 @@ def train(config: Config, run: Run) -> State:
             say(f"saved in epoch {state.epoch + 1}, after step {state.step}; the same command goes "
                 "on from here")  # fmt: skip
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _too_large(state) from error
     return state
 
 
@@ -98,7 +105,7 @@ def _is_measured(epoch: int, settings: Train) -> bool:
 
 
 def _train_epoch(
-    state: State, batches: Batches, compute: Compute, run: Run, bar: Bar
+    state: State, data: Dataset, batches: Batches, compute: Compute, run: Run, bar: Bar
 ) -> dict[str, float]:
     """Take the steps that are left of an epoch; return the values of its curves."""
     settings = state.config.train
@@ -108,10 +115,13 @@ def _train_epoch(
     for batch in batches.epoch(state.epoch, state.step_in_epoch):
         stopping.poll()
         moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
-        _step(state, batch, rate_share(settings, moment), compute)
+        if not take_step(state, batch, rate_share(settings, moment), compute):
+            raise _diverged(state, [data.train.paths[place] for place in batch.indices.tolist()])
         num_images += len(batch.labels)
         bar.advance()
         if bar.is_due():
+            if not state.tally.is_finite():
+                raise _diverged(state)
             speed = num_images / (time.monotonic() - started)
             bar.note(f"loss {state.tally.mean_loss():.3f}, {speed:,.0f} images/s")
         if time.monotonic() - saved >= every_seconds:
@@ -136,22 +146,6 @@ def _tell(state: State, train: dict[str, float]) -> None:
         text += (f", val loss {metrics['loss']:.3f}, val macro recall "
                  f"{metrics['macro_recall']:.3f}")  # fmt: skip
     say(text)
-
-
-def _step(state: State, batch: Batch, share: float, compute: Compute) -> None:
-    """Take one optimizer step on one batch, at a share of the highest learning rate."""
-    settings = state.config.train
-    with compute.autocast():
-        logits = state.network(batch.images)
-    logits = logits.float()
-    loss = F.cross_entropy(logits, batch.targets, label_smoothing=settings.label_smoothing)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
-    set_rate(state.optimizer, share)
-    state.optimizer.step()
-    state.end_step()
-    state.tally.add(loss, logits, batch.labels, norm)
 
 
 def _begin(
@@ -209,11 +203,25 @@ def _save(state: State, run: Run) -> None:
     """Save to go on from here, unless there is nothing sound to go on from."""
     if not state.tally.is_finite():
         raise _diverged(state)
+    files.keep_as(run.previous, run.last)
     state.save(run.last, to_go_on=True)
 
 
-def _diverged(state: State) -> DivergedError:
+def _diverged(state: State, paths: Sequence[str] = ()) -> DivergedError:
+    """Say where the loss was lost: in the step that would come next, or at most a second ago."""
+    step = f"by step {state.step}"
+    if paths:
+        step = f"in step {state.step + 1}, with {printable(paths[0])} in its batch"
+        note("the images of this batch: " + ", ".join(map(printable, paths)))
     return DivergedError(
-        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, by step "
-        f"{state.step}; the checkpoints are from before. Try a lower train.lr"
+        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, {step}; the "
+        "checkpoints are from before. Try a lower train.lr"
+    )
+
+
+def _too_large(state: State) -> OutputError:
+    size = state.config.train.batch_size
+    return OutputError(
+        f"out of memory in epoch {state.epoch + 1}, step {state.step + 1}, with batches of {size}; "
+        f"the checkpoints are from before. Try train.batch_size={max(1, size // 2)}"
     )

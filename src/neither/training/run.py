@@ -1,25 +1,16 @@
 """The folder of one run: new, to be resumed, or finished."""
 
-import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from neither import files, strict_yaml
 from neither.config import Config, check_config, to_yaml
-from neither.devices import Compute
 from neither.errors import CheckpointError, OutputError, UsageError
 from neither.model.checkpoint import Checkpoint, load_checkpoint
-from neither.terminal import logged_to, say
+from neither.terminal import logged_to, say, warn
 
 # Keys that change no number, so a run may go on under other ones. Where the images lie is one of
 # them: that they are the same is checked by their content.
@@ -56,6 +47,24 @@ class Run:
         """The checkpoint to go on from."""
         return self.folder / "checkpoints" / "last.pt"
 
+    @property
+    def previous(self) -> Path:
+        """The last one before it, in case it should be damaged."""
+        return self.folder / "checkpoints" / "previous.pt"
+
+    def is_begun(self) -> bool:
+        """Say whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.previous.exists()
+
+    def has_sound_best(self) -> bool:
+        """Say whether `best.pt` can be used, and warn the user if not."""
+        try:
+            self.read_best()
+        except (UsageError, CheckpointError) as error:
+            warn(f"{error}; the next epoch that is measured takes its place")
+            return False
+        return True
+
     def read_best(self) -> Checkpoint:
         """Read the checkpoint to use."""
         return load_checkpoint(self.best)
@@ -76,15 +85,15 @@ def open_run(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
         CheckpointError: if the checkpoint to go on from cannot be used.
     """
     files.make_folder(folder)
-    kept, last = folder / "config.yaml", folder / "checkpoints" / "last.pt"
-    _require_run(folder)
+    kept, run = folder / "config.yaml", Run(folder, None)
+    _require_run(run)
     with files.owned(folder):
         if fresh:
             _put_aside(folder)
-        if last.exists():
+        if run.is_begun():
             _require_same(config, kept)
         else:
-            _require_unbegun(folder)
+            _require_unbegun(run)
             # What ended before its first checkpoint leaves nothing to go on from, or to keep to.
             # The config comes first: by it a folder is known as a run, however soon that ends.
             files.write_whole(kept, to_yaml(config))
@@ -93,63 +102,53 @@ def open_run(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
             files.make_folder(part)
             files.sweep_temporaries(part)
         with logged_to(folder / "log.txt"):
-            resumed = _load_last(last) if last.exists() else None
-            if resumed is not None and resumed.epoch < config.train.epochs:
-                say(f"going on with {folder} after epoch {resumed.epoch}, step {resumed.step}")
-            yield Run(folder, resumed)
+            if run.is_begun():
+                run = Run(folder, _load_last(run))
+            if run.resumed is not None and run.resumed.epoch < config.train.epochs:
+                at = f"after epoch {run.resumed.epoch}, step {run.resumed.step}"
+                say(f"going on with {folder} {at}")
+            yield run
 
 
-def write_environment(run: Run, compute: Compute, fingerprint: str) -> None:
-    """Write what the figures of a run hang on besides its config: `environment.json`."""
-    environment = {
-        "neither": version("neither"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "pillow": version("pillow"),
-        "numpy": version("numpy"),
-        "platform": platform.platform(),
-        "device": _device_name(compute.device),
-        "precision": compute.precision,
-        "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
-        "command": sys.argv,
-        "data_fingerprint": fingerprint,
-    }
-    known = {key: value for key, value in environment.items() if value is not None}
-    files.write_whole(run.folder / "environment.json", json.dumps(known, indent=2) + "\n")
-
-
-def _require_run(folder: Path) -> None:
+def _require_run(run: Run) -> None:
     """Leave alone, and move nowhere, what is somebody else's, be it a config.yaml of their own."""
-    content = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    begun = (folder / ".lock").exists() or (folder / "checkpoints" / "last.pt").exists()
-    if content and not (begun and (folder / "config.yaml").exists()):
+    content = sorted(path.name for path in run.folder.iterdir() if not path.name.startswith("."))
+    begun = (run.folder / ".lock").exists() or run.is_begun()
+    if content and not (begun and (run.folder / "config.yaml").exists()):
         raise OutputError(
-            f"{folder}: this folder is not a run ({content[0]} is in it); choose another with "
+            f"{run.folder}: this folder is not a run ({content[0]} is in it); choose another with "
             "--output-dir"
         )
 
 
-def _require_unbegun(folder: Path) -> None:
+def _require_unbegun(run: Run) -> None:
     """Never start over in silence what has trained, only because its `last.pt` is gone."""
-    best, rows = folder / "checkpoints" / "best.pt", folder / "metrics.jsonl"
+    rows = run.folder / "metrics.jsonl"
     # Of a run that never beat its random weights, only the rows of its epochs tell that it trained.
     trained = rows.exists() and len(rows.read_bytes().splitlines()) > 1
-    if best.exists() and (trained or load_checkpoint(best).epoch > 0):
+    if run.best.exists() and (trained or run.read_best().epoch > 0):
         raise CheckpointError(
-            f"{folder}: checkpoints/last.pt is missing, and only it can be gone on from; put it "
-            "back, or start over with --fresh, which keeps this run under another name"
+            f"{run.folder}: checkpoints/last.pt is missing, and only it can be gone on from; put "
+            "it back, or start over with --fresh, which keeps this run under another name"
         )
 
 
-def _load_last(last: Path) -> Checkpoint:
+def _load_last(run: Run) -> Checkpoint:
+    """Return `last.pt`, or the one before it if that was lost or damaged."""
     try:
-        return load_checkpoint(last)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}. To start over add --fresh, which keeps this run under another name"
-        ) from error
+        return load_checkpoint(run.last)
+    except (UsageError, CheckpointError) as error:
+        try:
+            previous = load_checkpoint(run.previous)
+        except (UsageError, CheckpointError):
+            raise CheckpointError(
+                f"{error}. No sound previous.pt lies beside it. To start over add --fresh, which "
+                "keeps this run under another name"
+            ) from error
+        if run.last.exists():  # never to be taken for a sound one, and never thrown away
+            run.last.replace(run.last.with_name("damaged.pt"))
+        warn(f"{error}; going on from {run.previous} instead: what was done since is done again")
+        return previous
 
 
 def _require_same(config: Config, kept: Path) -> None:
@@ -191,23 +190,3 @@ def _put_aside(folder: Path) -> None:
     for path in sorted(content, key=lambda path: path.name == "config.yaml"):  # last: see open_run
         path.rename(aside / path.name)
     say(f"the old run is kept as {aside}")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device.type}: {torch.cuda.get_device_name(device)}"
-    return f"{device.type}: {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def _git_commit() -> str | None:
-    """Return the commit of this file, unless it lies in somebody else's repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    answer = ""
-    try:
-        for command in (["ls-files", "--error-unmatch", __file__], ["rev-parse", "HEAD"]):
-            answer = subprocess.run(  # noqa: S603
-                [*git, *command], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer

@@ -91,6 +91,14 @@ class State:
             return False
         return self.best is None or _rank(self.metrics) > _rank(self.best)
 
+    def begins_at(self) -> int:
+        """Return the number of steps before this epoch's first."""
+        return self.step - self.step_in_epoch
+
+    def forget_best(self) -> None:
+        """Let the next epoch that is measured be the best so far."""
+        self.best, self.best_epoch = None, 0
+
     def keep_best(self) -> None:
         """Note that the last epoch is the best so far."""
         self.best, self.best_epoch = self.metrics, self.epoch
@@ -133,15 +141,21 @@ class State:
         training: dict[str, Any] | None = checkpoint.training
         if training is None:
             raise CheckpointError("this checkpoint is for use only; training cannot go on from it")
-        load_weights(self.network, training["network"])
-        load_weights(self.average.network, checkpoint.weights)
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.tally.restore(training["tally"])
+        try:
+            load_weights(self.network, training["network"])
+            load_weights(self.average.network, checkpoint.weights)
+            self.optimizer.load_state_dict(training["optimizer"])
+            _require_shapes(self.optimizer)
+            self.tally.restore(training["tally"])
+            self.step_in_epoch = training["step_in_epoch"]
+            self.best, self.best_epoch = training["best"], training["best_epoch"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"this checkpoint does not fit the run's network and optimizer: {error}"
+            ) from error
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
-        self.step_in_epoch = training["step_in_epoch"]
         self.metrics = checkpoint.metrics or None
         self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
-        self.best, self.best_epoch = training["best"], training["best_epoch"]
 
 
 def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) -> State:
@@ -159,6 +173,16 @@ def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) ->
         optimizer=build_optimizer(network, config.train, compute.dtype),
         tally=Tally(len(config.classes), compute.device),
     )
+
+
+def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse momenta of other parameters, which torch would take until the first step."""
+    for weights, values in optimizer.state.items():
+        for name, tensor in values.items():
+            if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape != weights.shape:
+                raise ValueError(
+                    f"{name} of shape {tuple(tensor.shape)} for weights of {tuple(weights.shape)}"
+                )
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,27 @@ class Tracker:
     Trouble with the disk costs curves, never the run: it is said once and training goes on.
     """
 
-    def __init__(self, run_folder: Path, epoch: int) -> None:
+    def __init__(self, run_folder: Path, step: int | None) -> None:
         """Open the writers.
 
         Args:
             run_folder: of the run.
-            epoch: full epochs done, -1 before the start; points of later ones, left by an attempt
+            step: of the last point to keep, None before the first; later ones, left by an attempt
                 that was cut off before it could save, are dropped.
         """
         self._rows_file = run_folder / "metrics.jsonl"
-        self._rows = [row for row in _read_rows(self._rows_file) if row["epoch"] <= epoch]
-        first_step = self._rows[-1]["step"] + 1 if self._rows else 0
         self._failed = False
-        self._writers = {}
+        self._rows: list[dict[str, Any]] = []
+        self._writers: dict[str, SummaryWriter] = {}
         try:
+            if step is not None:
+                self._rows = [row for row in _read_rows(self._rows_file) if row["step"] <= step]
             for split in ("train", "val"):
-                folder = str(run_folder / "tensorboard" / split)
-                self._writers[split] = SummaryWriter(folder, purge_step=first_step)
-        except OSError as error:
+                folder = run_folder / "tensorboard" / split
+                _put_first(folder)
+                purged_from = 0 if step is None else step + 1
+                self._writers[split] = SummaryWriter(str(folder), purge_step=purged_from)
+        except (OSError, ValueError) as error:  # the latter: a name that is none of TensorBoard's
             self._give_up(error)
 
     def write_epoch(
@@ -97,17 +101,34 @@ class Tracker:
         except OSError as error:
             self._give_up(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         if not self._failed:
             warn(f"curves can no longer be written: {error}; training goes on without them")
         self._failed = True
         self._writers = {}
 
 
+def _put_first(folder: Path) -> None:
+    """Give event files of earlier attempts names that sort before those of this one.
+
+    TensorBoard reads them by the time in the name, in whole seconds; an attempt in the same second,
+    or one before the clock was set back, would come last and seem to be the newest.
+    """
+    before = sorted(folder.glob("events.out.tfevents.*"))
+    if before and int(before[-1].name.split(".")[3]) >= int(time.time()):
+        for number, path in enumerate(before):
+            parts = path.name.split(".")
+            path.rename(path.with_name(".".join([*parts[:3], f"{number:010}", *parts[4:]])))
+
+
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
+    """Read the rows of earlier epochs; without them the curves go on, only with fewer points."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [{"epoch": int(row["epoch"]), "step": int(row["step"]), **row} for row in rows]
+    except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        warn(f"{path}: the rows of earlier epochs are lost: {error}")
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _draw_sheet(batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing) -> Figure:

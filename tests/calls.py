@@ -1,0 +1,49 @@
+"""Run the commands in this process: starting another one costs seconds."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from neither import terminal
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Done]
+
+
+@contextmanager
+def calling(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str] | None
+) -> Iterator[Call]:
+    """Yield a function that runs `scripts/<name>.py` with these arguments.
+
+    Args:
+        monkeypatch: of the test.
+        capsys: what hears what a command says; nobody does if it is None.
+    """
+    before = list(terminal._log.handlers)
+
+    def run(name: str, *arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        if capsys is not None:
+            capsys.readouterr()
+        try:
+            code = import_module(f"neither.commands.{name}").main()
+        except SystemExit as left:  # argparse's own
+            code = left.code
+        return Done(code, *(capsys.readouterr() if capsys is not None else ("", "")))
+
+    yield run
+    terminal._log.handlers[:] = before
