@@ -249,6 +249,7 @@ def test_the_resolved_config_repeats_the_run(trained: tuple[Path, Path], tmp_pat
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.fault("R02", "R26")
 def test_a_killed_run_ends_in_the_same_weights(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -88,6 +88,19 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: this folder cannot be written: permission denied")
 
 
+def require_readable(folder: Path) -> None:
+    """Refuse a folder whose content cannot even be listed.
+
+    Raises:
+        OutputError: if permission is denied, or the network that it lies on is gone.
+    """
+    try:
+        with os.scandir(folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+
+
 def require_outside(output_dir: Path, images: Path) -> None:
     """Never write into the user's images.
 

@@ -6,6 +6,7 @@ file. Nothing here may stop the work: a full disk or a closed pipe costs a line,
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -101,8 +102,14 @@ def note_traceback() -> None:
     _log.log(_FILE_ONLY, "traceback", exc_info=True)
 
 
+def _note_thread(failed: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread: whoever waits for it tells the user, TensorBoard's writer too."""
+    _log.log(_FILE_ONLY, "traceback of a thread", exc_info=failed.exc_value)
+
+
 def open_terminal() -> None:
     """Send messages to standard error; called once by each command."""
+    threading.excepthook = _note_thread
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character the locale lacks becomes an escape
             stream.reconfigure(errors="backslashreplace")

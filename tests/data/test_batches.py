@@ -83,6 +83,7 @@ def test_starting_within_an_epoch_gives_the_rest_of_the_same_batches(start: int)
     assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
 
 
+@pytest.mark.fault("R22")
 @pytest.mark.parametrize("batch_size", [2, 6, 100])
 def test_an_image_is_mixed_with_the_same_however_batches_are_cut(batch_size: int) -> None:
     mixed = Augmentation(mix=0.7)
@@ -108,6 +109,7 @@ def test_training_images_may_be_smaller_than_those_of_the_store() -> None:
     assert batch.images.shape == (4, 3, 8, 8)
 
 
+@pytest.mark.fault("R22")
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_an_image_is_changed_the_same_however_batches_are_cut(batch_size: int) -> None:
     cut, whole = make(batch_size=batch_size), make(batch_size=32)

@@ -57,6 +57,30 @@ def test_on_one_core_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(run(WHO, [PID] * 100)) == {os.getpid()}
 
 
+@pytest.mark.fault("R21")
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_however_processes_are_started_the_results_are_the_same(
+    method: str, monkeypatch: pytest.MonkeyPatch, watchdog: None
+) -> None:
+    """Beside threads that hold locks, as torch's do; plain fork is never used for that."""
+    monkeypatch.setattr(processes, "_context", lambda: multiprocessing.get_context(method))
+    lock, done = threading.Lock(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert run(operator.neg, range(200)) == [-number for number in range(200)]
+    finally:
+        done.set()
+        holder.join()
+    assert processes._context().get_start_method() != "fork"
+
+
 def counted(taken: list[int]) -> Iterator[int]:
     for number in count():
         taken.append(number)
@@ -94,6 +118,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault("R15")
 def test_when_the_parent_is_killed_its_processes_end_too(tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(WORK_FOR_EVER)
@@ -117,9 +142,10 @@ def test_a_killed_process_is_an_error_with_a_remedy() -> None:
 WORK = "(lambda work: work)(__import__('neither.data.processes').data.processes.working_on('{}'))"
 
 
+@pytest.mark.fault("R15")
 @pytest.mark.usefixtures("two_cores")
 def test_the_file_that_kills_a_process_is_named() -> None:
-    """R15, and a name that would drive the terminal is escaped."""
+    """And a name that would drive the terminal is escaped."""
     deadly = WORK.format("sound.jpg") + ", " + WORK.format("deadly \\x1b[2J.jpg")
     items = [*["1"] * 70, deadly + ", __import__('os').kill(__import__('os').getpid(), 9)"]
     with pytest.raises(OutputError, match=r"was killed at deadly \\x1b\[2J\.jpg\. The usual"):
@@ -127,11 +153,12 @@ def test_the_file_that_kills_a_process_is_named() -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.fault("R15")
 @pytest.mark.usefixtures("two_cores")
 def test_the_file_that_a_process_does_not_come_back_from_is_named(
     monkeypatch: pytest.MonkeyPatch, watchdog: None
 ) -> None:
-    """R15: a minute's patience, here without the minute."""
+    """A minute's patience, here without the minute."""
     monkeypatch.setattr(processes, "_MAX_LOOKS", 2)
     items = [*["1"] * 70, WORK.format("endless.jpg") + ", __import__('time').sleep(1000)"]
     with pytest.raises(OutputError, match=r"no process has come back .* at endless\.jpg\. Move"):

@@ -107,6 +107,7 @@ def test_a_path_that_is_named_twice_is_there_twice(photos: Path) -> None:
         check(build(photos, ["1.png", "2.png", "1.png"]), photos, ["1.png", "2.png", "1.png"])
 
 
+@pytest.mark.fault("R22")
 def test_many_images_are_decoded_in_processes_in_order(
     tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,29 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.fault(
+    "D01",
+    "D02",
+    "D03",
+    "D04",
+    "D05",
+    "D06",
+    "D07",
+    "D08",
+    "D09",
+    "D10",
+    "D11",
+    "D12",
+    "D13",
+    "D14",
+    "D15",
+    "D16",
+    "D22",
+    "D23",
+    "D25",
+    "D32",
+    "D33",
+)
 def test_training_leaves_out_what_is_bad_and_uses_all_the_rest(run: Path) -> None:
     found = {row["path"].removeprefix("./"): row for row in rows(run / "splits.csv")}
     for name, (_, reason) in unreadable().items():
@@ -76,6 +99,7 @@ def test_training_leaves_out_what_is_bad_and_uses_all_the_rest(run: Path) -> Non
     assert len(found) == len(readable()) + len(unreadable()) + num_sound
 
 
+@pytest.mark.fault("D01", "D02")
 def test_by_default_so_many_bad_files_stop_training(folder: Path, tmp_path: Path) -> None:
     done = run_script("train", CONFIG, f"data.root={folder}", "train.epochs=1", *LIGHT,
                       "--output-dir", tmp_path / "run")  # fmt: skip
@@ -113,6 +137,7 @@ def test_check_data_names_every_fault_and_ends_with_3(folder: Path) -> None:
     assert "d02 empty.jpg: empty file" in shown.stdout
 
 
+@pytest.mark.fault("D13", "D33")
 def test_evaluate_gives_every_file_one_row_and_ends_with_3(folder: Path, run: Path) -> None:
     done = run_script("evaluate", run, folder, "--split", "train")
     assert done.returncode == 3
@@ -130,6 +155,7 @@ def test_evaluate_gives_every_file_one_row_and_ends_with_3(folder: Path, run: Pa
         assert abs(total - 1) < 1e-5
 
 
+@pytest.mark.fault("D03", "D04", "D09")
 @pytest.mark.parametrize("command", ["train", "check_data", "evaluate"])
 def test_memory_stays_below_a_gigabyte(
     command: str, folder: Path, run: Path, tmp_path: Path
@@ -163,8 +189,9 @@ def trained(root: Path, *more: str) -> tuple[int, str]:
 FLAT = ("dog", "human", "neither")
 
 
+@pytest.mark.fault("D18", "D19", "D20", "D21")
 def test_class_folders_that_are_not_right_stop_training_and_check(tmp_path: Path) -> None:
-    """D18 to D21: empty, missing, extra, and nearly right."""
+    """Empty, missing, extra, and nearly right."""
     root = one_class(photo, tmp_path / "photos", "dog", "Human", "cat", num=3)
     (root / "neither").mkdir()
     code, said = trained(root)
@@ -176,8 +203,8 @@ def test_class_folders_that_are_not_right_stop_training_and_check(tmp_path: Path
     assert run_script("check_data", root).returncode == 3
 
 
+@pytest.mark.fault("D24")
 def test_the_same_bytes_in_two_classes_stop_training_and_check(tmp_path: Path) -> None:
-    """D24."""
     root = one_class(photo, tmp_path / "photos", *FLAT, num=20)
     (root / "human" / "copy.png").write_bytes((root / "dog" / "07.png").read_bytes())
     code, said = trained(root)
@@ -188,8 +215,8 @@ def test_the_same_bytes_in_two_classes_stop_training_and_check(tmp_path: Path) -
     assert "dog/07.png and human/copy.png" in done.stderr
 
 
+@pytest.mark.fault("D28")
 def test_a_class_with_one_image_stops_training_and_check(tmp_path: Path) -> None:
-    """D28."""
     root = one_class(photo, tmp_path / "photos", *FLAT, num=30)
     for path in sorted((root / "human").iterdir())[1:]:
         path.unlink()
@@ -199,8 +226,8 @@ def test_a_class_with_one_image_stops_training_and_check(tmp_path: Path) -> None
     assert run_script("check_data", root).returncode == 3
 
 
+@pytest.mark.fault("D30")
 def test_black_images_train_with_a_warning(tmp_path: Path) -> None:
-    """D30."""
     black = [f"{split}/{label}" for split in ("train", "val") for label in FLAT]
     root = one_class(lambda _: Image.new("RGB", (20, 20)), tmp_path / "photos", *black, num=10)
     code, said = trained(root)
@@ -210,7 +237,6 @@ def test_black_images_train_with_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_class_folder_without_permission_stops_training(tmp_path: Path) -> None:
-    """D17."""
     root = one_class(photo, tmp_path / "photos", *FLAT, num=5)
     (root / "dog").chmod(0)
     try:
@@ -221,8 +247,8 @@ def test_a_class_folder_without_permission_stops_training(tmp_path: Path) -> Non
     assert "permission denied" in said.lower()
 
 
+@pytest.mark.fault("D34")
 def test_a_class_that_its_format_gives_away_is_told(tmp_path: Path) -> None:
-    """D34."""
     root = one_class(photo, tmp_path / "photos", *FLAT, num=40)
     for path in sorted((root / "dog").iterdir()):
         with Image.open(path) as image:
@@ -233,8 +259,8 @@ def test_a_class_that_its_format_gives_away_is_told(tmp_path: Path) -> None:
     assert "class dog is given away: 100 % of it is JPEG, and 0 % of the others" in done.stderr
 
 
+@pytest.mark.fault("D31")
 def test_a_read_only_folder_trains(tmp_path: Path) -> None:
-    """D31."""
     root = one_class(photo, tmp_path / "photos", *FLAT, num=30)
     folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
     for path in folders:

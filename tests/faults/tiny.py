@@ -1,4 +1,4 @@
-"""A run that takes a moment."""
+"""A run that takes a moment, and how its end is judged."""
 
 import csv
 from pathlib import Path
@@ -24,3 +24,13 @@ def read_scores(done: Done, folder: Path) -> dict[str, tuple[str, ...]]:
             row["path"]: tuple(row[f"prob_{name}"] for name in ("dog", "human", "neither"))
             for row in csv.DictReader(file)
         }
+
+
+def assert_refused(done: Done, code: int, *said: str) -> None:
+    """Demand one message that says all this, an exit code, no results and no traceback."""
+    assert done.code == code, done.err
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert [line for line in done.err.splitlines() if line.startswith(("error: ", "usage: "))]
+    for each in said:
+        assert each in done.err, done.err

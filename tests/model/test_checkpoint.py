@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neither.config import Model
 from neither.data.preprocessing import Preprocessing
-from neither.errors import CheckpointError, UsageError
+from neither.errors import CheckpointError, OutputError, UsageError
 from neither.model.archive import read_archive, write_archive
 from neither.model.checkpoint import (
     SCHEMA_VERSION,
@@ -160,9 +160,10 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.fault("K13")
 @pytest.mark.parametrize("values", WRONG.values(), ids=WRONG.keys())
 def test_wrong_parts_are_refused(values: dict[str, Any], saved: Path) -> None:
-    """K13: never set right in silence."""
+    """Never set right in silence."""
     change(saved, **values)
     assert_refused(saved, f"{next(iter(values))}.* of this checkpoint is missing or wrong")
 
@@ -190,9 +191,9 @@ def test_classes_that_contradict_each_other_are_refused(
     assert_refused(saved, "the classes of this checkpoint contradict each other")
 
 
+@pytest.mark.fault("K12")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(value: float, saved: Path) -> None:
-    """K12."""
     weights = dict(make_checkpoint().weights)
     weights["head.weight"] = weights["head.weight"].clone().index_fill(1, torch.tensor([7]), value)
     change(saved, weights=weights)
@@ -218,9 +219,10 @@ def test_there_is_a_golden_file_of_each_schema() -> None:
     assert [path.stem for path in GOLDEN] == [f"schema_{n}" for n in range(4, SCHEMA_VERSION + 1)]
 
 
+@pytest.mark.fault("K10")
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_a_checkpoint_of_each_schema_gives_the_same_probabilities(path: Path) -> None:
-    """K10: to the bit."""
+    """To the bit."""
     checkpoint = load_checkpoint(path)
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -275,7 +277,7 @@ def test_a_full_disk_leaves_the_old_file_whole(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match=r"0\.51 MB cannot be saved here: No space left"):
         save_checkpoint(saved, replace(make_checkpoint(), epoch=99))
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
@@ -302,13 +304,15 @@ def test_the_folder_of_a_run_means_its_best_checkpoint(tmp_path: Path) -> None:
     assert load_checkpoint(best.with_name("last.pt")).epoch == 7
 
 
+@pytest.mark.fault("K06")
 def test_a_path_to_nothing_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"missing\.pt: no such run or checkpoint"):
         load_checkpoint(tmp_path / "missing.pt")
 
 
+@pytest.mark.fault("K18")
 def test_what_is_no_file_is_never_opened(tmp_path: Path, watchdog: None) -> None:
-    """K06: a pipe would be waited for, for ever."""
+    """A pipe would be waited for, for ever."""
     os.mkfifo(tmp_path / "pipe.pt")
     assert_refused(tmp_path / "pipe.pt", "not a file")
     (tmp_path / "folder").mkdir()
@@ -316,7 +320,6 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path, watchdog: None) -> None
 
 
 def test_a_link_is_read_through_and_replaced_itself(saved: Path) -> None:
-    """K18."""
     before, link = saved.read_bytes(), saved.with_name("link.pt")
     link.symlink_to(saved)
     assert load_checkpoint(link).epoch == 2

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_metrics_jsonl_has_a_row_for_each_epoch(tmp_path: Path) -> None:
     assert rows[1]["train"] == figures(1.01) | {"learning_rate": 0.1}
 
 
+@pytest.mark.fault("R26")
 def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path: Path) -> None:
     write_epochs(tmp_path, None, range(4), 1.0)  # cut off: only epoch 1 was saved
     age_events(tmp_path)
@@ -103,6 +105,7 @@ def test_a_resumed_run_replaces_what_was_written_after_its_checkpoint(tmp_path: 
     assert list(read_curves(tmp_path, "train")["learning_rate"]) == [0, 7, 14, 21, 28]
 
 
+@pytest.mark.fault("R20")
 def test_a_clock_that_was_set_back_costs_no_curves(tmp_path: Path) -> None:
     """R20: TensorBoard would read the newer file first, and drop what it purges."""
     write_epochs(tmp_path, None, range(4), 1.0)
@@ -197,6 +200,17 @@ def test_a_full_disk_costs_events_but_no_rows(
     monkeypatch.setattr(RecordWriter, "write", full_disk)
     with logged_to(tmp_path / "log.txt"):
         use_all(tracker)
+    assert_warned_once(tmp_path / "log.txt")
+    assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.fault("R25")
+def test_without_tensorboard_there_are_rows_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with logged_to(tmp_path / "log.txt"):
+        use_all(Tracker(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
 

@@ -59,6 +59,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from neither.inference.classifier import load_classifier
     from neither.model.checkpoint import find_checkpoint
 
+    for root in (arguments.images, arguments.unseen):
+        if root is not None and root.is_dir():
+            files.require_readable(root)
     checkpoint = find_checkpoint(arguments.model)
     classifier = load_classifier(checkpoint, choose_compute("auto", "float32").device)
     if arguments.priors is not None:

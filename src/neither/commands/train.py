@@ -50,6 +50,7 @@ def _train(arguments: argparse.Namespace) -> int:
     folder = arguments.output_dir or Path("runs") / config.name
     source = config.data.source
     if source.is_dir():
+        files.require_readable(source)
         files.require_outside(folder, source)
     with open_run(config, folder, arguments.fresh) as run:
         if run.resumed is not None and run.resumed.epoch >= config.train.epochs:

@@ -10,6 +10,7 @@ below one and a half times the square. On photos that changes a pixel by 1 of 25
 """
 
 import io
+import logging
 import warnings
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +44,9 @@ _ORIENTATION = 0x0112  # the EXIF tag, and how the image is to be turned for eac
 _TO = Image.Transpose
 _TURNS = {2: _TO.FLIP_LEFT_RIGHT, 3: _TO.ROTATE_180, 4: _TO.FLIP_TOP_BOTTOM, 5: _TO.TRANSPOSE,
           6: _TO.ROTATE_270, 7: _TO.TRANSVERSE, 8: _TO.ROTATE_90}  # fmt: skip
+
+# Pillow complains of damage by log too, which reaches the screen if nobody listens.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _Box = tuple[float, float, float, float]
 

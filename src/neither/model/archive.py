@@ -41,12 +41,17 @@ def write_archive(path: Path, content: dict[str, Any]) -> None:
     try:
         with files.replacing(path) as file:
             file.write(archive)
-            file.write(_SEAL.pack(_MARK, len(archive), hashlib.sha256(archive).digest()))
+            file.write(seal_of(archive))
     except OSError as error:
         raise OutputError(
             f"{path}: {len(archive) / 1e6:.2g} MB cannot be saved here: {error.strerror or error}. "
             "When this is mended, the same command goes on from what was saved before"
         ) from error
+
+
+def seal_of(archive: bytes | memoryview) -> bytes:
+    """Return what vouches for these bytes."""
+    return _SEAL.pack(_MARK, len(archive), hashlib.sha256(archive).digest())
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], bool]:

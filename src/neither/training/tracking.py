@@ -4,19 +4,21 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from neither import files
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.terminal import warn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _SHEET_ROWS, _SHEET_COLUMNS = 4, 8
 
@@ -40,14 +42,16 @@ class Tracker:
         self._rows: list[dict[str, Any]] = []
         self._writers: dict[str, SummaryWriter] = {}
         try:
+            from torch.utils.tensorboard import SummaryWriter as Writer
+
             if step is not None:
                 self._rows = [row for row in _read_rows(self._rows_file) if row["step"] <= step]
             for split in ("train", "val"):
                 folder = run_folder / "tensorboard" / split
                 _put_first(folder)
                 purged_from = 0 if step is None else step + 1
-                self._writers[split] = SummaryWriter(str(folder), purge_step=purged_from)
-        except (OSError, ValueError) as error:  # the latter: a name that is none of TensorBoard's
+                self._writers[split] = Writer(str(folder), purge_step=purged_from)
+        except (ImportError, OSError, ValueError) as error:  # the last: another program's files
             self._give_up(error)
 
     def write_epoch(

@@ -1,0 +1,85 @@
+"""What is killed, broken or forged, and survives: counts in one table.
+
+    python benchmarks/torture.py [--kills 300] [--every 1] [--flips 10000] [--pictures 200000]
+                                 [--configs 500] [--seed 0]
+
+Kills runs at random moments; lets every call that touches the disk fail (`--every 5`: each fifth);
+damages and forges checkpoints; mutates pictures and configs. Ends with 1 if anything was lost,
+accepted or broken. Larger numbers run for hours, each seed tries others. `runs/benchmarks/
+torture.json` gets the figures.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import results
+import torch
+
+GOLDEN = Path(__file__).parent.parent / "tests" / "model" / "golden" / "schema_5.pt"
+
+
+def main() -> int:
+    """Torture, print and write; return 1 if anything gave way."""
+    parser = argparse.ArgumentParser()
+    for name, default in (("kills", 300), ("every", 1), ("flips", 10_000), ("pictures", 200_000),
+                          ("configs", 500), ("seed", 0)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    wanted = parser.parse_args()
+    torch.set_num_threads(1)  # so that forks are safe: see torturing.runs
+    from torturing import files, kills
+
+    figures: dict[str, Any] = {"seed": wanted.seed}
+    parts: list[tuple[str, Callable[[Path], dict[str, Any]]]] = [
+        ("kills at random moments", lambda home: kills.kill_at_random(
+            home, wanted.kills, wanted.seed)),
+        ("failing calls", lambda home: kills.fail_each_call(home, wanted.every)),
+        ("damaged checkpoints", lambda home: files.damage_checkpoint(
+            GOLDEN, home, wanted.flips, wanted.seed)),
+        ("malicious checkpoints", files.run_attacks),
+        ("mutated pictures", lambda _: files.mutate_pictures(wanted.pictures, wanted.seed)),
+        ("mutated configs", lambda home: files.mutate_configs(home, wanted.configs, wanted.seed)),
+    ]  # fmt: skip
+    for title, work in parts:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as home:
+            figures[title] = work(Path(home))
+        print(f"{title}, {time.monotonic() - started:.0f} s", flush=True)
+        for name, value in figures[title].items():
+            print(f"  {name.replace('_', ' '):22} {value}", flush=True)
+    broken = list_broken(figures)
+    print("\n".join(["", "nothing gave way" if not broken else "gave way:", *broken]))
+    results.write("torture", figures | {"broken": broken})
+    return 1 if broken else 0
+
+
+def list_broken(figures: dict[str, Any]) -> list[str]:
+    """Return what must not be."""
+    kills, attacks = figures["kills at random moments"], figures["malicious checkpoints"]
+    pictures, configs = figures["mutated pictures"], figures["mutated configs"]
+    accepted = figures["damaged checkpoints"]["accepted"]
+    checks = {
+        "runs were lost": bool(kills["lost"]),
+        "runs ended in other bits": bool(kills["unequal"]),
+        "points of curves were doubled": bool(kills["doubled"]),
+        "more than one save interval was repeated":
+            kills["most_steps_repeated"] > kills["steps_between_saves"],
+        "a failing call did harm": bool(figures["failing calls"]["wrong"]),
+        "a damaged checkpoint was accepted": any(accepted.values()),
+        "a malicious checkpoint was accepted": attacks["refused"] < attacks["files"],
+        "a malicious checkpoint ran code": attacks["made"] > 0,
+        "a picture broke the decoder": bool(pictures["wrong"]),
+        "a picture took more than 5 s": pictures["longest_seconds"] > 5,
+        "a picture took more than 512 MB": pictures["most_megabytes"] > 512,
+        "a config was accepted or badly refused": bool(configs["wrong"]),
+        "a config took more than a second": configs["longest_seconds"] > 1,
+    }  # fmt: skip
+    return [what for what, is_so in checks.items() if is_so]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

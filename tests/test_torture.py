@@ -1,0 +1,55 @@
+"""A sample of `benchmarks/torture.py`, which tries far more when it is run by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torture
+
+from scripts import ROOT
+
+
+@pytest.mark.fault("R01", "R02", "K02", "K04")
+def test_kills_failing_calls_damage_and_forgery_do_no_harm(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "torture.py", "--kills", "6", "--every", "60",
+         "--flips", "500", "--pictures", "5000", "--configs", "100"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "runs" / "benchmarks" / "torture.json").read_text())["figures"]
+    assert figures["broken"] == []
+    assert figures["kills at random moments"]["kills"] >= 6
+    codes = figures["failing calls"]["exit_codes"]
+    assert set(codes["kill"]) == {"-9"}
+    assert {"6", "0"} >= set(codes["ENOSPC"]) >= {"6"}
+    assert "143" in codes["SIGTERM"]
+    assert figures["malicious checkpoints"]["refused"] == 12
+    assert figures["mutated pictures"]["pictures"] == 5000
+    assert sum(figures["mutated pictures"]["ends"].values()) == 5000
+
+
+def test_what_gives_way_is_told() -> None:
+    """The twin: each figure that is not as it must be has its line."""
+    sound = {
+        "kills at random moments": {"lost": [], "unequal": [], "doubled": [],
+                                    "most_steps_repeated": 3, "steps_between_saves": 3},
+        "failing calls": {"wrong": []},
+        "damaged checkpoints": {"accepted": {"flips": 0, "cuts": 0}},
+        "malicious checkpoints": {"refused": 12, "files": 12, "made": 0},
+        "mutated pictures": {"wrong": [], "longest_seconds": 1.0, "most_megabytes": 9},
+        "mutated configs": {"wrong": [], "longest_seconds": 0.1},
+    }  # fmt: skip
+    assert torture.list_broken(sound) == []
+    worse = {
+        "kills at random moments": {"lost": ["x"], "unequal": ["x"], "doubled": ["x"],
+                                    "most_steps_repeated": 4, "steps_between_saves": 3},
+        "failing calls": {"wrong": ["x"]},
+        "damaged checkpoints": {"accepted": {"flips": 1, "cuts": 0}},
+        "malicious checkpoints": {"refused": 11, "files": 12, "made": 1},
+        "mutated pictures": {"wrong": ["x"], "longest_seconds": 6.0, "most_megabytes": 600},
+        "mutated configs": {"wrong": ["x"], "longest_seconds": 2.0},
+    }  # fmt: skip
+    assert len(torture.list_broken(worse)) == 13
