@@ -30,7 +30,7 @@ def commands() -> list[list[str]]:
     lines = "".join(code_blocks(README, "bash")).splitlines()
     lines += [line.removeprefix("# ") for path in CONFIGS for line in path.read_text().splitlines()]
     lines += "".join(code_blocks(SOFTMAX.read_text(), "bash")).splitlines()
-    calls = [line.partition("#")[0] for line in lines if line.startswith("python scripts/")]
+    calls = [re.split("[#>]", line)[0] for line in lines if line.startswith("python scripts/")]
     return [shlex.split(call) for call in dict.fromkeys(calls)]
 
 
@@ -45,6 +45,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "configs").symlink_to(ROOT / "configs")
     for folder in (home / "data" / "demo", home / "data" / "cifar", home / "FOLDER"):
         make_splits(folder, train=16, val=4, test=4)
+    shutil.copytree(home / "FOLDER" / "test", home / "holiday")
+    shutil.copy(home / "holiday" / "dog" / "000.png", home / "cat.jpg")
     unseen = [home / "data" / name / "unseen" for name in ("demo", "cifar")]
     for folder in (*unseen, home / "OTHER_THINGS"):
         shutil.copytree(home / "FOLDER" / "test" / "dog", folder / "teapots")

@@ -2,15 +2,15 @@
 
 import pytest
 
-from neither.commands.evaluate import _read_priors
+from neither.commands.priors import read_priors
 from neither.errors import UsageError
 
 CLASSES = ("dog", "human=being", "neither")
 
 
 def test_shares_come_in_the_order_of_the_classes() -> None:
-    assert _read_priors("neither=0.7,dog=0.1,human=being=0.2", CLASSES) == [0.1, 0.2, 0.7]
-    assert _read_priors("dog=0.333,human=being=0.333,neither=0.334", CLASSES)[2] == 0.334
+    assert read_priors("neither=0.7,dog=0.1,human=being=0.2", CLASSES) == [0.1, 0.2, 0.7]
+    assert read_priors("dog=0.333,human=being=0.333,neither=0.334", CLASSES)[2] == 0.334
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_shares_come_in_the_order_of_the_classes() -> None:
 )
 def test_anything_else_is_told(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        _read_priors(text, CLASSES)
+        read_priors(text, CLASSES)

@@ -1,20 +1,17 @@
 """`evaluate.py RUN_OR_CHECKPOINT FOLDER_OR_CSV_OR_FILE [--split test] [--unseen DIR] ...`."""
 
 import argparse
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neither.commands.door import check_installation, pass_through
-from neither.errors import DataError, UsageError
+from neither.commands.priors import read_priors
+from neither.errors import DataError
 from neither.terminal import say, show, warn
 
 if TYPE_CHECKING:
     from neither.data.found import Found
     from neither.inference.classifier import Classifier
-
-_ROUNDING = 1e-3  # of three shares written with three digits
 
 
 def main() -> int:
@@ -65,7 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.model)
     classifier = load_classifier(checkpoint, choose_compute("auto", "float32").device)
     if arguments.priors is not None:
-        classifier = classifier.with_priors(_read_priors(arguments.priors, classifier.classes))
+        classifier = classifier.with_priors(read_priors(arguments.priors, classifier.classes))
     scored = _find(arguments, classifier)
     unseen = None
     if arguments.unseen is not None:
@@ -91,24 +88,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     drawn = ", reliability.png" if "reliability" in metrics else ""
     show(f"written: {output_dir}/metrics.json, predictions.csv{drawn}")
     return DataError.exit_code if metrics["num_unreadable"] or refused else 0
-
-
-def _read_priors(text: str, classes: Sequence[str]) -> list[float]:
-    """Read `dog=0.1,human=0.2,neither=0.7`: each class once, shares above 0 that sum to 1."""
-    shares: dict[str, float] = {}
-    parts = text.split(",")
-    for part in parts:
-        name, _, value = part.rpartition("=")
-        try:
-            shares[name] = float(value)
-        except ValueError as error:
-            raise UsageError(f"--priors: {part!r} is not CLASS=SHARE") from error
-    if sorted(shares) != sorted(classes) or len(parts) != len(classes):
-        raise UsageError(f"--priors: want a share for each of {', '.join(classes)}, once")
-    total = math.fsum(shares.values())
-    if not all(0 < share < 1 for share in shares.values()) or abs(total - 1) > _ROUNDING:
-        raise UsageError(f"--priors: shares are above 0 and sum to 1, but these sum to {total:g}")
-    return [shares[name] for name in classes]
 
 
 def _find(arguments: argparse.Namespace, classifier: "Classifier") -> "Found":

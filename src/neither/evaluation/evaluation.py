@@ -13,13 +13,12 @@ from torch import Tensor
 
 from neither import files
 from neither.data.found import Found
-from neither.errors import CheckpointError
 from neither.evaluation.diagram import draw_reliability
-from neither.evaluation.predictions import PredictionWriter
 from neither.evaluation.summary import summarize
 from neither.inference.answers import answer_files
 from neither.inference.classifier import Classifier
 from neither.inference.decision import UNSURE
+from neither.inference.predictions import csv_header, encode, predict, to_csv
 from neither.terminal import printable, progress, warn
 
 SCHEMA_VERSION = 1
@@ -73,25 +72,22 @@ def evaluate(
     num_learned = 0
     with (
         files.replacing(output_dir / "predictions.csv") as file,
-        PredictionWriter(file, classes) as writer,
         progress("evaluating", len(targets)) as bar,
     ):
+        file.write(encode(csv_header(classes)))
         answers = answer_files(classifier, [target.path for target in targets])
         for target, answer in zip(targets, answers, strict=True):
             bar.advance()
             num_learned += answer.sha256 in trained_on
-            if answer.logits is None:
+            prediction = predict(classifier, answer, target.shown, target.label)
+            file.write(encode(to_csv(prediction, classes)))
+            if answer.logits is None or prediction.decision is None:
                 errors.append(f"{printable(target.shown)}: {answer.reason}")
-                writer.write_unreadable(target.shown, target.label, answer.reason)
-                continue
-            probabilities = _probabilities(classifier, answer.logits)
-            decision = classifier.decide(probabilities)
-            writer.write(target.shown, probabilities, decision, target.label)
-            if target.label in classes:
+            elif target.label in classes:
                 logits.append(answer.logits)
                 labels.append(classes.index(target.label))
             elif target.label:
-                foreign[target.label][decision.decided] += 1
+                foreign[target.label][prediction.decision.decided] += 1
     _name_unreadable(errors)
     if num_learned:
         warn(
@@ -132,14 +128,6 @@ def _beside(root: Path, path: Path, label: str) -> _File:
     except ValueError:  # another drive on Windows
         shown = path.resolve().as_posix()
     return _File(path, shown, label)
-
-
-def _probabilities(classifier: Classifier, logits: Tensor) -> list[float]:
-    try:
-        probabilities: list[float] = classifier.probabilities(logits[None])[0].tolist()
-    except ValueError as error:
-        raise CheckpointError(f"this checkpoint gives no probabilities: {error}") from error
-    return probabilities
 
 
 def _name_unreadable(errors: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Image files in, one answer for each out, in order and in bounded memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ class Answer:
     sha256: str
 
 
-def answer_files(classifier: Classifier, paths: Sequence[Path]) -> Iterator[Answer]:
+def answer_files(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Answer]:
     """Yield an answer for each path, in order, decoding in parallel.
 
     Raises:

@@ -1,0 +1,98 @@
+"""Which parts of an image spoke for its class, and which against it."""
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from neither import files
+from neither.data.augmentation import normalize
+from neither.data.decode import decode_file
+from neither.inference.classifier import Classifier
+from neither.inference.predictions import Prediction
+from neither.model.evidence import evidence_of
+
+_SIDE = 256  # pixels of each of the two pictures that are drawn side by side
+_FOR, _AGAINST = (220, 40, 30), (30, 80, 220)
+_STRONGEST = 0.65  # of the colour over the picture
+
+
+class Explainer:
+    """Draws the class-activation map (Zhou et al., 2016) of each image beside it.
+
+    The last layer averages its features over all places, so each place's share of a logit is known
+    exactly: the shares sum to the logit, less its bias. As only differences of logits count for
+    softmax, what is drawn is the share of the predicted class less the mean of all classes.
+    """
+
+    def __init__(self, classifier: Classifier, folder: Path) -> None:
+        """Make the folder.
+
+        Raises:
+            OutputError: if it cannot be made or written.
+        """
+        files.make_folder(folder)
+        self._classifier, self._folder = classifier, folder
+
+    def draw(self, path: Path, below: str, prediction: Prediction) -> None:
+        """Write `folder/<below>.png`: the image as the network saw it, and under its evidence.
+
+        Args:
+            path: of the image.
+            below: its path below the folder that was given.
+            prediction: of this image.
+        """
+        decoded = decode_file(path, self._classifier.preprocessing)
+        if decoded.pixels is None or prediction.decision is None:  # gone since it was predicted
+            return
+        number = self._classifier.classes.index(prediction.decision.predicted)
+        picture = draw_evidence(decoded.pixels, explain(self._classifier, decoded.pixels, number))
+        target = self._folder.joinpath(*PurePosixPath(f"{below}.png").parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(target) as file:
+            Image.fromarray(picture).save(file, "PNG")
+
+
+@torch.inference_mode()
+def explain(classifier: Classifier, pixels: NDArray[np.uint8], number: int) -> Tensor:
+    """Return the share of each place in the lead of a class over the mean of all.
+
+    Args:
+        classifier: whose network is asked.
+        pixels: (S, S, 3) uint8 RGB, as `decode` returns them.
+        number: of the class.
+
+    Returns:
+        (h, w) float32 on the CPU.
+    """
+    images = normalize(torch.from_numpy(pixels[None]).to(classifier.device),
+                       classifier.preprocessing)  # fmt: skip
+    evidence = evidence_of(classifier.network, images)[0]
+    return (evidence[number] - evidence.mean(dim=0)).float().cpu()
+
+
+def draw_evidence(pixels: NDArray[np.uint8], evidence: Tensor) -> NDArray[np.uint8]:
+    """Draw an image, and beside it the same under its evidence: red for the class, blue against it.
+
+    The strongest place of the map has the full colour, so colours of two images cannot be compared.
+
+    Args:
+        pixels: (S, S, 3) uint8 RGB.
+        evidence: (h, w) float.
+
+    Returns:
+        (256, 512, 3) uint8 RGB.
+    """
+    plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    fine = F.interpolate(evidence[None, None], size=(_SIDE, _SIDE), mode="bilinear",
+                         align_corners=False)[0, 0]  # fmt: skip
+    strength = (fine / fine.abs().max().clamp(min=1e-12)).numpy()[..., None]
+    grey = np.asarray(plain.convert("L").convert("RGB"), dtype=np.float32)
+    colour = np.where(strength > 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
+    share = _STRONGEST * np.abs(strength)
+    drawn = ((1 - share) * grey + share * colour).round().astype(np.uint8)
+    return np.concatenate([np.asarray(plain), drawn], axis=1)

@@ -1,0 +1,60 @@
+"""Each logit is the sum of what its places add."""
+
+import pytest
+import torch
+from torch import nn
+
+from neither.config import Model
+from neither.model.evidence import evidence_of
+from neither.model.mirror import MirrorAverage
+from neither.model.network import build_network
+
+NETWORKS = {
+    "small_cnn": (Model(width=8), 64, (2, 3, 4, 4)),
+    "softmax_regression": (Model(name="softmax_regression"), 16, (2, 3, 16, 16)),
+}
+
+
+def make(name: str) -> tuple[nn.Module, torch.Tensor]:
+    settings, size, _ = NETWORKS[name]
+    network = build_network(settings, 3, size, seed=1)
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    network(images)  # gives the norms statistics of their own
+    nn.init.normal_(network.get_parameter("head.bias"))
+    return network.eval(), images
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.inference_mode()
+def test_the_places_sum_to_the_logits_less_the_bias(name: str, mirrored: bool) -> None:
+    network, images = make(name)
+    bias = network.get_parameter("head.bias")
+    if mirrored:
+        network = MirrorAverage(network)
+    evidence = evidence_of(network, images)
+    assert evidence.shape == NETWORKS[name][2]
+    torch.testing.assert_close(evidence.sum(dim=(2, 3)), network(images) - bias)
+
+
+@torch.inference_mode()
+def test_the_mirror_image_has_the_mirrored_evidence() -> None:
+    network, images = make("small_cnn")
+    both = MirrorAverage(network)
+    flipped = evidence_of(both, images.flip(3)).flip(3)
+    torch.testing.assert_close(flipped, evidence_of(both, images))
+
+
+@torch.inference_mode()
+def test_evidence_lies_where_the_image_differs() -> None:
+    network, images = make("softmax_regression")
+    changed = images.clone()
+    changed[:, :, 3, 5] += 1
+    difference = evidence_of(network, changed) - evidence_of(network, images)
+    difference[:, :, 3, 5] = 0
+    assert torch.equal(difference, torch.zeros_like(difference))
+
+
+def test_an_unknown_network_is_refused() -> None:
+    with pytest.raises(TypeError, match="Linear"):
+        evidence_of(nn.Linear(2, 2), torch.zeros(1, 2))
