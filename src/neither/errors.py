@@ -25,6 +25,12 @@ class DataError(UserError):
     exit_code = 3
 
 
+class MissedError(UserError):
+    """A figure is not as it was required to be."""
+
+    exit_code = 4
+
+
 class CheckpointError(UserError):
     """A checkpoint cannot be used."""
 

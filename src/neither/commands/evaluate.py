@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from neither.commands.door import check_installation, pass_through
 from neither.commands.priors import read_priors
-from neither.errors import DataError
+from neither.commands.requirements import read_requirement
+from neither.errors import DataError, MissedError
 from neither.terminal import say, show, warn
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ def main() -> int:
         "probabilities are corrected for it",
     )
     parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="FIGURE>=NUMBER",
+        help="end with exit code 4 if a figure of metrics.json misses this, such as "
+        "'macro_recall>=0.9' or 'per_class.neither.recall>=0.85'; may be given several times",
+    )
+    parser.add_argument(
         "--output-dir", type=Path, help="default: evaluations/<a>-<b> in the run's folder"
     )
     arguments = parser.parse_args()
@@ -56,6 +65,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from neither.inference.classifier import load_classifier
     from neither.model.checkpoint import find_checkpoint
 
+    requirements = [read_requirement(text) for text in arguments.require]
     for root in (arguments.images, arguments.unseen):
         if root is not None and root.is_dir():
             files.require_readable(root)
@@ -87,6 +97,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     show_metrics(str(whole), metrics)
     drawn = ", reliability.png" if "reliability" in metrics else ""
     show(f"written: {output_dir}/metrics.json, predictions.csv{drawn}")
+    missed = [complaint for each in requirements if (complaint := each.complaint(metrics))]
+    if missed:
+        raise MissedError("\n       ".join(missed))
     return DataError.exit_code if metrics["num_unreadable"] or refused else 0
 
 
