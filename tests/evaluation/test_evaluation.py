@@ -33,7 +33,7 @@ def score(
     output_dir.mkdir(exist_ok=True)
     scored = find_scored_images(images, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
-    returned = evaluate(classifier, scored, others, set(), output_dir)
+    returned = evaluate(classifier, scored, others, set(), output_dir, STORY)
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
     assert metrics == returned
     drawn = {"reliability.png"} if "accuracy" in metrics else set()
@@ -327,7 +327,7 @@ def test_images_that_were_trained_on_are_counted_and_told(
 
     def said(trained_on: set[str]) -> str:
         with logged_to(tmp_path / "log.txt"):
-            evaluate(classifier, scored, unseen, trained_on, tmp_path / "out")
+            evaluate(classifier, scored, unseen, trained_on, tmp_path / "out", STORY)
         text = (tmp_path / "log.txt").read_text()
         (tmp_path / "log.txt").unlink()
         return text
@@ -350,7 +350,7 @@ def test_a_manifest_is_scored_row_by_row(
     )
     (tmp_path / "out").mkdir()
     scored = find_scored_rows(manifest, None)
-    metrics = evaluate(classifier, scored, None, set(), tmp_path / "out")
+    metrics = evaluate(classifier, scored, None, set(), tmp_path / "out", STORY)
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
     assert metrics["foreign"]["teapot"]["decided"] == {"dog": 0, "human": 1, "neither": 0}

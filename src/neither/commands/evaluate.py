@@ -1,6 +1,7 @@
 """`evaluate.py RUN_OR_CHECKPOINT FOLDER_OR_CSV_OR_FILE [--split test] [--unseen DIR] ...`."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from neither.data.scored import find_unseen_images
     from neither.devices import choose_compute
     from neither.evaluation.evaluation import evaluate
+    from neither.evaluation.report import Story
     from neither.evaluation.screen import show_metrics
     from neither.inference.classifier import load_classifier
     from neither.model.checkpoint import find_checkpoint
@@ -93,10 +95,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if root is not None and root.is_dir():
             files.require_outside(output_dir, root)
     files.make_folder(output_dir)
-    metrics = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir)
+    next_command = shlex.join(["python", "scripts/predict.py", str(arguments.model), "FOLDER"])
+    story = Story(
+        f"{home.resolve().name} on {name}",
+        str(whole),
+        warnings=refused,
+        commands=[("Say of any other pictures what they show:", next_command)],
+    )
+    metrics = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir, story)
     show_metrics(str(whole), metrics)
-    drawn = ", reliability.png" if "reliability" in metrics else ""
-    show(f"written: {output_dir}/metrics.json, predictions.csv{drawn}")
+    show(f"written: {output_dir}/report.html, metrics.json, predictions.csv")
     missed = [complaint for each in requirements if (complaint := each.complaint(metrics))]
     if missed:
         raise MissedError("\n       ".join(missed))

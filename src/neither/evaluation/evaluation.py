@@ -1,4 +1,4 @@
-"""Score a classifier on the images of a folder: `metrics.json` and `predictions.csv`."""
+"""Score a classifier on the images of a folder: figures, predictions and a report."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from neither import files
 from neither.data.found import Found
-from neither.evaluation.diagram import draw_reliability
+from neither.evaluation.album import Scored
+from neither.evaluation.report import Story, write_report
 from neither.evaluation.summary import summarize
 from neither.inference.answers import answer_files
 from neither.inference.classifier import Classifier
@@ -40,6 +41,7 @@ def evaluate(
     unseen: Found | None,
     trained_on: Collection[str],
     output_dir: Path,
+    story: Story,
 ) -> dict[str, Any]:
     """Score every image found and write the results.
 
@@ -49,8 +51,9 @@ def evaluate(
         unseen: images of other kinds, if any; their rows follow, with paths relative to the scored
             folder too.
         trained_on: the hashes of the images that the classifier has learned, if they are known.
-        output_dir: an existing folder, which gets `metrics.json`, `predictions.csv` and, for
-            labelled images, `reliability.png`.
+        output_dir: an existing folder, which gets `metrics.json`, `predictions.csv` and
+            `report.html`.
+        story: what the report tells besides figures.
 
     Returns:
         What `metrics.json` holds. `num_images` counts the rows with a prediction; the confusion
@@ -66,7 +69,8 @@ def evaluate(
         targets += [_beside(scored.root, unseen.root / image.path, image.label)
                     for image in unseen.images]  # fmt: skip
     logits: list[Tensor] = []
-    labels: list[int] = []
+    labelled: list[_File] = []
+    unlabelled: Counter[str] = Counter()
     foreign: dict[str, Counter[str]] = defaultdict(Counter)
     errors: list[str] = []
     num_learned = 0
@@ -85,9 +89,10 @@ def evaluate(
                 errors.append(f"{printable(target.shown)}: {answer.reason}")
             elif target.label in classes:
                 logits.append(answer.logits)
-                labels.append(classes.index(target.label))
-            elif target.label:
-                foreign[target.label][prediction.decision.decided] += 1
+                labelled.append(target)
+            else:
+                counts = foreign[target.label] if target.label else unlabelled
+                counts[prediction.decision.decided] += 1
     _name_unreadable(errors)
     if num_learned:
         warn(
@@ -105,20 +110,24 @@ def evaluate(
         metrics["reject_class"] = classifier.reject_class
     if classifier.threshold is not None:
         metrics["threshold"] = classifier.threshold
+    album = None
     if logits:
-        metrics |= summarize(classifier, torch.stack(logits), torch.tensor(labels))
+        labels = torch.tensor([classes.index(target.label) for target in labelled])
+        metrics |= summarize(classifier, torch.stack(logits), labels)
+        album = Scored([target.path for target in labelled], [target.shown for target in labelled],
+                       labels, classifier.probabilities(torch.stack(logits)))  # fmt: skip
     unsure = () if classifier.threshold is None else (UNSURE,)
+
+    def told(counts: Counter[str]) -> dict[str, Any]:
+        decided = {name: counts[name] for name in (*classes, *unsure)}
+        return {"num_images": counts.total(), "decided": decided}
+
+    if unlabelled:
+        metrics["unlabelled"] = told(unlabelled)
     if foreign:
-        metrics["foreign"] = {
-            folder: {
-                "num_images": counts.total(),
-                "decided": {name: counts[name] for name in (*classes, *unsure)},
-            }
-            for folder, counts in sorted(foreign.items())
-        }
+        metrics["foreign"] = {folder: told(foreign[folder]) for folder in sorted(foreign)}
     files.write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    if logits:
-        draw_reliability(metrics, output_dir / "reliability.png")
+    write_report(output_dir / "report.html", metrics, album, story)
     return metrics
 
 

@@ -22,6 +22,9 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
         )
     else:
         show(f"{title}: no image has a class as its label, so there is no accuracy")
+    if "unlabelled" in metrics:
+        counts = metrics["unlabelled"]["decided"].items()
+        show("decided: " + ", ".join(f"{name} {count:,}" for name, count in counts))
     if "foreign" in metrics:
         show_table(
             "folders that are no class of this model, and how their images were decided",
