@@ -62,7 +62,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_run_leaves_everything_that_the_readme_promises(trained: tuple[Path, Path]) -> None:
     _, run = trained
     for name in ("config.yaml", "environment.json", "splits.csv", "metrics.jsonl", "log.txt",
-                 "checkpoints/best.pt", "checkpoints/last.pt"):  # fmt: skip
+                 "checkpoints/best.pt", "checkpoints/last.pt", "report.html",
+                 "evaluations/images-val/metrics.json"):  # fmt: skip
         assert (run / name).stat().st_size, name
     assert not list(run.rglob("*.tmp"))
     rows = read_rows(run)
@@ -128,7 +129,7 @@ def test_two_evaluations_give_the_same_bytes(trained: tuple[Path, Path], tmp_pat
     root, run = trained
     for name in ("one", "other"):
         evaluate(run, root, tmp_path / name)
-    for name in ("metrics.json", "predictions.csv", "reliability.png"):
+    for name in ("metrics.json", "predictions.csv", "report.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
@@ -144,7 +145,9 @@ def test_a_flat_folder_gets_the_same_probabilities_and_no_accuracy(
     metrics, unlabelled = evaluate(run, flat, tmp_path / "other")
     assert metrics.keys() - {"threshold"} == {
         "schema_version", "num_images", "num_unreadable", "classes", "reject_class", "temperature",
+        "unlabelled",
     }  # fmt: skip
+    assert metrics["unlabelled"]["num_images"] == 15
     expected = {row["path"].replace("/", "_"): row["prob_dog"] for row in labelled}
     assert {row["path"]: row["prob_dog"] for row in unlabelled} == expected
     assert {row["true_label"] for row in unlabelled} == {""}

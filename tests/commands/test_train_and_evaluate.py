@@ -110,8 +110,8 @@ def test_the_shown_command_runs_whatever_splits_the_folder_lacks(
     done = run_shown(call, shown)
     assert done.code == 0, done.err
     assert "trained on" not in done.err
-    metrics, _ = results(next((run / "evaluations").iterdir()))
     wanted = "test" if "test" in splits else "val"
+    metrics, _ = results(run / "evaluations" / f"photos-{wanted}")
     assert metrics["num_images"] == Counter(splits_of(run).values())[wanted] > 0
     if "val" not in splits:  # which the run made itself, of images in the train folder
         done = call("evaluate", run, root, "--split", "val", "--output-dir", tmp_path / "val")

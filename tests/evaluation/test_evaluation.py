@@ -33,12 +33,11 @@ def score(
     output_dir.mkdir(exist_ok=True)
     scored = find_scored_images(images, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
-    returned = evaluate(classifier, scored, others, set(), output_dir, STORY)
+    returned = evaluate(classifier, scored, others, set(), output_dir).metrics
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
     assert metrics == returned
-    drawn = {"reliability.png"} if "accuracy" in metrics else set()
     written = {path.name for path in output_dir.iterdir()}
-    assert written == {"metrics.json", "predictions.csv"} | drawn
+    assert written == {"metrics.json", "predictions.csv"}
     text = (output_dir / "predictions.csv").read_bytes().decode("utf-8", "surrogateescape")
     rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     assert all(None not in row and None not in row.values() for row in rows)
@@ -292,7 +291,7 @@ def test_two_evaluations_write_the_same_bytes(
     draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
     for name in ("one", "other"):
         score(classifier, labelled, tmp_path / name, tmp_path / "unseen")
-    for name in ("metrics.json", "predictions.csv", "reliability.png"):
+    for name in ("metrics.json", "predictions.csv"):
         first = (tmp_path / "one" / name).read_bytes()
         assert first == (tmp_path / "other" / name).read_bytes()
 
@@ -327,7 +326,7 @@ def test_images_that_were_trained_on_are_counted_and_told(
 
     def said(trained_on: set[str]) -> str:
         with logged_to(tmp_path / "log.txt"):
-            evaluate(classifier, scored, unseen, trained_on, tmp_path / "out", STORY)
+            evaluate(classifier, scored, unseen, trained_on, tmp_path / "out")
         text = (tmp_path / "log.txt").read_text()
         (tmp_path / "log.txt").unlink()
         return text
@@ -350,7 +349,7 @@ def test_a_manifest_is_scored_row_by_row(
     )
     (tmp_path / "out").mkdir()
     scored = find_scored_rows(manifest, None)
-    metrics = evaluate(classifier, scored, None, set(), tmp_path / "out", STORY)
+    metrics = evaluate(classifier, scored, None, set(), tmp_path / "out").metrics
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
     assert metrics["foreign"]["teapot"]["decided"] == {"dog": 0, "human": 1, "neither": 0}

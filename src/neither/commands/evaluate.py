@@ -62,7 +62,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from neither.data.scored import find_unseen_images
     from neither.devices import choose_compute
     from neither.evaluation.evaluation import evaluate
-    from neither.evaluation.report import Story
+    from neither.evaluation.history import read_rows
+    from neither.evaluation.report import Story, write_report
     from neither.evaluation.screen import show_metrics
     from neither.inference.classifier import load_classifier
     from neither.model.checkpoint import find_checkpoint
@@ -99,10 +100,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     story = Story(
         f"{home.resolve().name} on {name}",
         str(whole),
+        rows=read_rows(home),
         warnings=refused,
         commands=[("Say of any other pictures what they show:", next_command)],
     )
-    metrics = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir, story)
+    evaluation = evaluate(classifier, scored, unseen, _trained_on(arguments.model), output_dir)
+    metrics = evaluation.metrics
+    write_report(output_dir / "report.html", metrics, evaluation.scored, story)
     show_metrics(str(whole), metrics)
     show(f"written: {output_dir}/report.html, metrics.json, predictions.csv")
     missed = [complaint for each in requirements if (complaint := each.complaint(metrics))]

@@ -4,12 +4,16 @@ import argparse
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neither.commands.door import check_installation, pass_through
-from neither.config import load_config
-from neither.errors import UsageError, UserError
+from neither.config import Config, load_config
+from neither.errors import DataError, UsageError, UserError
 from neither.terminal import say, show, warn
+
+if TYPE_CHECKING:
+    from neither.model.checkpoint import Checkpoint
+    from neither.training.run import Run
 
 _SHOWN = ("macro_recall", "accuracy", "loss")
 
@@ -59,21 +63,41 @@ def _train(arguments: argparse.Namespace) -> int:
         else:
             train(config, run)
         best = run.read_best()
-        figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
-        show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
-        _show_decision(best.temperature, best.threshold, config.decision.target_precision)
-        if best.epoch == 0 < config.train.epochs:
-            warn("no epoch was better than random weights: train longer, or bring more images")
         again = ["python", "scripts/evaluate.py", str(folder), str(source)]
         with suppress(UserError):  # the images may be gone by now, which harms nothing
             if "test" not in given_splits(source):
                 kept = read_hashes(folder / "splits.csv", "test")
                 again += ["--split", "test" if kept else "val"]
+        report = folder / "report.html"
+        if run.resumed is None or run.resumed.epoch < config.train.epochs or not report.exists():
+            _report(config, run, shlex.join(again))
+        _show_figures(best, config)
         show(f"run:        {folder}")
         show(f"checkpoint: {run.best}")
-        show(f"evaluate:   {shlex.join(again)}")
+        show(f"report:     {report if report.exists() else 'none: see the warning above'}")
         show(f"curves:     {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}")
+        show(f"evaluate:   {shlex.join(again)}")
+        show(f"predict:    {shlex.join(['python', 'scripts/predict.py', str(folder), 'PICTURES'])}")
     return 0
+
+
+def _report(config: Config, run: "Run", evaluate_command: str) -> None:
+    """Write the report; a run whose images are gone by now is no less finished for it."""
+    from neither.training.report import report_run
+
+    try:
+        report_run(config, run, evaluate_command)
+    except DataError as error:
+        warn(f"no report could be written: {error}")
+
+
+def _show_figures(best: "Checkpoint", config: Config) -> None:
+    """Say how good the best epoch is."""
+    figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
+    show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
+    _show_decision(best.temperature, best.threshold, config.decision.target_precision)
+    if best.epoch == 0 < config.train.epochs:
+        warn("no epoch was better than random weights: train longer, or bring more images")
 
 
 def _show_decision(temperature: float, threshold: float | None, target: float) -> None:

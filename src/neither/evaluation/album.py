@@ -2,8 +2,8 @@
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from neither.data.content import UnreadableError, read_file
 from neither.data.decode import open_upright
 from neither.data.processes import map_in_processes
 
-MOST_PICTURES = 1000  # of a whole report, about 3 KB each
+MOST_PICTURES = 800  # of a whole report, 3 to 5 KB each; some mistakes are shown twice
 MOST_IN_CELL = 100
 _MOST_NAMES = 500  # of a cell, of pictures that are only listed
 _SIDE = 84  # pixels
@@ -59,7 +59,7 @@ class Picture:
     shares: Sequence[tuple[str, float]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cell:
     """The images of one true and one predicted class.
 
@@ -74,8 +74,8 @@ class Cell:
     true: str
     predicted: str
     num_images: int
-    pictures: list[Picture] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
+    pictures: Sequence[Picture]
+    names: Sequence[str]
 
     @property
     def is_right(self) -> bool:
@@ -95,35 +95,46 @@ def fill_cells(scored: Scored, classes: Sequence[str]) -> list[list[Cell]]:
         OutputError: if a decoding process was killed.
         Stopped: if a signal asks for an end.
     """
+    places = _places(scored, len(classes))
+    shown, left = {}, MOST_PICTURES
+    for row, column in sorted(places, key=lambda cell: cell[0] == cell[1]):  # mistakes first
+        shown[row, column] = places[row, column][: min(MOST_IN_CELL, left)]
+        left -= len(shown[row, column])
+    chosen = [place for of_cell in shown.values() for place in of_cell]
+    drawn = map_in_processes(_thumbnail, [scored.paths[place] for place in chosen])
+    pictures = {place: _picture(scored, classes, place, uri)
+                for place, uri in zip(chosen, drawn, strict=True)}  # fmt: skip
+
+    def cell(row: int, column: int) -> Cell:
+        here, own = places[row, column], shown[row, column]
+        names = [scored.shown[place] for place in here[len(own) : len(own) + _MOST_NAMES]]
+        return Cell(
+            classes[row], classes[column], len(here), [pictures[each] for each in own], names
+        )
+
+    numbers = range(len(classes))
+    return [[cell(row, column) for column in numbers] for row in numbers]
+
+
+def _places(scored: Scored, num_classes: int) -> dict[tuple[int, int], list[int]]:
+    """Return which images lie in each cell: the surest mistakes first, the least sure hits."""
     confidences, predicted = scored.probabilities.max(dim=1)
     order = confidences.argsort(descending=True, stable=True)
-    cells, wanted = [], {}
-    left = MOST_PICTURES
-    places = {}
-    for row, true in enumerate(classes):
-        cells.append([])
-        for column, name in enumerate(classes):
-            mine = order[(scored.labels[order] == row) & (predicted[order] == column)]
-            places[row, column] = (mine if row != column else mine.flip(0)).tolist()
-            cells[row].append(Cell(true, name, len(mine)))
-    for row, column in sorted(places, key=lambda place: place[0] == place[1]):  # mistakes first
-        wanted[row, column] = places[row, column][: min(MOST_IN_CELL, left)]
-        left -= len(wanted[row, column])
-    flat = [place for chosen in wanted.values() for place in chosen]
-    uris = dict(zip(flat, _draw([scored.paths[place] for place in flat]), strict=True))
-    for (row, column), chosen in wanted.items():
-        cell = cells[row][column]
-        for place in chosen:
-            shares = list(zip(classes, scored.probabilities[place].tolist(), strict=True))
-            cell.pictures.append(Picture(scored.shown[place], uris[place], cell.true,
-                                         cell.predicted, float(confidences[place]), shares))  # fmt: skip
-        others = places[row, column][len(chosen) : len(chosen) + _MOST_NAMES]
-        cell.names = [scored.shown[place] for place in others]
-    return cells
+    numbers = range(num_classes)
+    places: dict[tuple[int, int], list[int]] = {(row, column): [] for row in numbers
+                                                for column in numbers}  # fmt: skip
+    for place in order.tolist():
+        places[int(scored.labels[place]), int(predicted[place])].append(place)
+    for row in numbers:
+        places[row, row].reverse()
+    return places
 
 
-def _draw(paths: Sequence[Path]) -> Iterator[str]:
-    return map_in_processes(_thumbnail, paths)
+def _picture(scored: Scored, classes: Sequence[str], place: int, uri: str) -> Picture:
+    shares = list(zip(classes, scored.probabilities[place].tolist(), strict=True))
+    predicted, confidence = max(shares, key=lambda share: share[1])
+    true = classes[int(scored.labels[place])]
+    return Picture(scored.shown[place], uri, true, predicted, confidence, shares)
 
 
 def _thumbnail(path: Path) -> str:
@@ -148,7 +159,6 @@ def risk_coverage(scored: Scored, most: int = 200) -> list[tuple[float, float]]:
     confidences, predicted = scored.probabilities.max(dim=1)
     order = confidences.argsort(descending=True, stable=True)
     hits = (predicted == scored.labels)[order].double()
-    numbers = torch.arange(1, len(hits) + 1)
-    right = hits.cumsum(0) / numbers
-    chosen = torch.linspace(0, len(hits) - 1, min(most, len(hits))).round().long().unique()
-    return [(float(numbers[place]) / len(hits), float(right[place])) for place in chosen.tolist()]
+    right = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
+    chosen = {round(place) for place in torch.linspace(0, len(hits) - 1, most).tolist()}
+    return [((place + 1) / len(hits), float(right[place])) for place in sorted(chosen)]

@@ -1,11 +1,13 @@
 """Charts as SVG that takes its colours from the page around it, light or dark."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 _WIDTH, _HEIGHT = 420, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
-_TICKS = 5
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 10, 36
+_MOST_TICKS = 6
 
 Points = Sequence[tuple[float, float]]
 
@@ -32,8 +34,8 @@ class Axes:
     Attributes:
         across: what x is.
         up: what y is.
-        x: least and greatest.
-        y: likewise.
+        x: least and greatest, the latter larger.
+        y: likewise; what lies beyond is drawn at the edge.
         as_percent: write y, and x if it ends at 1, in percent.
     """
 
@@ -44,27 +46,50 @@ class Axes:
     as_percent: bool = False
 
 
-def draw_lines(axes: Axes, lines: Sequence[Line], bars: Points = (), bar_width: float = 0.0) -> str:
+@dataclass(frozen=True)
+class Bar:
+    """A share that was counted, with its 95 % interval as a whisker.
+
+    Attributes:
+        x: its middle.
+        y: its height.
+        low: end of the whisker.
+        high: the other one.
+    """
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+def draw_chart(
+    axes: Axes, lines: Sequence[Line], bars: Sequence[Bar] = (), bar_width: float = 0.0
+) -> str:
     """Draw curves, and bars behind them, as one SVG element.
 
     Args:
         axes: of the chart.
         lines: its curves.
-        bars: (middle, height) of each bar.
-        bar_width: of all bars, in units of x.
+        bars: all of one width.
+        bar_width: in units of x.
     """
-    parts = [_grid(axes)]
-    for middle, height in bars:
-        left, right = (_x(axes, middle + side * bar_width / 2) for side in (-1, 1))
-        top = _y(axes, height)
-        parts.append(f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
-                     f'height="{_HEIGHT - _BOTTOM - top:.1f}"/>')  # fmt: skip
+    parts = [_grid(axes), *(_bar(axes, bar, bar_width) for bar in bars)]
     for line in lines:
         path = " ".join(f"{_x(axes, x):.1f},{_y(axes, y):.1f}" for x, y in line.points)
         parts.append(f'<polyline class="line {line.kind}" points="{path}"/>')
+    told = escape(_tell(axes, lines))
+    box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    return f'<svg {box} role="img" aria-label="{told}">{"".join(parts)}</svg>'
+
+
+def _bar(axes: Axes, bar: Bar, width: float) -> str:
+    left, middle, right = (_x(axes, bar.x + share * width) for share in (-0.5, 0, 0.5))
+    top, low, high = (_y(axes, y) for y in (bar.y, bar.low, bar.high))
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_escape(_tell(axes, lines))}">'
-        f"{''.join(parts)}</svg>"
+        f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+        f'height="{_HEIGHT - _BOTTOM - top:.1f}"/><line class="whisker" x1="{middle:.1f}" '
+        f'x2="{middle:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
     )
 
 
@@ -77,39 +102,40 @@ def _tell(axes: Axes, lines: Sequence[Line]) -> str:
 
 def _grid(axes: Axes) -> str:
     parts = []
-    for step in range(_TICKS + 1):
-        y = axes.y[0] + (axes.y[1] - axes.y[0]) * step / _TICKS
-        x = axes.x[0] + (axes.x[1] - axes.x[0]) * step / _TICKS
-        at, across = _y(axes, y), _x(axes, x)
+    for y in _ticks(*axes.y):
+        at = _y(axes, y)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" '
                      f'y2="{at:.1f}"/><text class="tick" x="{_LEFT - 6}" y="{at + 4:.1f}" '
                      f'text-anchor="end">{_figure(y, axes.as_percent)}</text>')  # fmt: skip
+    for x in _ticks(*axes.x):
         is_share = axes.as_percent and axes.x[1] == 1
-        parts.append(f'<text class="tick" x="{across:.1f}" y="{_HEIGHT - _BOTTOM + 15}" '
+        parts.append(f'<text class="tick" x="{_x(axes, x):.1f}" y="{_HEIGHT - _BOTTOM + 15}" '
                      f'text-anchor="middle">{_figure(x, is_share)}</text>')  # fmt: skip
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">'
-                 f"{_escape(axes.across)}</text>")  # fmt: skip
+                 f"{escape(axes.across)}</text>")  # fmt: skip
     return "".join(parts)
 
 
+def _ticks(least: float, most: float) -> list[float]:
+    """Return round numbers of a range, a few: multiples of 1, 2 or 5 times a power of ten."""
+    step = 10.0 ** math.floor(math.log10((most - least) / _MOST_TICKS or 1))
+    step *= next(factor for factor in (1, 2, 5, 10) if step * factor * _MOST_TICKS >= most - least)
+    first = math.ceil(least / step - 1e-9)
+    return [number * step for number in range(first, math.floor(most / step + 1e-9) + 1)]
+
+
 def _x(axes: Axes, value: float) -> float:
-    share = (value - axes.x[0]) / ((axes.x[1] - axes.x[0]) or 1)
+    share = (value - axes.x[0]) / (axes.x[1] - axes.x[0])
     return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
 
 def _y(axes: Axes, value: float) -> float:
-    share = (value - axes.y[0]) / ((axes.y[1] - axes.y[0]) or 1)
+    share = (value - axes.y[0]) / (axes.y[1] - axes.y[0])
     return _HEIGHT - _BOTTOM - min(max(share, 0.0), 1.0) * (_HEIGHT - _TOP - _BOTTOM)
 
 
 def _figure(value: float, as_percent: bool) -> str:
     if as_percent:
         return f"{100 * value:.0f} %"
-    return f"{value:.0f}" if value == round(value) or abs(value) >= 20 else f"{value:.2g}"
-
-
-def _escape(text: str) -> str:
-    from html import escape
-
-    return escape(text, quote=True)
+    return f"{value:g}" if abs(value) < 1e5 else f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""Score a classifier on the images of a folder: figures, predictions and a report."""
+"""Score a classifier on the images of a folder: `metrics.json` and `predictions.csv`."""
 
 import json
 import os
@@ -14,7 +14,6 @@ from torch import Tensor
 from neither import files
 from neither.data.found import Found
 from neither.evaluation.album import Scored
-from neither.evaluation.report import Story, write_report
 from neither.evaluation.summary import summarize
 from neither.inference.answers import answer_files
 from neither.inference.classifier import Classifier
@@ -35,14 +34,27 @@ class _File:
     label: str
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        metrics: what `metrics.json` holds. `num_images` counts the rows with a prediction; the
+            confusion matrix sums to those among them that have a class as their label.
+        scored: these, one by one; None if there are none.
+    """
+
+    metrics: dict[str, Any]
+    scored: Scored | None
+
+
 def evaluate(
     classifier: Classifier,
     scored: Found,
     unseen: Found | None,
     trained_on: Collection[str],
     output_dir: Path,
-    story: Story,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score every image found and write the results.
 
     Args:
@@ -51,13 +63,7 @@ def evaluate(
         unseen: images of other kinds, if any; their rows follow, with paths relative to the scored
             folder too.
         trained_on: the hashes of the images that the classifier has learned, if they are known.
-        output_dir: an existing folder, which gets `metrics.json`, `predictions.csv` and
-            `report.html`.
-        story: what the report tells besides figures.
-
-    Returns:
-        What `metrics.json` holds. `num_images` counts the rows with a prediction; the confusion
-        matrix sums to those among them that have a class as their label.
+        output_dir: an existing folder, which gets `metrics.json` and `predictions.csv`.
 
     Raises:
         CheckpointError: if a logit is not finite.
@@ -127,8 +133,7 @@ def evaluate(
     if foreign:
         metrics["foreign"] = {folder: told(foreign[folder]) for folder in sorted(foreign)}
     files.write_whole(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_report(output_dir / "report.html", metrics, album, story)
-    return metrics
+    return Evaluation(metrics, album)
 
 
 def _beside(root: Path, path: Path, label: str) -> _File:

@@ -12,10 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from neither import files
 from neither.evaluation.album import Cell, Scored, fill_cells, risk_coverage
 from neither.evaluation.calibration import NUM_BINS
-from neither.evaluation.charts import Axes, Line, draw_lines
+from neither.evaluation.charts import Axes, Bar, Line, draw_chart
 from neither.terminal import printable
 
 _MOST_MISTAKES = 100
+_GOOD = 0.9  # macro recall; below it the verdict is not in green
 _ENOUGH = 50  # images of a class, below which its figures are coarse
 
 
@@ -65,12 +66,14 @@ def write_report(
         story=story,
         classes=classes,
         verdict=_verdict(metrics),
+        is_good=metrics.get("macro_recall", 0.0) >= _GOOD,
         findings=_findings(metrics, cells),
         cells=cells,
-        mistakes=_worst(cells),
+        mistakes=_mistakes(cells),
+        num_mistakes=sum(cell.num_images for row in cells for cell in row if not cell.is_right),
         charts=_charts(metrics, scored, story.rows),
         enough=_ENOUGH,
-        wilson=_wilson,
+        range=_range,
     )
     files.write_whole(path, page)
 
@@ -81,16 +84,19 @@ def _verdict(metrics: Mapping[str, Any]) -> list[str]:
         return ["None of these pictures has a class as its label, so nobody knows how many answers "
                 "are right."]  # fmt: skip
     low, high = (100 * bound for bound in metrics["intervals"]["accuracy"])
-    said = [f"Of 100 pictures like these, about {100 * metrics['accuracy']:.0f} are called right "
+    said = [f"Of 100 pictures like these, {_of_100(metrics['accuracy'])} are called right "
             f"({low:.0f} to {high:.0f})."]  # fmt: skip
     found = metrics["decision"]
     if "threshold" in metrics and "precision" in found:
-        said.append(f"When it is sure, which it is of {100 * found['coverage']:.0f} in 100, "
-                    f"{100 * found['precision']:.1f} % of its answers are right.")  # fmt: skip
+        said.append(f"Of 100 it is sure of {_of_100(found['coverage'])}, and right in "
+                    f"{_percent(found['precision'])} of these answers.")  # fmt: skip
+    elif "threshold" not in metrics:
+        said.append(f"It could not promise to be right in {_percent(found['target_precision'])} of "
+                    "its answers, however sure, so it never says unsure.")  # fmt: skip
     reject = metrics.get("reject_class")
     recall = metrics["per_class"].get(reject, {}).get("recall") if reject else None
     if recall is not None:
-        said.append(f"Of 100 pictures of {reject}, it calls {100 * recall:.0f} {reject}.")
+        said.append(f"Of 100 pictures of {reject}, it calls {_of_100(recall)} {reject}.")
     return said
 
 
@@ -98,7 +104,7 @@ def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> li
     """Say what the model is good and bad at."""
     recalls = {name: figures["recall"] for name, figures in metrics.get("per_class", {}).items()
                if "recall" in figures}  # fmt: skip
-    said = []
+    classes, said = metrics["classes"], []
     if len(recalls) > 1:
         best, worst = max(recalls, key=recalls.__getitem__), min(recalls, key=recalls.__getitem__)
         said.append(f"Best at {best}: finds {_percent(recalls[best])} of them. Worst at {worst}: "
@@ -106,8 +112,9 @@ def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> li
     wrong = [cell for row in cells for cell in row if not cell.is_right and cell.num_images]
     if wrong:
         most = max(wrong, key=lambda cell: cell.num_images)
+        num = sum(cell.num_images for cell in cells[classes.index(most.true)])
         said.append(f"Most frequent mistake: {most.true} called {most.predicted}, "
-                    f"{most.num_images:,} times.")  # fmt: skip
+                    f"{most.num_images:,} of {num:,}.")  # fmt: skip
     if "ece" in metrics:
         is_good = metrics["ece"] <= metrics["chance"]["ece"]["q95"]
         said.append(
@@ -118,7 +125,7 @@ def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> li
     return said
 
 
-def _worst(cells: Sequence[Sequence[Cell]]) -> list[Any]:
+def _mistakes(cells: Sequence[Sequence[Cell]]) -> list[Any]:
     pictures = [picture for row in cells for cell in row if not cell.is_right
                 for picture in cell.pictures]  # fmt: skip
     return sorted(pictures, key=lambda picture: -picture.confidence)[:_MOST_MISTAKES]
@@ -136,31 +143,44 @@ def _charts(
         if len(rows) > 1 and values:
             top = 1.0 if key == "macro_recall" else max(values) * 1.05
             axes = Axes("epoch", name, (0, rows[-1]["epoch"]), (0, top), key == "macro_recall")
-            charts[key] = draw_lines(axes, lines)
+            charts[key] = draw_chart(axes, lines)
     if scored is not None:
         share = Axes("confidence", "share that is right", (0, 1), (0, 1), as_percent=True)
-        bins = [(row["confidence"], row["accuracy"]) for row in metrics["reliability"]]
+        bars = [Bar((math.ceil(row["confidence"] * NUM_BINS) - 0.5) / NUM_BINS, row["accuracy"],
+                    *_wilson(row["accuracy"], row["num_images"]))
+                for row in metrics["reliability"]]  # fmt: skip
         guide = Line("perfect", [(0, 0), (1, 1)], "guide")
-        middles = [((math.ceil(x * NUM_BINS) - 0.5) / NUM_BINS, y) for x, y in bins]
-        charts["reliability"] = draw_lines(share, [guide, Line("model", bins)], middles,
-                                           0.9 / NUM_BINS)  # fmt: skip
+        charts["reliability"] = draw_chart(share, [guide], bars, 0.9 / NUM_BINS)
         points = risk_coverage(scored)
         least = min(0.9, *(y for _, y in points))
         floor = math.floor(10 * least) / 10
         axes = Axes("share of pictures accepted, surest first", "share of these that is right",
                     (0, 1), (floor, 1), as_percent=True)  # fmt: skip
-        guide = Line("promise", [(0, metrics["decision"]["target_precision"]),
-                                 (1, metrics["decision"]["target_precision"])], "guide")  # fmt: skip
-        charts["coverage"] = draw_lines(axes, [guide, Line("accepted and right", points)])
+        promise = metrics["decision"]["target_precision"]
+        guide = Line("promise", [(0, promise), (1, promise)], "guide")
+        charts["coverage"] = draw_chart(axes, [guide, Line("accepted and right", points)])
     return charts
 
 
-def _wilson(share: float, num: int) -> str:
-    """Return the 95 % interval of a share (Wilson, 1927), as text."""
+def _wilson(share: float, num: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `num` images (Wilson, 1927)."""
     z = 1.96
     middle = (share + z * z / (2 * num)) / (1 + z * z / num)
     half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return f"{100 * max(0.0, middle - half):.0f} - {100 * min(1.0, middle + half):.0f}"
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _range(share: float, num: int) -> str:
+    return " - ".join(f"{100 * bound:.0f}" for bound in _wilson(share, num)) + " %"
+
+
+def _of_100(share: float) -> str:
+    """Round, but never to all or none where there are others."""
+    if share in (0, 1):
+        return "all" if share else "none"
+    if 0 < share < 0.005 or 0.995 <= share < 1:
+        return "less than 1" if share < 0.5 else "more than 99"
+    return f"about {100 * share:.0f}"
 
 
 def _percent(share: float) -> str:

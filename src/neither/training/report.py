@@ -1,0 +1,63 @@
+"""The report of a finished run: how its best checkpoint does on val."""
+
+import shlex
+from pathlib import Path
+
+from neither.config import Config
+from neither.data.split_file import find_split
+from neither.devices import choose_compute
+from neither.errors import DataError
+from neither.evaluation.evaluation import evaluate
+from neither.evaluation.history import read_rows, read_suspects, read_warnings
+from neither.evaluation.report import Story, write_report
+from neither.files import make_folder
+from neither.inference.classifier import load_classifier
+from neither.training.run import Run
+
+_CAUTION = (
+    "These pictures chose the epoch, the temperature and the threshold, so expect a little less "
+    "of new ones; evaluate tells how much."
+)
+
+
+def report_run(config: Config, run: Run, evaluate_command: str) -> Path:
+    """Score `best.pt` on val, and write `report.html` into the run's folder.
+
+    Args:
+        config: of the run.
+        run: finished.
+        evaluate_command: what to type for figures that chose nothing.
+
+    Returns:
+        The report.
+
+    Raises:
+        CheckpointError: if `best.pt` cannot be used.
+        DataError: if the run's `splits.csv` cannot be read back, or the images are gone.
+        OutputError: if the device is missing, or a decoding process was killed.
+        OSError: if the disk is full.
+        Stopped: if a signal asks for an end.
+    """
+    source = config.data.source
+    classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
+    folder = run.folder / "evaluations" / f"{source.resolve().stem}-val"
+    make_folder(folder)
+    val = find_split(run.folder / "splits.csv", source, "val")
+    evaluation = evaluate(classifier, val, None, (), folder)
+    if evaluation.scored is None:
+        raise DataError(f"{source}: no image of val can be read any more")
+    predict = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
+    story = Story(
+        title=f"{config.name}: how well it tells {', '.join(config.classes)} apart",
+        source=f"val of {source}",
+        rows=read_rows(run.folder),
+        suspects=read_suspects(run.folder),
+        warnings=[_CAUTION, *read_warnings(run.folder)],
+        commands=[
+            ("Say of any pictures what they show:", predict),
+            ("Score it on pictures that chose nothing:", evaluate_command),
+        ],
+    )
+    path = run.folder / "report.html"
+    write_report(path, evaluation.metrics, evaluation.scored, story)
+    return path

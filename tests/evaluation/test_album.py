@@ -1,0 +1,92 @@
+"""The pictures of a report: which ones, in which order, how many."""
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from neither.evaluation import album
+from neither.evaluation.album import Scored, fill_cells, risk_coverage
+
+CLASSES = ("dog", "human", "neither")
+
+
+def make_scored(paths: list[Path], rows: list[tuple[int, list[float]]]) -> Scored:
+    """Return images with these (label, probabilities)."""
+    return Scored(paths, [path.name for path in paths], torch.tensor([label for label, _ in rows]),
+                  torch.tensor([shares for _, shares in rows], dtype=torch.float64))  # fmt: skip
+
+
+@pytest.fixture
+def scored(tmp_path: Path, draw: Callable[..., None]) -> Scored:
+    """Two hits of dog, three dogs called human, one of which has gone since."""
+    rows = [(0, [0.9, 0.1, 0.0]), (0, [0.6, 0.3, 0.1]), (0, [0.2, 0.7, 0.1]), (0, [0.0, 1.0, 0.0]),
+            (0, [0.1, 0.8, 0.1])]  # fmt: skip
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths[:-1]:
+        draw(path, "dog")
+    return make_scored(paths, rows)
+
+
+def test_cells_hold_the_surest_mistakes_and_the_least_sure_hits_first(scored: Scored) -> None:
+    cells = fill_cells(scored, CLASSES)
+    assert [[cell.num_images for cell in row] for row in cells] == [[2, 3, 0], [0] * 3, [0] * 3]
+    assert [picture.shown for picture in cells[0][0].pictures] == ["1.png", "0.png"]
+    mistakes = cells[0][1].pictures
+    assert [picture.shown for picture in mistakes] == ["3.png", "4.png", "2.png"]
+    assert [picture.confidence for picture in mistakes] == [1.0, 0.8, 0.7]
+    assert mistakes[0].shares == [("dog", 0.0), ("human", 1.0), ("neither", 0.0)]
+    assert (mistakes[0].true, mistakes[0].predicted) == ("dog", "human")
+    assert cells[0][0].is_right
+    assert not cells[0][1].is_right
+
+
+def test_a_thumbnail_is_a_small_jpeg_and_absent_if_the_file_is(scored: Scored) -> None:
+    seen, gone, _ = fill_cells(scored, CLASSES)[0][1].pictures
+    header, content = seen.uri.split(",")
+    assert header == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert image.format == "JPEG"
+        assert max(image.size) <= 84
+        assert image.getpixel((0, 0)) == pytest.approx((200, 40, 40), abs=6)
+    assert gone.uri == ""
+
+
+def test_whatever_the_number_of_images_pictures_and_names_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(album, "MOST_PICTURES", 7)
+    monkeypatch.setattr(album, "MOST_IN_CELL", 5)
+    monkeypatch.setattr(album, "_MOST_NAMES", 3)
+    paths = [tmp_path / f"{number}.png" for number in range(20)]
+    for path in paths:
+        draw(path, "dog")
+    rows = [(0, [0.9, 0.1, 0.0])] * 10 + [(0, [0.1, 0.9, 0.0])] * 10
+    hits, mistakes, _ = fill_cells(make_scored(paths, rows), CLASSES)[0]
+    assert (len(mistakes.pictures), len(mistakes.names), mistakes.num_left_out) == (5, 3, 2)
+    assert (len(hits.pictures), len(hits.names), hits.num_left_out) == (2, 3, 5), "mistakes first"
+    shown = [picture.shown for picture in mistakes.pictures]
+    assert not set(shown) & set(mistakes.names)
+
+
+def test_risk_coverage_by_hand(scored: Scored) -> None:
+    """By falling confidence: wrong 1.0, right 0.9, wrong 0.8, wrong 0.7, right 0.6."""
+    assert risk_coverage(scored) == [
+        (0.2, 0.0), (0.4, 0.5), (0.6, pytest.approx(1 / 3)), (0.8, 0.25), (1.0, 0.4),
+    ]  # fmt: skip
+
+
+def test_a_long_curve_keeps_its_ends() -> None:
+    num = 10_000
+    hits = torch.linspace(1, 0.5, num, dtype=torch.float64)
+    many = Scored([], [], torch.zeros(num, dtype=torch.int64), torch.stack([hits, 1 - hits], 1))
+    points = risk_coverage(many)
+    assert len(points) == 200
+    assert points[0] == (1 / num, 1.0)
+    assert points[-1] == (1.0, 1.0)
+    assert all(math.isfinite(y) for _, y in points)

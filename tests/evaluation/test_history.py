@@ -1,0 +1,35 @@
+"""What a run has recorded of itself, whole, missing or damaged."""
+
+from pathlib import Path
+
+from neither.evaluation.history import read_rows, read_suspects, read_warnings
+from neither.terminal import logged_to
+
+ROW = '{"epoch": 1, "step": 3, "train": {"loss": 1.0}, "val": {"loss": 0.5}}\n'
+
+
+def test_what_is_there_is_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(ROW)
+    (tmp_path / "suspects.csv").write_text("path,label\ndog/1.png,dog\n")
+    (tmp_path / "log.txt").write_text(
+        "2026-11-28 10:00:00 epoch 1\n2026-11-28 10:00:00 warning: two dogs are cats\n"
+        "2026-11-28 10:00:01 warning: two dogs are cats\n"
+    )
+    assert read_rows(tmp_path) == [{"epoch": 1, "train": {"loss": 1.0}, "val": {"loss": 0.5}}]
+    assert read_suspects(tmp_path) == [{"path": "dog/1.png", "label": "dog"}]
+    assert read_warnings(tmp_path) == ["two dogs are cats"]
+
+
+def test_what_is_missing_is_nothing(tmp_path: Path) -> None:
+    assert not [*read_rows(tmp_path), *read_suspects(tmp_path), *read_warnings(tmp_path)]
+
+
+def test_what_is_damaged_is_told_and_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for damaged in ("{", "[1]\n", '{"epoch": 1}\n', '{"epoch": 1, "train": 3}\n'):
+        (run / "metrics.jsonl").write_text(ROW + damaged)
+        with logged_to(tmp_path / "log.txt"):
+            assert read_rows(run) == []
+        assert "metrics.jsonl: cannot be read" in (tmp_path / "log.txt").read_text()
+        (tmp_path / "log.txt").unlink()
