@@ -18,7 +18,7 @@ demo: .venv/installed
 	@$(BIN)/python docs/forced_choice.py
 	@echo
 	@echo "See the curves:        $(BIN)/tensorboard --logdir runs"
-	@echo "See the results:       $(RESULTS)/metrics.json and predictions.csv"
+	@echo "See the results:       $(RESULTS)/report.html in a browser"
 	@echo "Train on your photos:  $(BIN)/python scripts/train.py configs/photos_quick.yaml data.root=FOLDER"
 
 $(RESULTS)/metrics.json: runs/demo/checkpoints/best.pt
@@ -31,7 +31,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

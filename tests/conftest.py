@@ -1,5 +1,6 @@
 """What many tests need."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,6 +11,11 @@ from hypothesis import settings
 
 from calls import Call, calling
 from images import make_splits
+
+# Two workers of two threads each on two cores would wait for one another; the scripts that tests
+# start inherit this. A run's bits hang on the number of threads, not on which number that is.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("the same examples each time", derandomize=True)
 settings.load_profile("the same examples each time")
