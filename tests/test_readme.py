@@ -22,7 +22,8 @@ PAGES = [
 ]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=32"]
+# Compiling takes a minute; test_compilation.py does it with less.
+LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=32", "compile=false"]
 
 
 def code_blocks(text: str, language: str) -> list[str]:
