@@ -74,8 +74,8 @@ class Model(Section):
     # torchvision knows, anything else a file of its state dict. The head is always new and random.
     weights: Root = "none"
     # Under weights all but the head is the backbone: it stands still for so many epochs, until the
-    # head knows something, and then learns at this share of train.lr, lest it forget. (As fastai's
-    # fine_tune does. A tenth of muon's lr is gentle too; for transformers prefer adamw.)
+    # head knows something, and then learns at this share of train.lr, lest it forget. With weights,
+    # and for transformers, train.optimizer=adamw is the usual choice; muon is for convolutions.
     freeze_epochs: Annotated[int, Field(ge=0)] = Field(
         default_factory=lambda given: int(given.get("weights", "none") != "none")
     )
