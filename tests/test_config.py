@@ -64,7 +64,8 @@ def test_defaults_are_those_of_the_design(path: Path) -> None:
         "augmentation": {"resolution": 1.0, "crop_scale": (0.25, 1.0), "flip": True,
                          "rotate_degrees": 7.0, "color": 0.2, "grey": 0.1, "erase": 0.25,
                          "mix": 0.0},
-        "model": {"name": "small_cnn", "width": 32},
+        "model": {"name": "small_cnn", "width": 32, "weights": "none", "freeze_epochs": 0,
+                  "backbone_lr": 1.0},
         "train": {"epochs": 60, "batch_size": 128, "optimizer": "muon", "lr": 0.02,
                   "momentum": 0.95, "weight_decay": 0.1, "warmup_epochs": 5, "val_every_epochs": 1,
                   "label_smoothing": 0.0, "ema_decay": 0.98, "clip_norm": 5.0},
@@ -133,7 +134,12 @@ def test_an_empty_section_is_told_to_hold_keys(path: Path) -> None:
         ("data.ignored_folders", "cats", "a list such as [a, b], got 'cats'"),
         ("data", "5", "a section with keys below it"),
         ("train.optimizer", "adam", "'muon', 'sgd' or 'adamw', got 'adam'"),
-        ("model.name", "resnet", "'small_cnn' or 'softmax_regression', got 'resnet'"),
+        (
+            "model.name",
+            "ResNet",
+            "small_cnn, softmax_regression or torchvision's name of a network, got 'ResNet'",
+        ),
+        ("model.weights", "5", "text, but YAML reads 5 as a number: quote it"),
         ("seed", "1e3", "integer"),
         ("seed", "9" * 2000, "integer"),
         ("train.lr", "9" * 500, "number"),
@@ -169,6 +175,7 @@ def test_a_value_of_the_wrong_type_is_refused(path: Path, key: str, text: str, w
         ("augmentation.grey", ["0", "1"], ["1.1", "-0.1"]),
         ("augmentation.erase", ["0", "1"], ["1.1", "-0.1"]),
         ("model.width", ["8", "512"], ["7", "513"]),
+        ("model.name", ["resnet18", "vit_b_16"], ["../x", "Resnet18", "''", "8net", "a-b"]),
         ("checkpoint.save_every_minutes", ["0.1"], ["0", "-1"]),
         ("decision.target_precision", ["0.5", "1"], ["0", "1.1"]),
         ("device", ["auto", "cpu", "mps", "cuda", "cuda:12"], ["gpu", "cuda:", "cuda:-1", "CPU"]),
@@ -245,6 +252,12 @@ def test_no_number_is_read_in_another_base_or_as_a_time(path: Path, text: str) -
          "data.val_fraction: together with data.test_fraction nothing is left to train on"),
         (["data.image_size=31"],
          "data.image_size: model.name small_cnn wants 32 or more, got 31"),
+        (["model.weights=default"],
+         "model.weights: small_cnn has none to begin with: want none, got default"),
+        (["model.freeze_epochs=1", "model.name=resnet18"],
+         "model.freeze_epochs: random weights must learn from the first epoch: want 0, got 1"),
+        (["model.backbone_lr=0.5", "model.name=resnet18"],
+         "model.backbone_lr: random weights learn at train.lr: want 1, got 0.5"),
         (["augmentation.resolution=0.75", "model.name=softmax_regression"],
          "augmentation.resolution: softmax_regression has a weight for each pixel of "
          "data.image_size: want 1"),
@@ -508,6 +521,22 @@ def test_what_is_no_regular_file_is_refused_at_once(path: Path, kind: str) -> No
     reason = "not a regular file" if kind in ("folder", "fifo") else "no such file"
     with pytest.raises(UsageError, match=f"config.yaml: {reason}; want a config such as"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [("freeze_epochs", ["0", "3"], ["-1", "0.5"]), ("backbone_lr", ["0.01", "1"], ["0", "1.1"])],
+)
+def test_pretrained_weights_are_frozen_at_first_and_then_learn_slowly(
+    path: Path, key: str, good: list[str], bad: list[str]
+) -> None:
+    pretrained = ("model.name=resnet18", "model.weights=~/own.pth")
+    model = load(path, MINIMAL, *pretrained).model
+    assert (model.freeze_epochs, model.backbone_lr) == (1, 0.1)
+    for text in good:
+        load(path, MINIMAL, *pretrained, f"model.{key}={text}")
+    for text in bad:
+        assert "model." + key in complaint(path, MINIMAL, *pretrained, f"model.{key}={text}")
 
 
 def test_loading_a_config_imports_no_torch(path: Path) -> None:

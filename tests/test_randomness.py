@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from neither.randomness import Stream, bits, fraction, permutation, uniforms, weights_seed
+from neither.randomness import (
+    Stream,
+    bits,
+    fraction,
+    permutation,
+    step_seed,
+    uniforms,
+    weights_seed,
+)
 
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 100_000)
@@ -108,6 +116,8 @@ def test_the_seed_of_the_weights_fits_torch(seed: int) -> None:
     assert 0 <= weights_seed(seed) < 2**63
     assert weights_seed(seed) == weights_seed(seed)
     assert weights_seed(seed) != weights_seed(seed ^ 1)
+    assert step_seed(seed, 0) not in (weights_seed(seed), step_seed(seed, 1))
+    assert 0 <= step_seed(seed, 2**40) < 2**63
 
 
 @given(SEEDS, st.text(st.characters(exclude_categories=["Cs"])))
@@ -128,6 +138,6 @@ def test_groups_spread_evenly_and_otherwise_for_another_seed() -> None:
 
 def test_the_streams_stay_what_they_were() -> None:
     # Runs and splits on users' disks hang on these numbers: they may never change.
-    assert [int(stream) for stream in Stream] == [1, 2, 3, 4]
+    assert [int(stream) for stream in Stream] == [1, 2, 3, 4, 5]
     assert permutation(0, 0, 8).tolist() == [1, 2, 5, 7, 4, 6, 0, 3]
     assert fraction(0, "dog") == 0.6937098217622101

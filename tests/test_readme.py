@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision.models import resnet18
 
 from images import make_splits
 from neither.config import load_config
@@ -56,6 +58,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unseen = [home / "data" / name / "unseen" for name in ("demo", "cifar")]
     for folder in (*unseen, home / "OTHER_THINGS"):
         shutil.copytree(home / "FOLDER" / "test" / "dog", folder / "teapots")
+    weights = home / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save(resnet18().state_dict(), weights)  # random ones, where torch keeps its downloads
     return home
 
 
@@ -71,7 +76,7 @@ def test_the_commands_of_the_readme_run(call: list[str], home: Path) -> None:
         arguments += [*LIGHT, *width]
         if "train.warmup_epochs" in (home / arguments[0]).read_text():
             arguments.append("train.warmup_epochs=0")
-    done = run_script(Path(script).stem, *arguments, cwd=home)
+    done = run_script(Path(script).stem, *arguments, cwd=home, TORCH_HOME=str(home / "torch"))
     assert done.returncode == 0, done.stderr
 
 

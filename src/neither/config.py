@@ -4,60 +4,18 @@ Each section is a class of its own, handed to the part of the program that it co
 that is wrong with a file is said at once, with its line and dotted key, before torch is imported.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neither import complaints, strict_yaml
 from neither.complaints import Loc, overlap
 from neither.contradictions import contradictions
 from neither.errors import UsageError
 from neither.strict_yaml import Document, Problem
-
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-
-
-def _check_name(text: str) -> str:
-    if not text.isprintable() or text != text.strip() or not text:
-        raise ValueError("want printable text without spaces around it")
-    return text
-
-
-def _check_class_name(text: str) -> str:
-    _check_name(text)
-    if re.search(r'[/\\:*?"<>|]', text) or text.startswith("."):
-        raise ValueError('a class is a folder: no / \\ : * ? " < > | in its name, no dot before it')
-    if text in sum(SPLIT_FOLDERS.values(), ()):
-        raise ValueError("this is the name of a split's folder")
-    if text == "unsure":
-        raise ValueError("this is what a decision is called that is left to a person")
-    return text
-
-
-def _check_root(text: str) -> str:
-    try:
-        Path(_check_name(text)).expanduser()
-    except RuntimeError as error:
-        raise ValueError("no such user's home folder") from error
-    return text
-
-
-def _check_pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return text
-
-
-Root = Annotated[str, AfterValidator(_check_root)]
-Text = Annotated[str, AfterValidator(_check_name)]
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
-ClassName = Annotated[str, AfterValidator(_check_class_name)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from neither.texts import ClassName, Fraction, NetworkName, Pattern, Root, Text
 
 
 class Section(BaseModel):
@@ -109,8 +67,21 @@ class Augmentation(Section):
 class Model(Section):
     """Which network; each returns logits."""
 
-    name: Literal["small_cnn", "softmax_regression"] = "small_cnn"
+    # small_cnn, softmax_regression, or a classification network of torchvision, such as resnet18
+    name: NetworkName = "small_cnn"
     width: Annotated[int, Field(ge=8, le=512)] = 32  # channels of the first stage of small_cnn
+    # What a network of torchvision begins with: none is random weights, default the best that
+    # torchvision knows, anything else a file of its state dict. The head is always new and random.
+    weights: Root = "none"
+    # Under weights all but the head is the backbone: it stands still for so many epochs, until the
+    # head knows something, and then learns at this share of train.lr, lest it forget. With weights,
+    # and for transformers, train.optimizer=adamw is the usual choice; muon is for convolutions.
+    freeze_epochs: Annotated[int, Field(ge=0)] = Field(
+        default_factory=lambda given: int(given.get("weights", "none") != "none")
+    )
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = Field(
+        default_factory=lambda given: 1.0 if given.get("weights", "none") == "none" else 0.1
+    )
 
 
 # Defaults that hang on train.optimizer.

@@ -9,6 +9,9 @@ if TYPE_CHECKING:  # which itself imports this file
     from neither.config import Config
 
 
+OWN_NETWORKS = ("small_cnn", "softmax_regression")  # all others are torchvision's
+
+
 def contradictions(config: "Config") -> Iterator[tuple[tuple[Loc, ...], str]]:
     """Yield the keys that do not go together, the one to mend first, and why."""
     classes, data, train = config.classes, config.data, config.train
@@ -38,6 +41,16 @@ def contradictions(config: "Config") -> Iterator[tuple[tuple[Loc, ...], str]]:
     if config.augmentation.resolution != 1 and config.model.name == "softmax_regression":
         what = "softmax_regression has a weight for each pixel of data.image_size: want 1"
         yield (("augmentation", "resolution"), ("model", "name")), what
+    model = config.model
+    if model.name in OWN_NETWORKS and model.weights != "none":
+        what = f"{model.name} has none to begin with: want none, got {model.weights}"
+        yield (("model", "weights"), ("model", "name")), what
+    if model.weights == "none" and model.freeze_epochs:
+        what = f"random weights must learn from the first epoch: want 0, got {model.freeze_epochs}"
+        yield (("model", "freeze_epochs"), ("model", "weights")), what
+    if model.weights == "none" and model.backbone_lr != 1:
+        what = f"random weights learn at train.lr: want 1, got {model.backbone_lr}"
+        yield (("model", "backbone_lr"), ("model", "weights")), what
     if config.augmentation.mix and train.batch_size % 2:
         what = f"augmentation.mix pairs images up: want an even number, got {train.batch_size}"
         yield (("train", "batch_size"), ("augmentation", "mix")), what

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     AUGMENTATION = 2
     WEIGHTS = 3
     MIXING = 4
+    STEP = 5
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -65,6 +66,11 @@ def permutation(seed: int, epoch: int, num: int) -> NDArray[np.int64]:
 def weights_seed(seed: int) -> int:
     """Return the seed of torch's generator for the first weights, in [0, 2**63)."""
     return int(_key(seed, Stream.WEIGHTS)) >> 1
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of torch's generator for what a network draws in a step, in [0, 2**63)."""
+    return int(_key(seed, Stream.STEP, step)) >> 1
 
 
 def fraction(seed: int, group: str | bytes) -> float:

@@ -133,6 +133,12 @@ def test_a_mirrored_checkpoint_answers_for_mirror_images_too() -> None:
         torch.testing.assert_close(network(images), network(images.flip(3)))
 
 
+def test_a_network_that_nobody_has_is_refused(saved: Path) -> None:
+    change(saved, model={"name": "resnet", "weights": "gone.pth"})
+    with pytest.raises(CheckpointError, match=r"cannot be built: .* has no resnet among"):
+        load_checkpoint(saved).build()
+
+
 def test_a_newer_schema_is_refused_naming_its_maker(saved: Path) -> None:
     change(saved, schema_version=SCHEMA_VERSION + 1, made_by="99.5")
     assert_refused(
@@ -141,7 +147,7 @@ def test_a_newer_schema_is_refused_naming_its_maker(saved: Path) -> None:
 
 
 WRONG: dict[str, dict[str, Any]] = {
-    "unknown network": {"model": {"name": "resnet"}},
+    "no name of a network": {"model": {"name": "../x"}},
     "no network": {"model": None},
     "no image size": {"preprocessing": {}},
     "an image size of 0": {"preprocessing": {"image_size": 0}},

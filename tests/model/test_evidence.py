@@ -5,11 +5,14 @@ import torch
 from torch import nn
 
 from neither.config import Model
+from neither.errors import UsageError
 from neither.model.evidence import evidence_of
 from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 
 NETWORKS = {
+    "resnet18": (Model(name="resnet18"), 64, (2, 3, 2, 2)),
+    "densenet121": (Model(name="densenet121"), 64, (2, 3, 2, 2)),
     "small_cnn": (Model(width=8), 64, (2, 3, 4, 4)),
     "softmax_regression": (Model(name="softmax_regression"), 16, (2, 3, 16, 16)),
 }
@@ -53,6 +56,15 @@ def test_evidence_lies_where_the_image_differs() -> None:
     difference = evidence_of(network, changed) - evidence_of(network, images)
     difference[:, :, 3, 5] = 0
     assert torch.equal(difference, torch.zeros_like(difference))
+
+
+@pytest.mark.parametrize(("name", "size"), [("mobilenet_v3_small", 64), ("resnet18", 32)])
+@torch.inference_mode()
+def test_a_network_that_ends_otherwise_is_refused(name: str, size: int) -> None:
+    """MobileNetV3 has a layer between average and head; of 32 pixels ResNet leaves one place."""
+    network = build_network(Model(name=name), 3, size, seed=1).eval()
+    with pytest.raises(UsageError, match=f"--explain: with {size} pixels"):
+        evidence_of(network, torch.randn(1, 3, size, size))
 
 
 def test_an_unknown_network_is_refused() -> None:

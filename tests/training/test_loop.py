@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torchvision.models import mobilenet_v3_small
 
 from neither import stopping
 from neither.config import Config
@@ -21,6 +23,7 @@ from neither.model.archive import read_archive, write_archive
 from neither.model.checkpoint import load_checkpoint
 from neither.terminal import logged_to
 from neither.training import loop
+from neither.training.optimizer import rate_share
 from neither.training.run import open_run
 from neither.training.state import State
 from neither.training.step import take_step
@@ -436,3 +439,34 @@ def test_a_run_that_is_seldom_measured_resumes_to_the_bit(
     resumed = train(config, tmp_path / "part")
     assert_same(resumed.average.network.state_dict(), whole.average.network.state_dict())
     assert read_rows(tmp_path / "part") == read_rows(tmp_path / "whole")
+
+
+def test_a_pretrained_run_goes_on_to_the_bit_without_the_file_it_began_with(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With dropout, statistics of norms, and a backbone that is frozen in the first epoch."""
+    torch.manual_seed(7)
+    begun = mobilenet_v3_small().state_dict()
+    torch.save(begun, tmp_path / "own.pth")
+    model = {"name": "mobilenet_v3_small", "weights": str(tmp_path / "own.pth")}
+    config = make_config(make_images(), model=model)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(config, whole)
+    for number in (1, STEPS_PER_EPOCH + 1):  # while it is frozen, and after
+        train_until_stopped(config, stopped, partial(stop_before_step, number))
+        if number == 1:
+            (tmp_path / "own.pth").unlink()
+            frozen = load_checkpoint(stopped / "checkpoints" / "last.pt").weights
+            for name, tensor in begun.items():
+                assert name.startswith("classifier.3") or torch.equal(
+                    frozen[f"backbone.{name}"], tensor
+                ), name
+    train(config, stopped)
+    one, other = (read_archive(run / "checkpoints" / "last.pt")[0] for run in (whole, stopped))
+    assert_same(one, other)
+    kernel = "backbone.features.0.0.weight"
+    assert not torch.equal(one["weights"][kernel], begun["features.0.0.weight"])
+    assert load_checkpoint(whole).build()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert read_rows(whole)[1]["train"]["learning_rate"] == pytest.approx(
+        0.02 * rate_share(config.train, 2.5 / STEPS_PER_EPOCH)
+    )

@@ -11,7 +11,7 @@ from torch import nn
 from neither.config import Model, Train
 from neither.model.network import build_network
 from neither.training.muon import Muon
-from neither.training.optimizer import build_optimizer, rate_share, set_rate
+from neither.training.optimizer import build_optimizer, current_share, rate_share, set_rate
 
 OPTIMIZERS = pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
 KINDS = {"muon": Muon, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
@@ -105,6 +105,34 @@ def test_all_rates_rise_and_fall_together(name: str) -> None:
     for share in (0.5, 0.25, 1.0):
         set_rate(optimizer, share)
         assert [group["lr"] for group in optimizer.param_groups] == [share * lr for lr in highest]
+
+
+@pytest.mark.parametrize(("name", "head_lr"), [("muon", 0.75), ("sgd", 0.3), ("adamw", 0.3)])
+def test_a_backbone_learns_at_a_share_of_the_rate(name: str, head_lr: float) -> None:
+    network = build_network(Model(name="shufflenet_v2_x0_5"), 3, 64, seed=0)
+    settings = make_settings(optimizer=name, lr=0.3, weight_decay=0.1)
+    optimizer = build_optimizer(network, settings, backbone_lr=0.1)
+    set_rate(optimizer, 0.5)
+    assert current_share(optimizer) == 0.5
+    rates = {id(weights): (group["lr"], group["weight_decay"])
+             for group in optimizer.param_groups for weights in group["params"]}  # fmt: skip
+    assert len(rates) == len(list(network.parameters()))
+    kernels = "backbone.conv1.0.weight"
+    assert rates[id(network.get_parameter(kernels))] == (pytest.approx(0.015), 0.1)
+    norms = rates[id(network.get_parameter("backbone.conv1.1.weight"))]
+    assert norms == (pytest.approx(0.05 * head_lr), 0.0)
+    decay = 0.0 if name == "muon" else 0.1
+    assert rates[id(network.get_parameter("head.weight"))] == (pytest.approx(head_lr / 2), decay)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_one_row_written_with_more_dimensions_is_no_kernel(name: str) -> None:
+    """Such as the scales of ConvNeXt's layers (C, 1, 1) and the class token of a ViT (1, 1, E)."""
+    network = nn.Module()
+    for key, shape in {"scale": (8, 1, 1), "token": (1, 1, 8), "kernel": (8, 3, 1, 1)}.items():
+        network.register_parameter(key, nn.Parameter(torch.ones(shape)))
+    groups = build_optimizer(network, make_settings(optimizer=name)).param_groups
+    assert [[weights.ndim for weights in group["params"]] for group in groups] == [[4], [3, 3]]
 
 
 schedules = st.integers(1, 30).flatmap(

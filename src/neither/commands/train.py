@@ -48,9 +48,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from neither import files
     from neither.data.scored import given_splits
     from neither.data.split_file import read_hashes
+    from neither.model.torchvision_network import require_network
     from neither.training.loop import train
     from neither.training.run import open_run
 
+    require_network(config.model.name)
     folder = arguments.output_dir or Path("runs") / config.name
     source = config.data.source
     if source.is_dir():

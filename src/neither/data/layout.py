@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from neither.config import SPLIT_FOLDERS
 from neither.data.folder import (
     Identity,
     count_loose_images,
@@ -19,6 +18,7 @@ from neither.data.folder import (
 from neither.data.found import Found
 from neither.errors import DataError, UsageError
 from neither.terminal import printable
+from neither.texts import SPLIT_FOLDERS
 
 
 def find_training_images(

@@ -8,11 +8,11 @@ from pathlib import Path
 from sys import intern
 from types import MappingProxyType
 
-from neither.config import SPLIT_FOLDERS
 from neither.data.found import Found
 from neither.data.layout import near_miss
 from neither.errors import DataError, UsageError
 from neither.terminal import printable
+from neither.texts import SPLIT_FOLDERS
 
 _SPLITS = {name: split for split, names in SPLIT_FOLDERS.items() for name in names} | {"": ""}
 _COLUMNS = ("path", "label", "split")

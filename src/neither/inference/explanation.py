@@ -30,11 +30,14 @@ class Explainer:
     """
 
     def __init__(self, classifier: Classifier, folder: Path) -> None:
-        """Make the folder.
+        """Try the network, and make the folder.
 
         Raises:
             OutputError: if it cannot be made or written.
+            UsageError: if nothing is known of places in this network.
         """
+        size = classifier.preprocessing.image_size
+        explain(classifier, np.zeros((size, size, 3), np.uint8), 0)
         files.make_folder(folder)
         self._classifier, self._folder = classifier, folder
 

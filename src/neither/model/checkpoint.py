@@ -69,11 +69,16 @@ class Checkpoint:
         """Return the network with these weights, on the CPU, ready to evaluate.
 
         Raises:
-            CheckpointError: if the weights do not fit the network that the checkpoint names.
+            CheckpointError: if there is no network as the checkpoint names, or the weights do not
+                fit it.
         """
-        network = build_network(
-            self.model, len(self.classes), self.preprocessing.image_size, seed=0
-        )
+        size = self.preprocessing.image_size
+        try:
+            network = build_network(self.model, len(self.classes), size, seed=0)
+        except UsageError as error:  # of another version of torchvision, or forged
+            raise CheckpointError(
+                f"the network of this checkpoint cannot be built: {error}"
+            ) from error
         load_weights(network, self.weights)
         if self.mirrored:
             network = MirrorAverage(network)
@@ -200,7 +205,9 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     ]
     if differences:
         raise CheckpointError("the weights fit another network: " + "; ".join(differences[:3]))
-    network.load_state_dict(weights)
+    # Not by load_state_dict: some networks of torchvision want more of a file than its tensors.
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
 
 
 def _shape(weights: Tensor | None) -> str:

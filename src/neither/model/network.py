@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from neither.config import Model
+from neither.model.torchvision_network import TorchvisionNetwork
 from neither.randomness import weights_seed
 
 # Channels, as a multiple of the width, and blocks of each stage. Few places and many channels suit
@@ -87,13 +88,19 @@ def build_network(settings: Model, num_classes: int, image_size: int, seed: int)
         num_classes: C, the number of logits.
         image_size: pixels a side of its input.
         seed: of the run.
+
+    Raises:
+        UsageError: if nobody has such a network, or not for images of this size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed(seed))
         if settings.name == "softmax_regression":
             network: nn.Module = SoftmaxRegression(image_size, num_classes)
-        else:
+        elif settings.name == "small_cnn":
             network = SmallCNN(settings.width, num_classes)
+        else:
+            network = TorchvisionNetwork(settings, num_classes, image_size)
+            _start_undecided(network.head, 0.01)
     return network.to(memory_format=torch.channels_last)
 
 

@@ -18,11 +18,12 @@ from neither.evaluation.metrics import count_confusions, curve_figures, nll
 from neither.inference.classifier import compute_logits
 from neither.model.mirror import MirrorAverage
 from neither.model.network import count_parameters
+from neither.model.pretrained import suited
 from neither.randomness import permutation
 from neither.terminal import Bar, note, printable, progress, say
 from neither.training.compilation import compile_network
 from neither.training.environment import write_environment
-from neither.training.optimizer import rate_share
+from neither.training.optimizer import current_share, rate_share
 from neither.training.run import Run
 from neither.training.state import State, new_state
 from neither.training.step import take_step
@@ -52,7 +53,9 @@ def train(config: Config, run: Run) -> State:
         Stopped: if a signal asked for an end; the state is saved.
     """
     compute = choose_compute(config.device, config.precision)
-    preprocessing = Preprocessing(config.data.image_size, config.data.resize)
+    preprocessing = suited(Preprocessing(config.data.image_size, config.data.resize), config.model)
+    # Before the images: a network that cannot be had ends the run at once.
+    state = new_state(config, preprocessing, compute, run.resumed is not None)
     data = load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
     write_environment(run, compute, data.fingerprint)
     batches = Batches(
@@ -60,7 +63,6 @@ def train(config: Config, run: Run) -> State:
         config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
     )  # fmt: skip
     say(f"images: {preprocessing}")
-    state = new_state(config, preprocessing, compute)
     state.shares = data.train.shares(len(config.classes))
     if run.resumed is not None:
         state.restore(run.resumed)
@@ -109,6 +111,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Take the steps that are left of an epoch; return the values of its curves."""
     settings = state.config.train
+    state.begin_epoch()
     every_seconds = 60 * state.config.checkpoint.save_every_minutes
     started = saved = time.monotonic()
     num_images = 0
@@ -130,7 +133,7 @@ def _train_epoch(
     if not state.tally.is_finite():
         raise _diverged(state)
     figures = state.tally.figures(state.config.classes)
-    figures["learning_rate"] = state.optimizer.param_groups[0]["lr"]
+    figures["learning_rate"] = settings.lr * current_share(state.optimizer)
     if num_images:  # none if an earlier attempt was stopped between the last step and the end
         figures["images_per_second"] = num_images / (time.monotonic() - started)
     return figures

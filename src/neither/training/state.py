@@ -16,7 +16,9 @@ from neither.evaluation.temperature import fit_temperature
 from neither.evaluation.threshold import choose_threshold
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.model.network import build_network
+from neither.model.pretrained import begin_with_weights
 from neither.model.softmax import to_probabilities
+from neither.model.torchvision_network import TorchvisionNetwork, require_size
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
 from neither.training.optimizer import build_optimizer
@@ -61,6 +63,11 @@ class State:
     temperature: float = 1.0
     threshold: float | None = None
     shares: tuple[float, ...] = ()
+
+    def begin_epoch(self) -> None:
+        """Freeze the backbone in the first epochs, if it is asked for, and let it learn then."""
+        if isinstance(self.network, TorchvisionNetwork):
+            self.network.freeze_backbone(self.epoch < self.config.model.freeze_epochs)
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
@@ -158,11 +165,22 @@ class State:
         self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
 
 
-def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) -> State:
-    """Return the state before the first step: random weights that depend on the seed alone."""
-    network = build_network(
-        config.model, len(config.classes), config.data.image_size, config.seed
-    ).to(compute.device)
+def new_state(
+    config: Config, preprocessing: Preprocessing, compute: Compute, is_resumed: bool = False
+) -> State:
+    """Return the state before the first step.
+
+    Random weights depend on the seed alone. Pretrained ones are read and checked here, unless the
+    run has checkpoints that hold what became of them.
+    """
+    network = build_network(config.model, len(config.classes), config.data.image_size, config.seed)
+    if isinstance(network, TorchvisionNetwork):
+        if config.model.weights != "none" and not is_resumed:
+            begin_with_weights(network, config.model, config.data.image_size)
+        for share in (1, config.augmentation.resolution):
+            size = round(share * config.data.image_size)
+            require_size(network, config.model.name, min(2, config.train.batch_size), size)
+    network = network.to(compute.device)
     average = AveragedNetwork(network, config.train.ema_decay)
     use_matrix_gradients(network, compute)
     return State(
@@ -170,7 +188,7 @@ def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) ->
         preprocessing=preprocessing,
         network=network,
         average=average,
-        optimizer=build_optimizer(network, config.train, compute.dtype),
+        optimizer=build_optimizer(network, config.train, compute.dtype, config.model.backbone_lr),
         tally=Tally(len(config.classes), compute.device),
     )
 

@@ -2,11 +2,13 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from neither.data.batches import Batch
 from neither.devices import Compute
+from neither.randomness import step_seed
 from neither.training.optimizer import set_rate
 from neither.training.state import State
 
@@ -18,6 +20,7 @@ def take_step(state: State, batch: Batch, share: float, compute: Compute) -> boo
     Elsewhere to look would be to wait for the device; there `Tally.is_finite` tells, in a while.
     """
     settings = state.config.train
+    torch.manual_seed(step_seed(state.config.seed, state.step))  # for dropout, where there is any
     with compute.autocast():
         logits = state.network(batch.images)
     logits = logits.float()

@@ -12,8 +12,7 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from archives import NAMES, Archive, labels_of, planes_of, sum_of
-from neither import stopping
-from neither.data.sources import download
+from neither import downloads, stopping
 from neither.data.sources.download import OfficialSet, download_folder, fetch_sets
 from neither.errors import OutputError
 
@@ -161,7 +160,7 @@ def silent(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadi
 def test_a_server_that_falls_silent_is_given_up(
     tmp_path: Path, silent: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "_SILENCE_SECONDS", 0.2)
     assert "timed out" in fail(tmp_path / "cache")
     assert silent.is_set()
     assert socket.getdefaulttimeout() is None
