@@ -72,8 +72,9 @@ class Checkpoint:
             CheckpointError: if the weights do not fit the network that the checkpoint names.
         """
         network = build_network(
-            self.model, len(self.classes), self.preprocessing.image_size, seed=0
+            self.model, len(self.classes), self.preprocessing.image_size, seed=None
         )
+        network.to_empty(device="cpu")  # keeps the layout in memory
         load_weights(network, self.weights)
         if self.mirrored:
             network = MirrorAverage(network)
