@@ -4,12 +4,11 @@ import argparse
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import load_config
-from neither.errors import UsageError, UserError
-from neither.terminal import say, show, warn
+from neither.errors import UserError
+from neither.terminal import show, warn
 
 _SHOWN = ("macro_recall", "accuracy", "loss")
 
@@ -41,23 +40,12 @@ def main() -> int:
 def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
-    from neither import files
     from neither.data.scored import given_splits
     from neither.data.split_file import read_hashes
-    from neither.training.loop import train
-    from neither.training.run import open_run
+    from neither.training.session import trained
 
-    folder = arguments.output_dir or Path("runs") / config.name
-    source = config.data.source
-    if source.is_dir():
-        files.require_readable(source)
-        files.require_outside(folder, source)
-    with open_run(config, folder, arguments.fresh) as run:
-        if run.resumed is not None and run.resumed.epoch >= config.train.epochs:
-            _require_same_source(run.resumed.config["data"], source, config.name)
-            say(f"{folder}: this run is finished; --fresh starts it over")
-        else:
-            train(config, run)
+    folder, source = arguments.output_dir or Path("runs") / config.name, config.data.source
+    with trained(config, folder, arguments.fresh) as run:
         best = run.read_best()
         figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
         show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
@@ -90,13 +78,3 @@ def _show_decision(temperature: float, threshold: float | None, target: float) -
     if temperature in (LEAST, MOST):
         warn("the temperature is at its bound: val is too small or too easy to say how sure the "
              "network may be")  # fmt: skip
-
-
-def _require_same_source(trained: dict[str, Any], asked_for: Path, name: str) -> None:
-    """Say that a finished run knows nothing of other images, instead of showing its figures."""
-    trained_on = Path(trained["root"] or trained["manifest"])
-    if trained_on.expanduser().resolve() != asked_for.resolve():
-        raise UsageError(
-            f"this run is finished, and was trained on {trained_on}, not {asked_for}; for a new "
-            f"run add name={name}-2"
-        )
