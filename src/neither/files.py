@@ -109,7 +109,7 @@ def require_outside(output_dir: Path, images: Path) -> None:
     """
     if output_dir.resolve().is_relative_to(images.resolve()):
         raise UsageError(
-            f"{output_dir}: lies in the folder of the images; choose another with --output-dir"
+            f"{output_dir}: lies in the folder of the images; choose another place"
         )
 
 
