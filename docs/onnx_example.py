@@ -47,4 +47,8 @@ if __name__ == "__main__":
         pixels = decode(name, int(facts["image_size"]), facts["resize"])
         (shares,) = session.run(None, {"images": pixels[None]})[0]  # as many at once as you like
         decision = classes[shares.argmax()] if shares.max() >= threshold else "unsure"
-        print(name, decision, *(f"{label}={share:.6f}" for label, share in zip(classes, shares)))
+        print(
+            name,
+            decision,
+            *(f"{label}={share:.6f}" for label, share in zip(classes, shares, strict=True)),
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnx_example
 import pytest
 from PIL import Image
 
@@ -49,12 +50,7 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("resize", get_args(Preprocessing.__annotations__["resize"]))
-def test_every_pixel_is_that_of_training(
-    resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    import onnx_example
-
+def test_every_pixel_is_that_of_training(resize: str, tmp_path: Path) -> None:
     path = tmp_path / "picture"
     for name, content in files().items():
         path.write_bytes(content)

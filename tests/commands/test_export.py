@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_example import decode
 from PIL import Image
 
 import neither
@@ -16,9 +17,8 @@ from images import make_splits
 from neither.inference import export
 from neither.inference.export import run
 from pictures import encode, oriented, photo
-from scripts import ROOT
 
-FOUR = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
+NAMES = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
 
 
 def make_odd_pictures(folder: Path) -> Path:
@@ -32,14 +32,12 @@ def make_odd_pictures(folder: Path) -> Path:
         oriented(photo(3, 411, 309), "JPEG", 6),
         encode(photo(4, 300, 40), "PNG"),
     )
-    for name, content in zip(FOUR, contents, strict=True):
+    for name, content in zip(NAMES, contents, strict=True):
         (folder / name).write_bytes(content)
     return folder
 
 
-def test_evaluate_predict_python_and_onnx_say_the_same(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_predict_python_and_onnx_say_the_same(call: Call, tmp_path: Path) -> None:
     model, folder = save_run(tmp_path / "run", tmp_path / "gone"), make_odd_pictures(tmp_path / "x")
     done = call("export", model, "--format", "onnx", "--output", tmp_path / "new" / "model.onnx")
     assert done.code == 0, done.err
@@ -55,16 +53,13 @@ def test_evaluate_predict_python_and_onnx_say_the_same(
                  for row in map(json.loads, lines)}  # fmt: skip
     classifier = neither.load(model, device="cpu")
     asked = {path.name: [*classifier(path).probabilities.values()] for path in folder.iterdir()}
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    from onnx_example import decode
-
-    squares = np.stack([decode(folder / name, 32, "crop") for name in FOUR])
+    squares = np.stack([decode(folder / name, 32, "crop") for name in NAMES])
     content = (tmp_path / "new" / "model.onnx").read_bytes()
-    rows = dict(zip(FOUR, run(content, "onnx", squares).tolist(), strict=True))
-    for name in FOUR:
+    rows = dict(zip(NAMES, run(content, "onnx", squares).tolist(), strict=True))
+    for name in NAMES:
         for way in (predicted, asked, rows):
             assert way[name] == pytest.approx(scored[name], abs=1e-4), name
-    assert len({tuple(row) for row in scored.values()}) == len(FOUR)
+    assert len({tuple(row) for row in scored.values()}) == len(NAMES)
 
 
 def test_pictures_of_val_are_what_it_is_tried_on(call: Call, tmp_path: Path) -> None:

@@ -42,10 +42,11 @@ def test_any_number_of_pictures_gets_the_probabilities_of_the_classifier(
     files: dict[Format, bytes], kind: Format, classifier: Classifier
 ) -> None:
     expected = classifier.probabilities(classifier.logits(torch.from_numpy(PIXELS))).numpy()
-    assert np.ptp(expected, axis=0).max() > 0.5  # not the same answer to all
+    assert np.ptp(expected, axis=0).max() > 0.2  # not the same answer to all
     for num in (1, 2, 66):
         found = run(files[kind], kind, PIXELS[:num])
-        assert (found.dtype, found.shape) == (np.float32, (num, 3))
+        assert found.dtype == np.float32
+        assert found.shape == (num, 3)
         assert found == pytest.approx(expected[:num], abs=1e-5)
     assert require_same(files[kind], kind, classifier, PIXELS) < 1e-5
 
