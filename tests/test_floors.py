@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import neither
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "neither"
 FLOORS = {
+    "__init__.py": 6,  # the Python API: beside the commands, of which it knows nothing
     "commands": 6,
     "training": 5,
     "evaluation": 4,
@@ -49,6 +52,11 @@ def test_imports_go_down_the_floors_only(path: Path) -> None:
 
 def test_a_floor_that_imports_upwards_would_be_noticed() -> None:
     assert floor(("data", "decode")) < floor(("model", "network")) < floor(("training", "loop"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_python_api_is_for_others(path: Path) -> None:
+    assert not imported_modules(path) & {f"neither.{name}" for name in neither.__all__}
 
 
 def test_only_commands_know_argparse() -> None:

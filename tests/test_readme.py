@@ -4,6 +4,8 @@ import doctest
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,9 @@ from scripts import ROOT, run_script
 
 README = (ROOT / "README.md").read_text()
 SOFTMAX = ROOT / "docs" / "softmax.md"
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "data" / "README.md",
-    *(ROOT / "docs").glob("*.md"),
-]
+API, EXPORT = ROOT / "docs" / "api.md", ROOT / "docs" / "export.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md",
+         *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
 # Compiling takes a minute; test_compilation.py does it with less.
@@ -34,10 +33,11 @@ def code_blocks(text: str, language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """Return every call of a script that the README, a config or softmax.md shows, once."""
+    """Return every call of a script that the README, a config or a page of docs shows, once."""
     lines = "".join(code_blocks(README, "bash")).splitlines()
     lines += [line.removeprefix("# ") for path in CONFIGS for line in path.read_text().splitlines()]
-    lines += "".join(code_blocks(SOFTMAX.read_text(), "bash")).splitlines()
+    for page in (SOFTMAX, EXPORT):
+        lines += "".join(code_blocks(page.read_text(), "bash")).splitlines()
     calls = [re.split("[#>]", line)[0] for line in lines if line.startswith("python scripts/")]
     return [shlex.split(call) for call in dict.fromkeys(calls)]
 
@@ -72,12 +72,37 @@ def test_the_commands_of_the_readme_run(call: list[str], home: Path) -> None:
     if script == "scripts/prepare_data.py":
         arguments = [arguments[0], "--help"]
     if script == "scripts/train.py":
-        width = [] if "softmax_regression" in arguments[0] else ["model.width=8"]
-        arguments += [*LIGHT, *width]
-        if "train.warmup_epochs" in (home / arguments[0]).read_text():
-            arguments.append("train.warmup_epochs=0")
+        arguments += lighter(home / arguments[0])
     done = run_script(Path(script).stem, *arguments, cwd=home, TORCH_HOME=str(home / "torch"))
     assert done.returncode == 0, done.stderr
+
+
+def lighter(config: Path) -> list[str]:
+    """Return overrides that let a config train in a moment."""
+    width = [] if "softmax_regression" in config.name else ["model.width=8"]
+    warmup = ["train.warmup_epochs=0"] if "train.warmup_epochs" in config.read_text() else []
+    return [*LIGHT, *width, *warmup]
+
+
+@pytest.mark.parametrize("page", [API, EXPORT], ids=lambda path: path.name)
+def test_the_python_of_a_page_runs_after_the_commands(
+    page: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    light = lighter(Path("configs") / "photos_quick.yaml")
+    code = "\n".join(code_blocks(page.read_text(), "python"))
+    code = code.replace('["data.root=FOLDER"]', repr(["data.root=FOLDER", *light]))
+    exec(compile(code, page.name, "exec"), {"__name__": "__main__"})  # noqa: S102
+
+
+def test_the_example_reads_what_was_exported(home: Path) -> None:
+    (line,) = [line for line in "".join(code_blocks(EXPORT.read_text(), "bash")).splitlines()
+               if line.startswith("python docs/")]  # fmt: skip
+    _, script, *arguments = shlex.split(line)
+    done = subprocess.run([sys.executable, "-W", "error", ROOT / script, *arguments], cwd=home,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"cat.jpg \w+ dog=0\.\d+ human=0\.\d+ neither=0\.\d+\n", done.stdout)
 
 
 def test_what_softmax_md_shows_is_what_python_answers() -> None:

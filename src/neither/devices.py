@@ -46,12 +46,7 @@ def choose_compute(device: str, precision: Literal["auto", "float32", "bfloat16"
     Raises:
         OutputError: if a device is asked for by name and is not there.
     """
-    chosen = torch.device(_find_device() if device == "auto" else device)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        have = f"{torch.cuda.device_count()} CUDA devices are here"
-        raise OutputError(f"device: {device}: {have}; choose auto or cpu")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise OutputError(f"device: {device}: no MPS device is here; choose auto or cpu")
+    chosen = choose_device(device)
     if chosen.type == "cuda":
         # The same run gives the same bits: no kernel chosen by a stopwatch, none that races.
         torch.backends.cudnn.benchmark = False
@@ -61,6 +56,24 @@ def choose_compute(device: str, precision: Literal["auto", "float32", "bfloat16"
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(chosen) else "float32"
     return Compute(chosen, precision)
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolve `auto`, and change no setting of the process.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        OutputError: if a device is asked for by name and is not there.
+    """
+    chosen = torch.device(_find_device() if device == "auto" else device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        have = f"{torch.cuda.device_count()} CUDA devices are here"
+        raise OutputError(f"device: {device}: {have}; choose auto or cpu")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise OutputError(f"device: {device}: no MPS device is here; choose auto or cpu")
+    return chosen
 
 
 def _keep_freed_memory() -> None:

@@ -108,9 +108,7 @@ def require_outside(output_dir: Path, images: Path) -> None:
         UsageError: if `output_dir` lies in the folder `images`.
     """
     if output_dir.resolve().is_relative_to(images.resolve()):
-        raise UsageError(
-            f"{output_dir}: lies in the folder of the images; choose another with --output-dir"
-        )
+        raise UsageError(f"{output_dir}: lies in the folder of the images; choose another place")
 
 
 def cache_folder() -> Path:

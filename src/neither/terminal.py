@@ -22,9 +22,6 @@ _NOTE_EVERY_SECONDS = 1.0
 _FILE_ONLY = logging.DEBUG + 1
 
 _log = logging.getLogger("neither")
-_log.setLevel(_FILE_ONLY)
-_log.propagate = False
-logging.raiseExceptions = False  # a message that cannot be written is lost, no more
 
 
 class _Console(Console):
@@ -108,7 +105,13 @@ def _note_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def open_terminal() -> None:
-    """Send messages to standard error; called once by each command."""
+    """Send messages to standard error; called once by each command.
+
+    Only here are settings of the whole process touched: whoever imports us keeps their own.
+    """
+    _log.setLevel(_FILE_ONLY)
+    _log.propagate = False
+    logging.raiseExceptions = False  # a message that cannot be written is lost, no more
     threading.excepthook = _note_thread
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character the locale lacks becomes an escape
@@ -122,11 +125,14 @@ def logged_to(path: Path) -> Iterator[None]:
     """Append all messages, with the time, to a file inside the block."""
     handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    before = _log.level
+    _log.setLevel(_FILE_ONLY)
     _log.addHandler(handler)
     try:
         yield
     finally:
         _log.removeHandler(handler)
+        _log.setLevel(before)
         handler.close()
 
 

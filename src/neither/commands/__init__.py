@@ -6,6 +6,7 @@ _COMMANDS = {
     "train": "train a network as a config says",
     "evaluate": "score a run on a folder of images",
     "predict": "say of images what they show",
+    "export": "write a run as one file for other programs",
     "check_data": "say what may go wrong with a folder of images",
     "prepare_data": "make a folder of images to train on",
 }

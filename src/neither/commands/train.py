@@ -2,18 +2,15 @@
 
 import argparse
 import shlex
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import Config, load_config
-from neither.errors import DataError, UsageError, UserError
-from neither.terminal import say, show, warn
+from neither.terminal import show, warn
 
 if TYPE_CHECKING:
     from neither.model.checkpoint import Checkpoint
-    from neither.training.run import Run
 
 _SHOWN = ("macro_recall", "accuracy", "loss")
 
@@ -45,52 +42,19 @@ def main() -> int:
 def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
-    from neither import files
-    from neither.data.scored import given_splits
-    from neither.data.split_file import read_hashes
-    from neither.model.torchvision_network import require_network
-    from neither.training.loop import train
-    from neither.training.run import open_run
+    from neither.training.report import evaluate_command
+    from neither.training.session import trained
 
-    require_network(config.model.name)
     folder = arguments.output_dir or Path("runs") / config.name
-    source = config.data.source
-    if source.is_dir():
-        files.require_readable(source)
-        files.require_outside(folder, source)
-    with open_run(config, folder, arguments.fresh) as run:
-        if run.resumed is not None and run.resumed.epoch >= config.train.epochs:
-            _require_same_source(run.resumed.config["data"], source, config.name)
-            say(f"{folder}: this run is finished; --fresh starts it over")
-        else:
-            train(config, run)
-        best = run.read_best()
-        again = ["python", "scripts/evaluate.py", str(folder), str(source)]
-        with suppress(UserError):  # the images may be gone by now, which harms nothing
-            if "test" not in given_splits(source):
-                kept = read_hashes(folder / "splits.csv", "test")
-                again += ["--split", "test" if kept else "val"]
-        report = folder / "report.html"
-        if run.resumed is None or run.resumed.epoch < config.train.epochs or not report.exists():
-            _report(config, run, shlex.join(again))
-        _show_figures(best, config)
+    with trained(config, folder, arguments.fresh) as run:
+        _show_figures(run.read_best(), config)
         show(f"run:        {folder}")
         show(f"checkpoint: {run.best}")
-        show(f"report:     {report if report.exists() else 'none: see the warning above'}")
+        show(f"report:     {run.report if run.report.exists() else 'none, as told above'}")
         show(f"curves:     {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}")
-        show(f"evaluate:   {shlex.join(again)}")
+        show(f"evaluate:   {evaluate_command(config, folder)}")
         show(f"predict:    {shlex.join(['python', 'scripts/predict.py', str(folder), 'PICTURES'])}")
     return 0
-
-
-def _report(config: Config, run: "Run", evaluate_command: str) -> None:
-    """Write the report; a run whose images are gone by now is no less finished for it."""
-    from neither.training.report import report_run
-
-    try:
-        report_run(config, run, evaluate_command)
-    except DataError as error:
-        warn(f"no report could be written: {error}")
 
 
 def _show_figures(best: "Checkpoint", config: Config) -> None:
@@ -116,13 +80,3 @@ def _show_decision(temperature: float, threshold: float | None, target: float) -
     if temperature in (LEAST, MOST):
         warn("the temperature is at its bound: val is too small or too easy to say how sure the "
              "network may be")  # fmt: skip
-
-
-def _require_same_source(trained: dict[str, Any], asked_for: Path, name: str) -> None:
-    """Say that a finished run knows nothing of other images, instead of showing its figures."""
-    trained_on = Path(trained["root"] or trained["manifest"])
-    if trained_on.expanduser().resolve() != asked_for.resolve():
-        raise UsageError(
-            f"this run is finished, and was trained on {trained_on}, not {asked_for}; for a new "
-            f"run add name={name}-2"
-        )

@@ -10,8 +10,6 @@ below one and a half times the square. On photos that changes a pixel by 1 of 25
 """
 
 import io
-import logging
-import warnings
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -30,25 +28,14 @@ from neither.data.content import (
     what_it_is,
 )
 from neither.data.facts import THUMBNAIL, Flag, Traits
+from neither.data.hush import hushed
 from neither.data.preprocessing import HEIC, Preprocessing
+from neither.data.square import TURNS, Box, find_orientation, to_rgb, to_square
 
 MAX_PIXELS = 2**26  # 67 megapixels: more than most cameras, about 200 MB while decoding
 
-_GROUND = (255, 255, 255)  # what shows behind transparent pixels
-_PADDING = (128, 128, 128)  # what fills the square beside a padded image
-_RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as Pillow's all are
 _GAP = 1.5  # a JPEG is read at no less than this many times the square
-_GAP_OF_REDUCE = 2.0  # as for a JPEG, but of the fast first step of shrinking whatever was read
 _LOOKED_AT = 96  # pixels a side that the traits are taken from: not to depend on the square
-_ORIENTATION = 0x0112  # the EXIF tag, and how the image is to be turned for each of its values
-_TO = Image.Transpose
-_TURNS = {2: _TO.FLIP_LEFT_RIGHT, 3: _TO.ROTATE_180, 4: _TO.FLIP_TOP_BOTTOM, 5: _TO.TRANSPOSE,
-          6: _TO.ROTATE_270, 7: _TO.TRANSVERSE, 8: _TO.ROTATE_90}  # fmt: skip
-
-# Pillow complains of damage by log too, which reaches the screen if nobody listens.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-_Box = tuple[float, float, float, float]
 
 
 class Decoded(NamedTuple):
@@ -81,7 +68,7 @@ class Upright(NamedTuple):
     """
 
     image: Image.Image
-    box: _Box
+    box: Box
     size: tuple[int, int]
     format: str
     mode: str
@@ -120,7 +107,7 @@ def examine(content: bytes, preprocessing: Preprocessing) -> tuple[NDArray[np.ui
     """Decode the bytes of an image file as `decode` does, and tell its traits."""
     wanted = round(_GAP * preprocessing.image_size)
     read = open_upright(content, wanted)
-    pixels = np.array(_to_square(read, preprocessing), dtype=np.uint8)
+    pixels = np.array(to_square(read.image, read.box, preprocessing), dtype=np.uint8)
     # Traits must be the same for every size of the square, to the bit: the split hangs on them.
     seen = read
     if _is_jpeg(read.format) and _scale(read.size, wanted) != _scale(read.size, _LOOKED_AT):
@@ -142,8 +129,7 @@ def open_upright(content: bytes, least: int) -> Upright:
     if not content:
         raise UnreadableError("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata, which changes no pixel
+        with hushed():
             file = io.BytesIO(content)
             with Image.open(file, formats=formats_of(content)) as image:
                 # Zeros in place of the rest would be decoded to grey without complaint.
@@ -171,65 +157,24 @@ def _read(image: Image.Image, least: int) -> Upright:
     # A TIFF loses its tag as it is loaded; others may be loaded for it, and damage go unnoticed.
     if image_format != "TIFF":
         image.load()
-    orientation, flags = _orientation(image)
+    orientation, flags = find_orientation(image)
     image.load()
     # Pillow turns a TIFF while it loads, and tells its upright size before.
     if orientation > 1 and image_format not in ("TIFF", HEIC):
-        image = image.transpose(_TURNS[orientation])
+        image = image.transpose(TURNS[orientation])
         size = (size[1], size[0]) if orientation >= 5 else size
-    upright, box = _to_rgb(image), _box(image.size, beyond, orientation)
+    upright, box = to_rgb(image), _box(image.size, beyond, orientation)
     if image_format != "JPEG" and _has_more(image):
         flags |= Flag.ANIMATED
     return Upright(upright, box, size, image_format, mode, flags)
 
 
-def _orientation(image: Image.Image) -> tuple[int, Flag]:
-    """Return the EXIF orientation, 1 to 8; a tag that makes no sense is ignored."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except READER_ERRORS:
-        return 1, Flag.ODD_EXIF
-    if orientation not in range(1, 9):
-        return 1, Flag.ODD_EXIF
-    return int(orientation), Flag.ROTATED if orientation > 1 else Flag(0)
-
-
-def _box(size: tuple[int, int], beyond: tuple[float, float], orientation: int) -> _Box:
+def _box(size: tuple[int, int], beyond: tuple[float, float], orientation: int) -> Box:
     """Cut off what was beyond the right and lower edges before the image was turned upright."""
     across, down = beyond[::-1] if orientation >= 5 else beyond
     left = across if orientation in (2, 3, 6, 7) else 0.0
     top = down if orientation in (3, 4, 7, 8) else 0.0
     return left, top, left + size[0] - across, top + size[1] - down
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns 16-bit scans white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise UnreadableError("32-bit pixels, whose range is not known")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (*_GROUND, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_square(read: Upright, preprocessing: Preprocessing) -> Image.Image:
-    side, box = preprocessing.image_size, read.box
-    size = (box[2] - box[0], box[3] - box[1])
-    if preprocessing.resize == "pad":
-        # Not ImageOps.pad, where the short side of a thin image is rounded to nothing.
-        width, height = (max(1, round(each / max(size) * side)) for each in size)
-        square = Image.new("RGB", (side, side), _PADDING)
-        small = read.image.resize((width, height), _RESAMPLING, box, reducing_gap=_GAP_OF_REDUCE)
-        square.paste(small, ((side - width) // 2, (side - height) // 2))
-        return square
-    if preprocessing.resize == "crop":
-        short = min(size)
-        left, top = (start + (each - short) / 2 for start, each in zip(box, size, strict=False))
-        box = (left, top, left + short, top + short)
-    return read.image.resize((side, side), _RESAMPLING, box, reducing_gap=_GAP_OF_REDUCE)
 
 
 def _is_jpeg(image_format: str | None) -> bool:

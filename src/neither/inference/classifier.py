@@ -4,15 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from neither import stopping
 from neither.data.augmentation import normalize
+from neither.data.content import UnreadableError, read_file
+from neither.data.decode import decode
+from neither.data.picture import square_of_array, square_of_image
 from neither.data.preprocessing import Preprocessing
-from neither.errors import CheckpointError
+from neither.errors import CheckpointError, DataError
 from neither.inference.decision import Decision, decide
+from neither.inference.verdict import Verdict
 from neither.model.checkpoint import load_checkpoint
 from neither.model.softmax import to_probabilities
 
@@ -20,10 +28,13 @@ from neither.model.softmax import to_probabilities
 # gets the same bits alone, in company, and at the end of a folder.
 BATCH_SIZE = 64
 
+_Array = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+_Arrays = np.ndarray[tuple[int, int, int, int], np.dtype[np.uint8]]
+
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network and what its outputs mean.
+    """A network and what its outputs mean; call it with a picture, or with many.
 
     Attributes:
         network: on `device`, in evaluation mode.
@@ -53,6 +64,60 @@ class Classifier:
     shares: tuple[float, ...] = ()
     shifts: tuple[float, ...] = ()
 
+    @overload
+    def __call__(self, picture: str | Path | Image.Image | _Array) -> Verdict: ...
+
+    @overload
+    def __call__(self, picture: list[Any] | _Arrays) -> list[Verdict]: ...
+
+    def __call__(self, picture: Any) -> Verdict | list[Verdict]:
+        """Classify a picture, or a batch of them, in this thread.
+
+        Any number of threads may call at once. The same picture gets the same probabilities alone
+        and in a batch. A path, a Pillow image of that file and an array of its pixels agree, except
+        for a large JPEG: by its path it is read at a part of its size, see `decode`.
+
+        Args:
+            picture: a path; a Pillow image of any mode, turned upright by its EXIF tag; an
+                (H, W, 3) uint8 RGB array; or a batch: a list of these, or an (N, H, W, 3) array.
+
+        Returns:
+            A verdict; for a batch a list of them, in its order.
+
+        Raises:
+            DataError: if a file cannot be read or gives no image; it names the first one.
+            TypeError: if a picture is something else.
+            ValueError: if an array has another shape.
+            CheckpointError: if a logit is not finite.
+        """
+        is_batch = isinstance(picture, list) or (
+            isinstance(picture, np.ndarray) and picture.ndim == 4
+        )
+        if not is_batch:
+            return self._verdicts([picture])[0]
+        batches = range(0, len(picture), BATCH_SIZE)
+        return [verdict for start in batches
+                for verdict in self._verdicts(picture[start : start + BATCH_SIZE])]  # fmt: skip
+
+    def _verdicts(self, pictures: Sequence[object]) -> list[Verdict]:
+        pixels = [self._square(picture) for picture in pictures]
+        logits = self.logits(torch.from_numpy(np.stack(pixels)))
+        rows = self.probabilities(logits).tolist()
+        return [Verdict.of(self.decide(row), dict(zip(self.classes, row, strict=True)))
+                for row in rows]  # fmt: skip
+
+    def _square(self, picture: object) -> NDArray[np.uint8]:
+        try:
+            if isinstance(picture, str | Path):
+                return decode(read_file(Path(picture)), self.preprocessing)
+            if isinstance(picture, Image.Image):
+                return square_of_image(picture, self.preprocessing)
+            if isinstance(picture, np.ndarray):
+                return square_of_array(picture, self.preprocessing)
+        except UnreadableError as error:
+            raise DataError(f"{picture}: {error}") from error
+        raise TypeError(f"{type(picture).__name__} is no path, Pillow image or array")
+
     def logits(self, pixels: Tensor) -> Tensor:
         """Score decoded images.
 
@@ -77,9 +142,12 @@ class Classifier:
         """Return (N, C) float64 probabilities for (N, C) logits.
 
         Raises:
-            ValueError: if a logit is not finite.
+            CheckpointError: if a logit is not finite.
         """
-        return to_probabilities(self.scores(logits))
+        try:
+            return to_probabilities(self.scores(logits))
+        except ValueError as error:
+            raise CheckpointError(f"this checkpoint gives no probabilities: {error}") from error
 
     def decide(self, probabilities: Sequence[float]) -> Decision:
         """Decide on one image by its probabilities, in the order of the classes."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neither.data.split_file import csv_line, safe_cell
-from neither.errors import CheckpointError
 from neither.inference.answers import Answer
 from neither.inference.classifier import Classifier
 from neither.inference.decision import Decision
@@ -44,10 +43,7 @@ def predict(classifier: Classifier, answer: Answer, shown: str, true_label: str 
     """
     if answer.logits is None:
         return Prediction(shown, true_label=true_label, error=answer.reason)
-    try:
-        probabilities: list[float] = classifier.probabilities(answer.logits[None])[0].tolist()
-    except ValueError as error:
-        raise CheckpointError(f"this checkpoint gives no probabilities: {error}") from error
+    probabilities: list[float] = classifier.probabilities(answer.logits[None])[0].tolist()
     return Prediction(shown, probabilities, classifier.decide(probabilities), true_label)
 
 

@@ -74,11 +74,12 @@ class Checkpoint:
         """
         size = self.preprocessing.image_size
         try:
-            network = build_network(self.model, len(self.classes), size, seed=0)
+            network = build_network(self.model, len(self.classes), size, seed=None)
         except UsageError as error:  # of another version of torchvision, or forged
             raise CheckpointError(
                 f"the network of this checkpoint cannot be built: {error}"
             ) from error
+        network.to_empty(device="cpu")  # keeps the layout in memory
         load_weights(network, self.weights)
         if self.mirrored:
             network = MirrorAverage(network)

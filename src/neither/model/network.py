@@ -1,5 +1,8 @@
 """The networks. Each returns logits: one unnormalised score for each class."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -80,20 +83,22 @@ class SoftmaxRegression(nn.Module):
         return logits
 
 
-def build_network(settings: Model, num_classes: int, image_size: int, seed: int) -> nn.Module:
+def build_network(
+    settings: Model, num_classes: int, image_size: int, seed: int | None
+) -> nn.Module:
     """Build a network with random weights that depend on the seed alone.
 
     Args:
         settings: which network.
         num_classes: C, the number of logits.
         image_size: pixels a side of its input.
-        seed: of the run.
+        seed: of the run; None for weights without values, on the device `meta`, which are about
+            to be replaced.
 
     Raises:
         UsageError: if nobody has such a network, or not for images of this size.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights_seed(seed))
+    with _drawing(seed):
         if settings.name == "softmax_regression":
             network: nn.Module = SoftmaxRegression(image_size, num_classes)
         elif settings.name == "small_cnn":
@@ -102,6 +107,18 @@ def build_network(settings: Model, num_classes: int, image_size: int, seed: int)
             network = TorchvisionNetwork(settings, num_classes, image_size)
             _start_undecided(network.head, 0.01)
     return network.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _drawing(seed: int | None) -> Iterator[None]:
+    """Draw weights by the seed alone, or none: then no generator of the process is touched."""
+    if seed is None:
+        with torch.device("meta"):
+            yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights_seed(seed))
+        yield
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -22,7 +22,20 @@ def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
             such a row would be the first class, whatever the image.
     """
     _require_finite(logits)
-    return torch.softmax(logits.double() / temperature, dim=1)
+    return tempered_softmax(logits.double(), temperature)
+
+
+def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Return `to_probabilities` without a look at the numbers, for a graph that is exported.
+
+    Args:
+        logits: (B, C), any floating-point type.
+        temperature: T > 0.
+
+    Returns:
+        (B, C) in [0, 1], of the same type.
+    """
+    return torch.softmax(logits / temperature, dim=1)
 
 
 def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:

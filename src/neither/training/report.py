@@ -1,12 +1,14 @@
 """The report of a finished run: how its best checkpoint does on val."""
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from neither.config import Config
-from neither.data.split_file import find_split
+from neither.data.scored import given_splits
+from neither.data.split_file import find_split, read_hashes
 from neither.devices import choose_compute
-from neither.errors import DataError
+from neither.errors import DataError, UserError
 from neither.evaluation.evaluation import evaluate
 from neither.evaluation.history import read_rows, read_suspects, read_warnings
 from neither.evaluation.report import Story, write_report
@@ -20,16 +22,23 @@ _CAUTION = (
 )
 
 
-def report_run(config: Config, run: Run, evaluate_command: str) -> Path:
+def evaluate_command(config: Config, folder: Path) -> str:
+    """Return what to type for the figures of a run on images that chose nothing."""
+    source = config.data.source
+    command = ["python", "scripts/evaluate.py", str(folder), str(source)]
+    with suppress(UserError):  # the images may be gone by now, which harms nothing
+        if "test" not in given_splits(source):
+            kept = read_hashes(folder / "splits.csv", "test")
+            command += ["--split", "test" if kept else "val"]
+    return shlex.join(command)
+
+
+def report_run(config: Config, run: Run) -> None:
     """Score `best.pt` on val, and write `report.html` into the run's folder.
 
     Args:
         config: of the run.
         run: finished.
-        evaluate_command: what to type for figures that chose nothing.
-
-    Returns:
-        The report.
 
     Raises:
         CheckpointError: if `best.pt` cannot be used.
@@ -55,9 +64,7 @@ def report_run(config: Config, run: Run, evaluate_command: str) -> Path:
         warnings=[_CAUTION, *read_warnings(run.folder)],
         commands=[
             ("Say of any pictures what they show:", predict),
-            ("Score it on pictures that chose nothing:", evaluate_command),
+            ("Score it on pictures that chose nothing:", evaluate_command(config, run.folder)),
         ],
     )
-    path = run.folder / "report.html"
-    write_report(path, evaluation.metrics, evaluation.scored, story)
-    return path
+    write_report(run.report, evaluation.metrics, evaluation.scored, story)

@@ -52,6 +52,11 @@ class Run:
         """The last one before it, in case it should be damaged."""
         return self.folder / "checkpoints" / "previous.pt"
 
+    @property
+    def report(self) -> Path:
+        """How well the best checkpoint does, for people."""
+        return self.folder / "report.html"
+
     def is_begun(self) -> bool:
         """Say whether there is a checkpoint to go on from."""
         return self.last.exists() or self.previous.exists()

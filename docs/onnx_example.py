@@ -1,0 +1,54 @@
+"""Classify pictures with an exported ONNX file: no torch, no neither.
+
+Usage: python docs/onnx_example.py MODEL.onnx PICTURE...    (pip install onnxruntime pillow numpy)
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+
+def decode(path: str | Path, side: int, resize: str) -> NDArray[np.uint8]:
+    """Return (side, side, 3) uint8 RGB: the pixels that the network was trained on."""
+    with Image.open(path) as file:
+        draft = file.draft("RGB", (round(1.5 * side),) * 2)  # reads a large JPEG at a part of its
+        beyond = np.subtract(file.size, draft[1][2:] if draft else file.size)  # size, and a rest
+        file.load()
+        turn = file.getexif().get(0x0112, 1)
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    beyond = beyond[::-1] if turn >= 5 else beyond
+    corner, size = beyond * [turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)], image.size - beyond
+    if resize == "crop":
+        corner, size = corner + (size - min(size)) / 2, np.repeat(min(size), 2)
+    share = size / max(size) if resize == "pad" else np.ones(2)
+    width, height = (max(1, round(each * side)) for each in share.tolist())
+    box = (*corner.tolist(), *(corner + size).tolist())
+    small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box, 2.0)
+    square = Image.new("RGB", (side, side), (128, 128, 128))
+    square.paste(small, ((side - width) // 2, (side - height) // 2))
+    return np.array(square)
+
+
+if __name__ == "__main__":
+    session = onnxruntime.InferenceSession(sys.argv[1])
+    facts = session.get_modelmeta().custom_metadata_map
+    classes, threshold = json.loads(facts["classes"]), float(facts.get("threshold", 0))
+    for name in sys.argv[2:]:
+        pixels = decode(name, int(facts["image_size"]), facts["resize"])
+        (shares,) = session.run(None, {"images": pixels[None]})[0]  # as many at once as you like
+        decision = classes[shares.argmax()] if shares.max() >= threshold else "unsure"
+        print(
+            name,
+            decision,
+            *(f"{label}={share:.6f}" for label, share in zip(classes, shares, strict=True)),
+        )

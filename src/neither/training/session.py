@@ -1,0 +1,67 @@
+"""A run from its config to its last epoch: begun, gone on with, or found finished."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neither import files
+from neither.config import Config
+from neither.errors import DataError, UsageError
+from neither.model.torchvision_network import require_network
+from neither.terminal import say, warn
+from neither.training.loop import train
+from neither.training.report import report_run
+from neither.training.run import Run, open_run
+
+
+@contextmanager
+def trained(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
+    """Train what is left to train, report, and keep the run open inside the block.
+
+    Args:
+        config: of the run.
+        folder: of the run; need not exist.
+        fresh: rename what is there and start over.
+
+    Raises:
+        UsageError: if the folder holds a run with another config, or lies among the images.
+        DataError: if the images cannot be used.
+        CheckpointError: if the checkpoint to go on from cannot be used.
+        DivergedError: if the loss or its gradient is no longer finite.
+        OutputError: if the environment refuses, such as a full disk.
+        Stopped: if a signal asked for an end; the state is saved.
+    """
+    require_network(config.model.name)
+    source = config.data.source
+    if source.is_dir():
+        files.require_readable(source)
+        files.require_outside(folder, source)
+    with open_run(config, folder, fresh) as run:
+        if run.resumed is None or run.resumed.epoch < config.train.epochs:
+            train(config, run)
+            _report(config, run)
+        else:
+            _require_same_source(run.resumed.config["data"], source, config.name)
+            say(f"{folder}: this run is finished; --fresh starts it over")
+            if not run.report.exists():
+                _report(config, run)
+        yield run
+
+
+def _report(config: Config, run: Run) -> None:
+    """Write the report; a run whose images are gone by now is no less finished for it."""
+    try:
+        report_run(config, run)
+    except DataError as error:
+        warn(f"no report could be written: {error}")
+
+
+def _require_same_source(trained_on: dict[str, Any], asked_for: Path, name: str) -> None:
+    """Say that a finished run knows nothing of other images, instead of showing its figures."""
+    known = Path(trained_on["root"] or trained_on["manifest"])
+    if known.expanduser().resolve() != asked_for.resolve():
+        raise UsageError(
+            f"this run is finished, and was trained on {known}, not {asked_for}; for a new "
+            f"run add name={name}-2"
+        )

@@ -1,0 +1,46 @@
+"""A checkpoint that was never trained, with all at work that an answer hangs on."""
+
+from pathlib import Path
+
+import torch
+
+from neither.config import Model
+from neither.data.preprocessing import Preprocessing
+from neither.model.checkpoint import Checkpoint, save_checkpoint
+from neither.model.network import build_network
+
+SIZE = 32
+MODEL = Model(width=8)
+
+
+def make_checkpoint(images: Path, resize: str = "crop") -> Checkpoint:
+    """Return one whose answers differ from picture to picture."""
+    network = build_network(MODEL, 3, SIZE, seed=1)
+    network(torch.randn(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
+    weights = network.state_dict()
+    weights["head.weight"] = 200 * weights["head.weight"]
+    return Checkpoint(
+        classes=("dog", "human", "neither"),
+        reject_class="neither",
+        model=MODEL,
+        preprocessing=Preprocessing(SIZE, resize),  # type: ignore[arg-type]
+        weights=weights,
+        mirrored=True,
+        temperature=1.25,
+        threshold=0.5,
+        shares=(0.25, 0.5, 0.25),
+        config={
+            "data": {"root": str(images), "manifest": None, "aliases": {}},
+            "decision": {"target_precision": 0.98},
+        },
+        epoch=1,
+        step=1,
+        metrics={},
+    )
+
+
+def save_run(folder: Path, images: Path) -> Path:
+    """Write it as the `best.pt` of a run."""
+    (folder / "checkpoints").mkdir(parents=True)
+    save_checkpoint(folder / "checkpoints" / "best.pt", make_checkpoint(images))
+    return folder
