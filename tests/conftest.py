@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("the same examples each time", derandomize=True)
 settings.load_profile("the same examples each time")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what is no UTF-8 in a test's output: pytest-xdist cannot send it to its parent."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode())
+                       for title, text in report.sections]  # fmt: skip
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
