@@ -1,15 +1,16 @@
 """`train.py CONFIG [section.key=value ...] [--output-dir DIR] [--fresh]`."""
 
 import argparse
+import os
 import shlex
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import load_config
 from neither.errors import UsageError, UserError
-from neither.terminal import say, show, warn
+from neither.terminal import say, show, silence, warn
 
 _SHOWN = ("macro_recall", "accuracy", "loss")
 
@@ -39,25 +40,35 @@ def main() -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    silence(os.environ.get("LOCAL_RANK", "0") != "0")  # of several processes one speaks
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
     from neither import files
     from neither.data.scored import given_splits
     from neither.data.split_file import read_hashes
+    from neither.ranks import joined
     from neither.training.loop import train
     from neither.training.run import open_run
 
     folder = arguments.output_dir or Path("runs") / config.name
     source = config.data.source
-    if source.is_dir():
-        files.require_readable(source)
-        files.require_outside(folder, source)
-    with open_run(config, folder, arguments.fresh) as run:
+    with joined() as ranks, ExitStack() as stack:
+        if config.train.batch_size < ranks.size:
+            raise UsageError(
+                f"train.batch_size: {config.train.batch_size} images, in all, are too few for "
+                f"{ranks.size} processes"
+            )
+        if source.is_dir():
+            files.require_readable(source)
+            files.require_outside(folder, source)
+        run = ranks.share(lambda: stack.enter_context(open_run(config, folder, arguments.fresh)))
         if run.resumed is not None and run.resumed.epoch >= config.train.epochs:
             _require_same_source(run.resumed.config["data"], source, config.name)
             say(f"{folder}: this run is finished; --fresh starts it over")
         else:
-            train(config, run)
+            train(config, run, ranks)
+        if not ranks.is_first:
+            return 0
         best = run.read_best()
         figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
         show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")

@@ -17,8 +17,10 @@ from neither.evaluation.threshold import choose_threshold
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.model.network import build_network
 from neither.model.softmax import to_probabilities
+from neither.ranks import ALONE, Ranks
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
+from neither.training.gradients import synchronize_statistics
 from neither.training.optimizer import build_optimizer
 from neither.training.tally import Tally
 
@@ -44,6 +46,7 @@ class State:
         temperature: what logits are divided by before softmax, fitted whenever val is measured.
         threshold: the least probability to accept, likewise; None if none keeps the promise.
         shares: of each class among the training images.
+        ranks: the processes that train; after each step all hold the same state.
     """
 
     config: Config
@@ -61,6 +64,7 @@ class State:
     temperature: float = 1.0
     threshold: float | None = None
     shares: tuple[float, ...] = ()
+    ranks: Ranks = ALONE
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
@@ -158,13 +162,16 @@ class State:
         self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
 
 
-def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) -> State:
+def new_state(
+    config: Config, preprocessing: Preprocessing, compute: Compute, ranks: Ranks = ALONE
+) -> State:
     """Return the state before the first step: random weights that depend on the seed alone."""
     network = build_network(
         config.model, len(config.classes), config.data.image_size, config.seed
     ).to(compute.device)
     average = AveragedNetwork(network, config.train.ema_decay)
     use_matrix_gradients(network, compute)
+    synchronize_statistics(network, compute.device, ranks)
     return State(
         config=config,
         preprocessing=preprocessing,
@@ -172,6 +179,7 @@ def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) ->
         average=average,
         optimizer=build_optimizer(network, config.train, compute.dtype),
         tally=Tally(len(config.classes), compute.device),
+        ranks=ranks,
     )
 
 
