@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
 from signal import Signals
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,7 +42,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    store: dist.Store | None = field(default=None, compare=False)
+    store: Any = field(default=None, compare=False)  # some builds of torch have no dist.Store
     _meetings: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
     @property
@@ -89,9 +89,10 @@ class Ranks:
             return
         flat = torch.cat([each.reshape(-1) for each in tensors])
         self._reduce(flat, dist.ReduceOp.SUM)
-        parts = flat.split([each.numel() for each in tensors])
-        for each, part in zip(tensors, parts, strict=True):
-            each.copy_(part.view(each.shape))
+        done = 0
+        for each in tensors:
+            each.copy_(flat[done : done + each.numel()].view(each.shape))
+            done += each.numel()
 
     def gather(self, rows: Tensor, num: int) -> Tensor:
         """Put together what each rank worked out for its part of `num` things.
@@ -120,7 +121,7 @@ class Ranks:
         if self.size == 1:
             return work()
         results = [work() if self.is_first else None]
-        self._meet()
+        self.meet()
         with _in_contact():
             dist.broadcast_object_list(results, src=0, device=torch.device("cpu"))
         return results[0]  # type: ignore[return-value] # it came from the first
@@ -135,10 +136,10 @@ class Ranks:
         if self.size == 1:
             return work()
         result = work() if self.is_first else None
-        self._meet()
+        self.meet()
         if not self.is_first:
             result = work()
-        self._meet()
+        self.meet()
         return result  # type: ignore[return-value] # one of the two
 
     def is_same(self, text: str) -> bool:
@@ -154,9 +155,8 @@ class Ranks:
         if self.size > 1:
             self._reduce(torch.zeros(1), dist.ReduceOp.SUM)
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
         """Wait for all ranks, for hours if need be, and listen to signals meanwhile."""
-        assert self.store is not None  # noqa: S101 - for mypy
         name = f"meeting {next(self._meetings)}"
         with _in_contact():
             self.store.add(name, 1)
@@ -164,7 +164,7 @@ class Ranks:
                 stopping.poll()
                 time.sleep(_LOOK_EVERY_SECONDS)
 
-    def _reduce(self, tensor: Tensor, how: dist.ReduceOp.RedOpType) -> None:
+    def _reduce(self, tensor: Tensor, how: Any) -> None:  # noqa: ANN401 - as torch declares it
         with _in_contact():
             dist.all_reduce(tensor, how)
 
@@ -189,11 +189,19 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://")))
+        from torch.distributed.rendezvous import rendezvous
+
+        store, rank, size = next(iter(rendezvous("env://")))
+        # torchrun keeps the store when it starts all anew after one has ended.
+        store = dist.PrefixStore(  # type: ignore[attr-defined]
+            os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
+        )
+        ranks = Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store)
+        ranks.meet()
         # Tensors on GPUs travel by NCCL, all others by Gloo.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    except (RuntimeError, ValueError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise OutputError(
             f"the processes of this training do not find each other: {reason}. RANK and WORLD_SIZE "
@@ -201,7 +209,7 @@ def joined() -> Iterator[Ranks]:
         ) from error
     terminal.silence(rank > 0)
     try:
-        yield Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store)
+        yield ranks
     except BaseException:
         terminal.silence(not _is_first_to_end(store))
         raise
@@ -209,9 +217,9 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _is_first_to_end(store: dist.Store) -> bool:
+def _is_first_to_end(store: Any) -> bool:  # noqa: ANN401
     try:
-        return store.add("ended", 1) == 1
+        return bool(store.add("ended", 1) == 1)
     except RuntimeError:  # it went with the process that kept it
         return True
 

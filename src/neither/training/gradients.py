@@ -24,7 +24,7 @@ def synchronize_statistics(network: nn.Module, device: torch.device, ranks: Rank
         ranks: those that train.
     """
     if ranks.size > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()

@@ -191,8 +191,9 @@ def _score(state: State, pixels: Tensor, split: Split, device: torch.device) -> 
     if state.config.augmentation.flip:
         network = MirrorAverage(network).eval()
     parts, ranks = [], state.ranks
-    for rows in split.rows.split(ranks.size * _AT_ONCE):
+    for start in range(0, len(split.rows), ranks.size * _AT_ONCE):
         ranks.poll()
+        rows = split.rows[start : start + ranks.size * _AT_ONCE]
         mine = rows[ranks.part(len(rows))]
         logits = compute_logits(network, pixels, mine, state.preprocessing, device)
         parts.append(ranks.gather(logits, len(rows)))
