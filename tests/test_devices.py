@@ -5,6 +5,7 @@ import torch
 
 from neither.devices import Compute, choose_compute
 from neither.errors import OutputError
+from neither.ranks import Ranks
 
 
 def test_the_processor_is_always_there() -> None:
@@ -33,6 +34,22 @@ def test_auto_takes_bfloat16_where_the_processor_multiplies_it(
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
         wanted = "bfloat16" if avx512 or amx else "float32"
         assert choose_compute("cpu", "auto").precision == wanted
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_several_processes_do_not_share_a_device_made_for_one(device: str) -> None:
+    with pytest.raises(OutputError, match=r"is for one process, but 2 train together"):
+        choose_compute(device, "auto", Ranks(0, 2))
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert choose_compute("cuda", "float32", Ranks(3, 4, 1)).device == torch.device("cuda:1")
+    assert taken == [torch.device("cuda:1")]
+    with pytest.raises(OutputError, match="2 CUDA devices are here"):
+        choose_compute("cuda", "float32", Ranks(3, 4, 3))
 
 
 def test_a_device_that_is_not_there_is_an_error_with_a_remedy() -> None:

@@ -176,3 +176,12 @@ def test_a_bar_that_has_not_moved_for_long_still_says_something(
         now = 60.0
         bar.reach(3, 100)
     assert capsys.readouterr().err.startswith("drawing: 3 of 100 images")
+
+
+def test_one_that_is_silenced_says_nothing_until_it_may(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.silence(True)
+    terminal.say("one")
+    terminal.show("two")
+    terminal.silence(False)
+    terminal.fail("three")
+    assert capsys.readouterr() == ("", "error: three\n")

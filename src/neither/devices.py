@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from neither.errors import OutputError
+from neither.ranks import ALONE, Ranks
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MOST = 2**30  # bytes
@@ -36,18 +37,30 @@ class Compute:
         )
 
 
-def choose_compute(device: str, precision: Literal["auto", "float32", "bfloat16"]) -> Compute:
+def choose_compute(
+    device: str, precision: Literal["auto", "float32", "bfloat16"], ranks: Ranks = ALONE
+) -> Compute:
     """Resolve `auto` by what the machine has, the same each time on the same machine.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the hardware multiplies it faster than float32.
+        ranks: each takes a GPU of its own.
 
     Raises:
         OutputError: if a device is asked for by name and is not there.
     """
     chosen = choose_device(device)
+    if ranks.size > 1 and (chosen.type == "mps" or chosen.index is not None):
+        raise OutputError(
+            f"device: {chosen} is for one process, but {ranks.size} train together; choose cuda, "
+            "which gives each its own, or cpu"
+        )
+    if ranks.size > 1 and chosen.type == "cuda":
+        chosen = choose_device(f"cuda:{ranks.local_rank}")
     if chosen.type == "cuda":
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)  # what NCCL works on
         # The same run gives the same bits: no kernel chosen by a stopwatch, none that races.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

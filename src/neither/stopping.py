@@ -15,6 +15,7 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _received: signal.Signals | None = None
+_held = False
 
 
 class Stopped(Exception):  # noqa: N818 - a request that was met, not an error
@@ -32,8 +33,28 @@ def poll() -> None:
     Raises:
         Stopped: if a signal has asked for an end.
     """
-    if _received is not None:
+    if _received is not None and not _held:
         raise Stopped(_received)
+
+
+def received() -> int:
+    """Return the number of the signal that asked for an end, 0 if none has."""
+    return _received or 0
+
+
+@contextmanager
+def held(is_held: bool) -> Iterator[None]:
+    """Let `poll` always return inside the block, if so asked.
+
+    That is for what several processes do together: a signal comes to each at another moment, and
+    they must agree where to stop (`Ranks.poll`).
+    """
+    global _held
+    _held = is_held
+    try:
+        yield
+    finally:
+        _held = False
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:

@@ -120,6 +120,11 @@ def open_terminal() -> None:
         _log.addHandler(_ConsoleHandler())
 
 
+def silence(is_silent: bool) -> None:
+    """Keep messages and results from the terminal, or let them through again."""
+    _messages.quiet = _results.quiet = is_silent
+
+
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Append all messages, with the time, to a file inside the block."""

@@ -221,3 +221,11 @@ def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -
         use_all(Tracker(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
+
+
+def test_all_ranks_but_the_first_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    use_all(Tracker(None, None))
+    assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,14 @@
 """`train.py CONFIG [section.key=value ...] [--output-dir DIR] [--fresh]`."""
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neither.commands.door import check_installation, pass_through
 from neither.config import Config, load_config
-from neither.terminal import show, warn
+from neither.terminal import show, silence, warn
 
 if TYPE_CHECKING:
     from neither.model.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ def main() -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    silence(os.environ.get("LOCAL_RANK", "0") != "0")  # of several processes one speaks
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
     from neither.training.report import evaluate_command
@@ -47,6 +49,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
     folder = arguments.output_dir or Path("runs") / config.name
     with trained(config, folder, arguments.fresh) as run:
+        if run is None:
+            return 0
         _show_figures(run.read_best(), config)
         show(f"run:        {folder}")
         show(f"checkpoint: {run.best}")

@@ -14,16 +14,19 @@ from neither.data import mixing
 from neither.data.augmentation import NUM_NUMBERS, augment
 from neither.data.preprocessing import Preprocessing
 from neither.randomness import Stream, permutation, uniforms
+from neither.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one training step sees.
 
+    Where several processes train, each has the images of its part, P of B, but knows of all.
+
     Attributes:
-        images: (B, 3, T, T) float32, augmented and normalised, channels last in memory.
+        images: (P, 3, T, T) float32, augmented and normalised, channels last in memory.
         labels: (B,) int64, the numbers of the classes.
-        targets: (B, C) float32, what the probabilities ought to be: [1, 0, 0] for the first class,
+        targets: (P, C) float32, what the probabilities ought to be: [1, 0, 0] for the first class,
             or shares of two classes where an image is mixed with another.
         indices: (B,) int64, the images' places in `Batches.rows`, on the CPU.
     """
@@ -46,8 +49,9 @@ class Batches:
         rows: (R,) int64, the rows of the store that are trained on.
         labels: (R,) int64, their classes.
         num_classes: C.
-        batch_size: the largest size of a batch.
+        batch_size: the largest size of a batch, over all processes.
         seed: of the run.
+        ranks: the processes, each of which reads and changes the images of its part alone.
     """
 
     pixels: Tensor
@@ -59,6 +63,7 @@ class Batches:
     settings: Augmentation
     preprocessing: Preprocessing
     device: torch.device
+    ranks: Ranks = ALONE
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -73,13 +78,15 @@ class Batches:
             yield self._batch(epoch, places, torch.from_numpy(order[places]))
 
     def _batch(self, epoch: int, places: np.ndarray, indices: Tensor) -> Batch:
+        part = self.ranks.part(len(places))
+        places = places[part]
         numbers = uniforms(self.seed, Stream.AUGMENTATION, epoch, places, NUM_NUMBERS)
-        pixels = self.pixels[self.rows[indices]].to(self.device)
+        pixels = self.pixels[self.rows[indices[part]]].to(self.device)
         labels = self.labels[indices].to(self.device)
         images = augment(
             pixels, torch.from_numpy(numbers).to(self.device), self.settings, self.preprocessing
         )
-        targets = F.one_hot(labels, self.num_classes).float()
+        targets = F.one_hot(labels[part], self.num_classes).float()
         if self.settings.mix:
             numbers = uniforms(self.seed, Stream.MIXING, epoch, places, mixing.NUM_NUMBERS)
             images, targets = mixing.mix(

@@ -150,8 +150,12 @@ def _select(
 
 
 def _free_memory() -> int:
-    """Estimate the free memory in bytes; 4 GB where the system does not say."""
+    """Estimate the free memory in bytes; 4 GB where the system does not say.
+
+    Of several processes that `torchrun` starts on a machine each has its part.
+    """
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return 4 << 30
+        free = 4 << 30
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

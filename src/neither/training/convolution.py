@@ -85,8 +85,8 @@ def _count_places(features: Tensor, stride: int) -> int:
 def _multiply(features: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Return the convolution as one product: (B, O, H', W'), channels last."""
     rows = neighbourhoods(features, stride) @ weight.permute(0, 2, 3, 1).flatten(1).mT
-    shape = (len(features), -(-features.shape[2] // stride), -1, len(weight))
-    return rows.view(shape).permute(0, 3, 1, 2)
+    height, width = (-(-side // stride) for side in features.shape[2:])
+    return rows.view(len(features), height, width, len(weight)).permute(0, 3, 1, 2)
 
 
 def neighbourhoods(features: Tensor, stride: int) -> Tensor:

@@ -13,18 +13,27 @@ import torch
 
 from neither import files
 from neither.devices import Compute
+from neither.errors import DataError, OutputError
+from neither.ranks import ALONE, Ranks
 from neither.terminal import warn
 from neither.training.run import Run
 
-_BITS_HANG_ON = ("torch", "device", "precision", "threads")
+_BITS_HANG_ON = ("torch", "device", "precision", "threads", "processes")
 
 
-def write_environment(run: Run, compute: Compute, fingerprint: str) -> None:
+def write_environment(run: Run, compute: Compute, fingerprint: str, ranks: Ranks = ALONE) -> None:
     """Write what the figures of a run hang on besides its config: `environment.json`.
 
     A run may go on elsewhere, but then its last bits are others than they would have been; a
     warning says so.
+
+    Raises:
+        DataError: if the ranks see different images.
+        OutputError: if they would compute differently, and so drift apart.
     """
+    _require_same(compute, fingerprint, ranks)
+    if not ranks.is_first:
+        return
     environment = {
         "neither": version("neither"),
         "python": platform.python_version(),
@@ -36,6 +45,7 @@ def write_environment(run: Run, compute: Compute, fingerprint: str) -> None:
         "device": _device_name(compute.device),
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
+        "processes": ranks.size,
         "git_commit": _git_commit(),
         "command": sys.argv,
         "data_fingerprint": fingerprint,
@@ -45,6 +55,15 @@ def write_environment(run: Run, compute: Compute, fingerprint: str) -> None:
     if run.resumed is not None:
         _tell_changes(_read(path), known)
     files.write_whole(path, json.dumps(known, indent=2) + "\n")
+
+
+def _require_same(compute: Compute, fingerprint: str, ranks: Ranks) -> None:
+    if not ranks.is_same(fingerprint):
+        raise DataError("the processes of this training see different images; give all the same")
+    way = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
+    if not ranks.is_same(way):
+        raise OutputError(f"the processes of this training compute differently: one on {way}; name "
+                          "device and precision, and install the same torch")  # fmt: skip
 
 
 def _tell_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

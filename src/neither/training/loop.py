@@ -20,6 +20,7 @@ from neither.model.mirror import MirrorAverage
 from neither.model.network import count_parameters
 from neither.model.pretrained import suited
 from neither.randomness import permutation
+from neither.ranks import ALONE, Ranks
 from neither.terminal import Bar, note, printable, progress, say
 from neither.training.compilation import compile_network
 from neither.training.environment import write_environment
@@ -31,17 +32,19 @@ from neither.training.tracking import Tracker
 
 _NUM_TOLD = 10
 _NUM_BEFORE = 256
+_AT_ONCE = 256  # images of val between two looks for signals
 
 
-def train(config: Config, run: Run) -> State:
+def train(config: Config, run: Run, ranks: Ranks = ALONE) -> State:
     """Train from the beginning, or from where the run stopped, to the last epoch.
 
-    With the same number of threads on the same machine the final weights are the same to the bit,
-    however often training was stopped or killed in between.
+    With the same number of threads and processes on the same machine the final weights are the same
+    to the bit, however often training was stopped or killed in between.
 
     Args:
         config: of the run.
         run: its opened folder, which gets everything that training writes.
+        ranks: the processes that train it together, of which the first alone writes.
 
     Returns:
         The state after the last step.
@@ -52,15 +55,18 @@ def train(config: Config, run: Run) -> State:
         OutputError: if the device is missing or a decoding process was killed.
         Stopped: if a signal asked for an end; the state is saved.
     """
-    compute = choose_compute(config.device, config.precision)
+    compute = choose_compute(config.device, config.precision, ranks)
     preprocessing = suited(Preprocessing(config.data.image_size, config.data.resize), config.model)
     # Before the images: a network that cannot be had ends the run at once.
-    state = new_state(config, preprocessing, compute, run.resumed is not None)
-    data = load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
-    write_environment(run, compute, data.fingerprint)
+    state = new_state(config, preprocessing, compute, run.resumed is not None, ranks)
+    data = ranks.in_turn(lambda: load_dataset(
+        config.data, config.classes, config.seed, preprocessing, run.folder
+    ))  # fmt: skip
+    write_environment(run, compute, data.fingerprint, ranks)
     batches = Batches(
         data.pixels, data.train.rows, data.train.labels, len(config.classes),
         config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
+        ranks,
     )  # fmt: skip
     say(f"images: {preprocessing}")
     state.shares = data.train.shares(len(config.classes))
@@ -71,12 +77,16 @@ def train(config: Config, run: Run) -> State:
     if config.compile:
         compile_network(state.network, compute.device)
     say(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
-        f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads")  # fmt: skip
+        f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads"
+        + (f", {ranks.size} processes" if ranks.size > 1 else ""))  # fmt: skip
     total = config.train.epochs * len(batches)
     with (
-        closing(Tracker(run.folder, state.begins_at() if run.resumed else None)) as tracker,
+        closing(Tracker(
+            run.folder if ranks.is_first else None, state.begins_at() if run.resumed else None
+        )) as tracker,
         progress("training", total, "steps", state.step) as bar,
-    ):
+        stopping.held(ranks.size > 1),
+    ):  # fmt: skip
         if run.resumed is None:
             _begin(state, data, batches, tracker, compute.device)
             _save_epoch(state, run)
@@ -92,6 +102,7 @@ def train(config: Config, run: Run) -> State:
                 _tell(state, figures)
         except stopping.Stopped:
             _save(state, run)
+            ranks.wait()  # whoever ends before the others are done ends them
             say(f"saved in epoch {state.epoch + 1}, after step {state.step}; the same command goes "
                 "on from here")  # fmt: skip
             raise
@@ -116,7 +127,7 @@ def _train_epoch(
     started = saved = time.monotonic()
     num_images = 0
     for batch in batches.epoch(state.epoch, state.step_in_epoch):
-        stopping.poll()
+        state.ranks.poll()
         moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
         if not take_step(state, batch, rate_share(settings, moment), compute):
             raise _diverged(state, [data.train.paths[place] for place in batch.indices.tolist()])
@@ -178,11 +189,18 @@ def _measure(state: State, data: Dataset, device: torch.device) -> dict[str, flo
 
 
 def _score(state: State, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
-    """Return the logits of the averaged weights, exactly as `evaluate` would."""
+    """Return the logits of the averaged weights, exactly as `evaluate` would, on all ranks."""
     network: nn.Module = state.average.network
     if state.config.augmentation.flip:
         network = MirrorAverage(network).eval()
-    logits = compute_logits(network, pixels, split.rows, state.preprocessing, device)
+    parts, ranks = [], state.ranks
+    for start in range(0, len(split.rows), ranks.size * _AT_ONCE):
+        ranks.poll()
+        rows = split.rows[start : start + ranks.size * _AT_ONCE]
+        mine = rows[ranks.part(len(rows))]
+        logits = compute_logits(network, pixels, mine, state.preprocessing, device)
+        parts.append(ranks.gather(logits, len(rows)))
+    logits = torch.cat(parts)
     if not logits.isfinite().all():
         raise _diverged(state)
     return logits
@@ -198,7 +216,8 @@ def _save_epoch(state: State, run: Run) -> None:
     """Save at the end of an epoch: `best.pt` first, so that `last.pt` never claims a lost one."""
     if state.is_best():
         state.keep_best()
-        state.save(run.best, to_go_on=False)
+        if state.ranks.is_first:
+            state.save(run.best, to_go_on=False)
     _save(state, run)
 
 
@@ -206,8 +225,9 @@ def _save(state: State, run: Run) -> None:
     """Save to go on from here, unless there is nothing sound to go on from."""
     if not state.tally.is_finite():
         raise _diverged(state)
-    files.keep_as(run.previous, run.last)
-    state.save(run.last, to_go_on=True)
+    if state.ranks.is_first:
+        files.keep_as(run.previous, run.last)
+        state.save(run.last, to_go_on=True)
 
 
 def _diverged(state: State, paths: Sequence[str] = ()) -> DivergedError:

@@ -1,7 +1,7 @@
 """A run from its config to its last epoch: begun, gone on with, or found finished."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from neither import files
 from neither.config import Config
 from neither.errors import DataError, UsageError
 from neither.model.torchvision_network import require_network
+from neither.ranks import joined
 from neither.terminal import say, warn
 from neither.training.loop import train
 from neither.training.report import report_run
@@ -16,8 +17,11 @@ from neither.training.run import Run, open_run
 
 
 @contextmanager
-def trained(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
+def trained(config: Config, folder: Path, fresh: bool) -> Iterator[Run | None]:
     """Train what is left to train, report, and keep the run open inside the block.
+
+    Several processes that `torchrun` started train one network; only the first reports, and the
+    others get None in place of the run.
 
     Args:
         config: of the run.
@@ -34,19 +38,25 @@ def trained(config: Config, folder: Path, fresh: bool) -> Iterator[Run]:
     """
     require_network(config.model.name)
     source = config.data.source
-    if source.is_dir():
-        files.require_readable(source)
-        files.require_outside(folder, source)
-    with open_run(config, folder, fresh) as run:
-        if run.resumed is None or run.resumed.epoch < config.train.epochs:
-            train(config, run)
-            _report(config, run)
-        else:
+    with joined() as ranks, ExitStack() as stack:
+        if config.train.batch_size < ranks.size:
+            raise UsageError(
+                f"train.batch_size: {config.train.batch_size} images, in all, are too few for "
+                f"{ranks.size} processes"
+            )
+        if source.is_dir():
+            files.require_readable(source)
+            files.require_outside(folder, source)
+        run = ranks.share(lambda: stack.enter_context(open_run(config, folder, fresh)))
+        is_finished = run.resumed is not None and run.resumed.epoch >= config.train.epochs
+        if run.resumed is not None and is_finished:
             _require_same_source(run.resumed.config["data"], source, config.name)
             say(f"{folder}: this run is finished; --fresh starts it over")
-            if not run.report.exists():
-                _report(config, run)
-        yield run
+        else:
+            train(config, run, ranks)
+        if ranks.is_first and not (is_finished and run.report.exists()):
+            _report(config, run)
+        yield run if ranks.is_first else None
 
 
 def _report(config: Config, run: Run) -> None:

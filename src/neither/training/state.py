@@ -19,8 +19,10 @@ from neither.model.network import build_network
 from neither.model.pretrained import begin_with_weights
 from neither.model.softmax import to_probabilities
 from neither.model.torchvision_network import TorchvisionNetwork, require_size
+from neither.ranks import ALONE, Ranks
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
+from neither.training.gradients import synchronize_statistics
 from neither.training.optimizer import build_optimizer
 from neither.training.tally import Tally
 
@@ -46,6 +48,7 @@ class State:
         temperature: what logits are divided by before softmax, fitted whenever val is measured.
         threshold: the least probability to accept, likewise; None if none keeps the promise.
         shares: of each class among the training images.
+        ranks: the processes that train; after each step all hold the same state.
     """
 
     config: Config
@@ -63,6 +66,7 @@ class State:
     temperature: float = 1.0
     threshold: float | None = None
     shares: tuple[float, ...] = ()
+    ranks: Ranks = ALONE
 
     def begin_epoch(self) -> None:
         """Freeze the backbone in the first epochs, if it is asked for, and let it learn then."""
@@ -166,7 +170,11 @@ class State:
 
 
 def new_state(
-    config: Config, preprocessing: Preprocessing, compute: Compute, is_resumed: bool = False
+    config: Config,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    is_resumed: bool = False,
+    ranks: Ranks = ALONE,
 ) -> State:
     """Return the state before the first step.
 
@@ -183,6 +191,7 @@ def new_state(
     network = network.to(compute.device)
     average = AveragedNetwork(network, config.train.ema_decay)
     use_matrix_gradients(network, compute)
+    synchronize_statistics(network, compute.device, ranks)
     return State(
         config=config,
         preprocessing=preprocessing,
@@ -190,6 +199,7 @@ def new_state(
         average=average,
         optimizer=build_optimizer(network, config.train, compute.dtype, config.model.backbone_lr),
         tally=Tally(len(config.classes), compute.device),
+        ranks=ranks,
     )
 
 

@@ -29,18 +29,20 @@ class Tracker:
     Trouble with the disk costs curves, never the run: it is said once and training goes on.
     """
 
-    def __init__(self, run_folder: Path, step: int | None) -> None:
+    def __init__(self, run_folder: Path | None, step: int | None) -> None:
         """Open the writers.
 
         Args:
-            run_folder: of the run.
+            run_folder: of the run; None to write nothing, as all ranks but the first do.
             step: of the last point to keep, None before the first; later ones, left by an attempt
                 that was cut off before it could save, are dropped.
         """
-        self._rows_file = run_folder / "metrics.jsonl"
         self._failed = False
         self._rows: list[dict[str, Any]] = []
         self._writers: dict[str, SummaryWriter] = {}
+        self._rows_file = run_folder and run_folder / "metrics.jsonl"
+        if run_folder is None or self._rows_file is None:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter as Writer
 
@@ -69,7 +71,8 @@ class Tracker:
         self._rows.append({"epoch": epoch, "step": step, **figures})
         lines = "".join(json.dumps(row) + "\n" for row in self._rows)
         try:
-            files.write_whole(self._rows_file, lines)
+            if self._rows_file:
+                files.write_whole(self._rows_file, lines)
             for split, writer in self._writers.items():
                 for tag, value in figures.get(split, {}).items():
                     writer.add_scalar(tag, value, step)
@@ -90,9 +93,9 @@ class Tracker:
         self, tag: str, batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing
     ) -> None:
         """Show the first images of a batch as the network sees them, with their labels."""
-        figure = _draw_sheet(batch, classes, preprocessing)
         try:
             if "train" in self._writers:
+                figure = _draw_sheet(batch, classes, preprocessing)
                 self._writers["train"].add_figure(tag, figure, 0)
         except OSError as error:
             self._give_up(error)

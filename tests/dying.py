@@ -1,0 +1,33 @@
+"""Train, but let one of several processes get a signal just before a step, in its first attempt.
+
+Usage: torchrun ... dying.py RANK STEP SIGNAL CONFIG ...
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from neither.commands.train import main
+from neither.training import loop
+from neither.training.state import State
+from neither.training.step import take_step
+
+
+def signalled(rank: str, step: int, number: signal.Signals) -> None:
+    """Send the signal to this process if it has that rank, when it has taken that many steps."""
+    is_meant = os.environ["RANK"] == rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+
+    def take_or_die(state: State, *arguments: Any) -> bool:  # noqa: ANN401
+        if is_meant and state.step == step:
+            os.kill(os.getpid(), number)
+        return take_step(state, *arguments)
+
+    vars(loop)["take_step"] = take_or_die
+
+
+if __name__ == "__main__":
+    rank, step, name = sys.argv[1:4]
+    del sys.argv[1:4]
+    signalled(rank, int(step), signal.Signals[name])
+    raise SystemExit(main())

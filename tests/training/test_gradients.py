@@ -1,0 +1,106 @@
+"""Ranks in threads instead of processes: the same code, and no start that takes seconds."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neither.config import Config
+from neither.data.batches import Batches
+from neither.data.preprocessing import Preprocessing
+from neither.devices import Compute
+from neither.ranks import Ranks
+from neither.training.state import State, new_state
+from neither.training.step import take_step
+
+CPU = torch.device("cpu")
+COMPUTE = Compute(CPU, "float32")
+NUM = 11  # images: what is left of two batches of 6 and 5 is cut unevenly
+
+
+def begin(config: Config, ranks: Ranks) -> State:
+    return new_state(config, Preprocessing(32), COMPUTE, ranks=ranks)
+
+
+def steps(state: State) -> State:
+    """Take the steps of one epoch on noise."""
+    config, ranks = state.config, state.ranks
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (NUM, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    batches = Batches(
+        pixels, torch.arange(NUM), torch.arange(NUM) % 3, 3, config.train.batch_size, 0,
+        config.augmentation, state.preprocessing, CPU, ranks,
+    )  # fmt: skip
+    for batch in batches.epoch(0):
+        assert len(batch.images) == len(range(len(batch.labels))[ranks.part(len(batch.labels))])
+        assert take_step(state, batch, 1.0, COMPUTE)
+    return state
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, int], list[State]]:
+    """Return a function that takes the steps by several ranks."""
+
+    def run(config: Config, size: int) -> list[State]:
+        barrier = threading.Barrier(size, timeout=60)
+        given: dict[int, Tensor] = {}
+
+        def reduce(self: Ranks, tensor: Tensor, how: object) -> None:
+            assert how == dist.ReduceOp.SUM
+            given[self.rank] = tensor.clone()
+            barrier.wait()
+            whole = torch.stack([given[rank] for rank in range(size)]).sum(dim=0)
+            barrier.wait()
+            tensor.copy_(whole)
+
+        monkeypatch.setattr(Ranks, "_reduce", reduce)
+        # One after the other: first weights come from a generator that threads share.
+        states = [begin(config, Ranks(rank, size)) for rank in range(size)]
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(steps, states))
+
+    return run
+
+
+@pytest.mark.parametrize("size", [2, 4])  # of 4 ranks the last has no image of the batch of 5
+def test_uneven_and_empty_parts_add_up_to_the_whole_batch(
+    size: int,
+    make_config: Callable[..., Config],
+    in_threads: Callable[[Config, int], list[State]],
+) -> None:
+    config = make_config(
+        model={"name": "softmax_regression"},
+        train={"batch_size": 6, "optimizer": "sgd", "lr": 0.01, "label_smoothing": 0.1},
+        augmentation={"mix": 1.0},
+    )
+    alone = steps(begin(config, Ranks()))
+    for state in in_threads(config, size):
+        for one, other in zip(alone.network.parameters(), state.network.parameters(), strict=True):
+            assert torch.allclose(one, other, atol=1e-6, rtol=0)
+        assert torch.equal(alone.tally.confusion, state.tally.confusion)
+        assert torch.allclose(alone.tally.loss, state.tally.loss)
+        assert torch.allclose(alone.tally.norm, state.tally.norm)
+
+
+def test_all_ranks_hold_the_same_bits_with_statistics_of_all_images(
+    make_config: Callable[..., Config], in_threads: Callable[[Config, int], list[State]]
+) -> None:
+    config = make_config(train={"batch_size": 6})
+    first, *others = in_threads(config, 4)
+    for state in others:
+        for network in ("network", "average"):
+            mine = getattr(first, network), getattr(state, network)
+            dicts = [getattr(each, "network", each).state_dict() for each in mine]
+            for name, tensor in dicts[0].items():
+                assert torch.equal(tensor, dicts[1][name]), name
+    # In the first step the mean over the ranks of the means that enter the first normalisation is
+    # that of the whole batch, if weighted by images: what comes before is linear.
+    one_step = make_config(train={"batch_size": NUM})
+    alone, whole = steps(begin(one_step, Ranks())), in_threads(one_step, 4)[0]
+    name = "stem.1.running_mean"
+    assert torch.allclose(alone.network.state_dict()[name], whole.network.state_dict()[name],
+                          atol=1e-6)  # fmt: skip
