@@ -15,6 +15,7 @@ from scripts import ROOT, run_script
 README = (ROOT / "README.md").read_text()
 SOFTMAX = ROOT / "docs" / "softmax.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", SOFTMAX]
+PAGES += [ROOT / "docs" / "container.md"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
 LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=32"]
