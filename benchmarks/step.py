@@ -55,8 +55,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder, cached_in(Path(folder) / "cache"):
         data = build(root, Path(folder) / "run")
-        for name, state in (("small_cnn", new_state(CONFIG, PREPROCESSING, compute)),
-                            ("resnet18", resnet_state(compute))):  # fmt: skip
+        labels = data.train.labels
+        for name, state in (("small_cnn", new_state(CONFIG, PREPROCESSING, compute, labels)),
+                            ("resnet18", resnet_state(compute, labels))):  # fmt: skip
             coming = forever(Batches(
                 data.pixels, data.train.rows, data.train.labels, len(CLASSES), BATCH_SIZE, 0,
                 Augmentation(), PREPROCESSING, compute.device,
@@ -127,9 +128,9 @@ def plain(root: Path, compute: Compute) -> Iterator[None]:
             yield
 
 
-def resnet_state(compute: Compute) -> State:
+def resnet_state(compute: Compute, labels: Tensor) -> State:
     """Put torchvision's network in the place of the project's, with the plain loop's optimizer."""
-    state = new_state(CONFIG, PREPROCESSING, compute)
+    state = new_state(CONFIG, PREPROCESSING, compute, labels)
     settings = Train(epochs=100, optimizer="sgd")
     network: nn.Module = resnet18(num_classes=len(CLASSES))
     network = network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

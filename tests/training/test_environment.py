@@ -42,7 +42,7 @@ def test_environment_says_what_the_figures_hang_on(tmp_path: Path) -> None:
 @pytest.fixture
 def begun(tmp_path: Path, make_config: Callable[..., Config]) -> Run:
     """Return a run that goes on after a break."""
-    state = new_state(make_config(), Preprocessing(32), Compute(CPU, "float32"))
+    state = new_state(make_config(), Preprocessing(32), Compute(CPU, "float32"), torch.zeros(0))
     run = Run(tmp_path, None)
     (tmp_path / "checkpoints").mkdir()
     state.metrics = {"loss": 1.0}

@@ -28,7 +28,7 @@ MakeConfig = Callable[..., Config]
 def save_last(config: Config, run: Run, epoch: int = 1) -> None:
     """Leave what training leaves after some epochs."""
     compute = Compute(torch.device("cpu"), "float32")
-    state = new_state(config, Preprocessing(config.data.image_size), compute)
+    state = new_state(config, Preprocessing(config.data.image_size), compute, torch.zeros(0))
     state = replace(state, epoch=epoch, step=10 * epoch, metrics={"loss": 1.0, "macro_recall": 0.5})
     state.save(run.best, to_go_on=False)
     state.save(run.last, to_go_on=True)

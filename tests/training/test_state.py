@@ -19,10 +19,11 @@ from neither.training.state import State, new_state
 
 CPU = Compute(torch.device("cpu"), "float32")
 MakeConfig = Callable[..., Config]
+LABELS = torch.arange(6) % 3
 
 
 def make_state(config: Config) -> State:
-    return new_state(config, Preprocessing(config.data.image_size), CPU)
+    return new_state(config, Preprocessing(config.data.image_size), CPU, LABELS)
 
 
 def take_step(state: State) -> None:

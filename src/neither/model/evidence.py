@@ -29,3 +29,20 @@ def evidence_of(network: nn.Module, images: Tensor) -> Tensor:
         weights = network.head.weight.reshape(-1, *images.shape[1:])
         return torch.einsum("bkhw,ckhw->bchw", images, weights)
     raise TypeError(f"no places are known of {type(network).__name__}")
+
+
+def lead_of(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Return the share of each place in the lead of a class over the mean of all.
+
+    Only differences of logits count for softmax, so this is what decides.
+
+    Args:
+        network: one of this project's, in evaluation mode.
+        images: (B, 3, H, W) float32, normalised.
+        classes: (B,) int64, the class of each image that is asked about.
+
+    Returns:
+        (B, h, w) float32.
+    """
+    evidence = evidence_of(network, images)
+    return evidence[torch.arange(len(classes)), classes] - evidence.mean(dim=1)

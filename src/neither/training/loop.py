@@ -5,27 +5,30 @@ from collections.abc import Sequence
 from contextlib import closing
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neither import files, stopping
-from neither.config import Config, Train, to_yaml
+from neither.config import Config, Train
 from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute, choose_compute
 from neither.errors import DivergedError, OutputError, is_out_of_memory
+from neither.evaluation.calibration import ece
 from neither.evaluation.metrics import count_confusions, curve_figures, nll
 from neither.inference.classifier import compute_logits
-from neither.model.mirror import MirrorAverage
 from neither.model.network import count_parameters
+from neither.model.softmax import to_probabilities
 from neither.randomness import permutation
 from neither.terminal import Bar, note, printable, progress, say
+from neither.training import gallery
 from neither.training.compilation import compile_network
 from neither.training.environment import write_environment
 from neither.training.optimizer import rate_share
 from neither.training.run import Run
 from neither.training.state import State, new_state
 from neither.training.step import take_step
+from neither.training.suspects import find_suspects, write_suspects
 from neither.training.tracking import Tracker
 
 _NUM_TOLD = 10
@@ -60,7 +63,7 @@ def train(config: Config, run: Run) -> State:
         config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
     )  # fmt: skip
     say(f"images: {preprocessing}")
-    state = new_state(config, preprocessing, compute)
+    state = new_state(config, preprocessing, compute, data.train.labels)
     state.shares = data.train.shares(len(config.classes))
     if run.resumed is not None:
         state.restore(run.resumed)
@@ -76,15 +79,20 @@ def train(config: Config, run: Run) -> State:
         progress("training", total, "steps", state.step) as bar,
     ):
         if run.resumed is None:
-            _begin(state, data, batches, tracker, compute.device)
+            _begin(state, data, batches, tracker, run)
             _save_epoch(state, run)
         try:
             while state.epoch < config.train.epochs:
                 figures = _train_epoch(state, data, batches, compute, run, bar)
-                metrics = None
+                logits = metrics = None
                 if _is_measured(state.epoch + 1, config.train):
-                    metrics = _measure(state, data, compute.device)
+                    logits = _score(state, data.pixels, data.val, compute.device)
+                    metrics = _measure(state, logits, data.val.labels)
                 state.end_epoch(metrics)
+                if logits is not None and gallery.is_shown(state.epoch, config.train):
+                    gallery.show_epoch(tracker, state, data, logits)
+                    suspects = find_suspects(state.doubts, data.train, config.classes)
+                    write_suspects(run.folder / "suspects.csv", suspects)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
                 _save_epoch(state, run)
                 _tell(state, figures)
@@ -148,38 +156,33 @@ def _tell(state: State, train: dict[str, float]) -> None:
     say(text)
 
 
-def _begin(
-    state: State, data: Dataset, batches: Batches, tracker: Tracker, device: torch.device
-) -> None:
+def _begin(state: State, data: Dataset, batches: Batches, tracker: Tracker, run: Run) -> None:
     """Put the random weights on the curves, and show what the network is about to see."""
     # A few training images say enough of random weights, taken from all over: the list is by class.
+    device = batches.device
     some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[:_NUM_BEFORE]
     before = Split([], data.train.rows[some], data.train.labels[some])
     logits = _score(state, data.pixels, before, device)
     figures = _figures(logits, before.labels, state.config.classes)
-    state.metrics = _measure(state, data, device)
-    tracker.write_epoch(0, 0, figures, state.metrics)
-    tracker.write_text("config", to_yaml(state.config))
-    first = next(batches.epoch(0))
-    tracker.write_sheet("training_images", first, state.config.classes, state.preprocessing)
-
-
-def _measure(state: State, data: Dataset, device: torch.device) -> dict[str, float]:
-    """Evaluate the averaged weights on val, and fit what turns their logits into decisions."""
     logits = _score(state, data.pixels, data.val, device)
-    state.calibrate(logits, data.val.labels)
-    return _figures(logits, data.val.labels, state.config.classes) | {
-        "calibrated_loss": nll(logits, data.val.labels, state.temperature),
+    state.metrics = _measure(state, logits, data.val.labels)
+    tracker.write_epoch(0, 0, figures, state.metrics)
+    gallery.show_run(tracker, state, next(batches.epoch(0)), run.folder / "splits.csv")
+
+
+def _measure(state: State, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Measure logits of val, and fit what turns them into decisions."""
+    state.calibrate(logits, labels)
+    return _figures(logits, labels, state.config.classes) | {
+        "calibrated_loss": nll(logits, labels, state.temperature),
         "temperature": state.temperature,
+        "ece": ece(to_probabilities(logits, state.temperature), labels).value,
     }
 
 
 def _score(state: State, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
     """Return the logits of the averaged weights, exactly as `evaluate` would."""
-    network: nn.Module = state.average.network
-    if state.config.augmentation.flip:
-        network = MirrorAverage(network).eval()
-    logits = compute_logits(network, pixels, split.rows, state.preprocessing, device)
+    logits = compute_logits(state.answering, pixels, split.rows, state.preprocessing, device)
     if not logits.isfinite().all():
         raise _diverged(state)
     return logits

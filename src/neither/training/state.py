@@ -15,10 +15,13 @@ from neither.errors import CheckpointError
 from neither.evaluation.temperature import fit_temperature
 from neither.evaluation.threshold import choose_threshold
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
+from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 from neither.model.softmax import to_probabilities
+from neither.terminal import say
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
+from neither.training.doubts import Doubts
 from neither.training.optimizer import build_optimizer
 from neither.training.tally import Tally
 
@@ -34,6 +37,7 @@ class State:
         average: its moving average, which is evaluated and kept.
         optimizer: with its momenta.
         tally: sums of the epoch so far.
+        doubts: of the training images' labels, over the epochs.
         epoch: full epochs done.
         step_in_epoch: steps done of the epoch after them.
         step: steps done in all.
@@ -52,6 +56,7 @@ class State:
     average: AveragedNetwork
     optimizer: torch.optim.Optimizer
     tally: Tally
+    doubts: Doubts
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -61,6 +66,12 @@ class State:
     temperature: float = 1.0
     threshold: float | None = None
     shares: tuple[float, ...] = ()
+
+    @property
+    def answering(self) -> nn.Module:
+        """The averaged network, answering exactly as it will in use."""
+        network = self.average.network
+        return MirrorAverage(network).eval() if self.config.augmentation.flip else network
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
@@ -77,6 +88,7 @@ class State:
 
     def end_epoch(self, metrics: dict[str, float] | None) -> None:
         """Count an epoch, with its metrics if it was measured, and begin the sums of the next."""
+        self.doubts.end_epoch(self.epoch >= self.config.train.epochs // 2)
         self.epoch += 1
         self.step_in_epoch = 0
         self.metrics = metrics
@@ -109,6 +121,7 @@ class State:
             "network": _on_cpu(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "tally": self.tally.state(),
+            "doubts": self.doubts.state(),
             "step_in_epoch": self.step_in_epoch,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -147,6 +160,7 @@ class State:
             self.optimizer.load_state_dict(training["optimizer"])
             _require_shapes(self.optimizer)
             self.tally.restore(training["tally"])
+            self._restore_doubts(training)
             self.step_in_epoch = training["step_in_epoch"]
             self.best, self.best_epoch = training["best"], training["best_epoch"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -157,9 +171,25 @@ class State:
         self.metrics = checkpoint.metrics or None
         self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
 
+    def _restore_doubts(self, training: dict[str, Any]) -> None:
+        if "doubts" in training:
+            self.doubts.restore(training["doubts"])
+        else:
+            say("this run was begun by a version that did not watch labels: suspects.csv will rest "
+                "on the epochs from here on")  # fmt: skip
 
-def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) -> State:
-    """Return the state before the first step: random weights that depend on the seed alone."""
+
+def new_state(
+    config: Config, preprocessing: Preprocessing, compute: Compute, labels: Tensor
+) -> State:
+    """Return the state before the first step: random weights that depend on the seed alone.
+
+    Args:
+        config: of the run.
+        preprocessing: of its images.
+        compute: where to train.
+        labels: (R,) int64, of the training images.
+    """
     network = build_network(
         config.model, len(config.classes), config.data.image_size, config.seed
     ).to(compute.device)
@@ -172,6 +202,7 @@ def new_state(config: Config, preprocessing: Preprocessing, compute: Compute) ->
         average=average,
         optimizer=build_optimizer(network, config.train, compute.dtype),
         tally=Tally(len(config.classes), compute.device),
+        doubts=Doubts(labels.to(compute.device)),
     )
 
 

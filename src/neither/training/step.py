@@ -31,4 +31,5 @@ def take_step(state: State, batch: Batch, share: float, compute: Compute) -> boo
     state.optimizer.step()
     state.end_step()
     state.tally.add(loss, logits, batch.labels, norm)
+    state.doubts.add(logits.detach(), batch)
     return True
