@@ -21,7 +21,7 @@ import results
 import torch
 import torch.nn.functional as F
 from data_path import CLASSES, build, cached_in
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import ImageFolder

@@ -89,7 +89,7 @@ def draw_risk_coverage(
 
 
 def _new_figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5, 4.4), layout="constrained", facecolor=_PAPER)
+    figure = Figure(figsize=(4.4, 3.9), layout="constrained", facecolor=_PAPER)
     axes = figure.add_subplot(facecolor=_PAPER)
     axes.set_title(title, fontsize=10)
     return figure, axes

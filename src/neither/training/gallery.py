@@ -53,9 +53,9 @@ def show_run(tracker: Tracker, state: State, first: Batch, splits_file: Path) ->
         splits_file: `splits.csv` of the run.
     """
     config, size = state.config, state.preprocessing.image_size
-    tracker.write_text("config", to_yaml(config))
-    tracker.write_markdown("images", describe_images(splits_file, config.classes))
-    tracker.write_markdown("network", describe_network(state.average.network, size))
+    tracker.write_text("card/config", to_yaml(config))
+    tracker.write_markdown("card/images", describe_images(splits_file, config.classes))
+    tracker.write_markdown("card/network", describe_network(state.average.network, size))
     tracker.write_sheet("training_images", first, config.classes, state.preprocessing)
     tracker.add("val", lambda writer: writer.add_custom_scalars(_LAYOUT))
     tracker.add("val", lambda writer: hparams.write_told(writer, config))

@@ -14,13 +14,13 @@ from neither.data.preprocessing import Preprocessing
 from neither.inference.explanation import draw_evidence
 from neither.terminal import printable
 
-_SIDE = 112  # pixels of an image on a sheet
-_LINE = 15  # pixels of a line of text
+_SIDE = 120  # pixels of an image on a sheet
+_LINE = 18  # pixels of a line of text
 _GAP = 8
 _BATCH_ROWS, _BATCH_COLUMNS = 4, 8
 _MISTAKE_COLUMNS = 3
 _MOST_BARS = 3
-_MOST_LETTERS = 34
+_MOST_LETTERS = 32
 # Paper is light in TensorBoard's dark theme too, so that ink and photos look the same in both.
 _PAPER, _INK, _QUIET = (250, 250, 250), (30, 30, 30), (150, 150, 150)
 _TRUE, _PREDICTED = (40, 110, 200), (220, 110, 20)  # blue and orange, which all eyes tell apart
@@ -107,10 +107,10 @@ def _draw_bar(
     colour: tuple[int, int, int],
 ) -> None:
     """Draw name, bar and figure in one line, two images wide."""
-    start, longest = left + 70, 2 * _SIDE - 70 - 38
+    start, longest = left + 70, 2 * _SIDE - 70 - 46
     _write(draw, left, top, name, 66)
-    draw.rectangle((start, top + 3, start + round(share * longest), top + _LINE - 3), colour)
-    _write(draw, start + longest + 6, top, f"{100 * share:.0f} %", 40)
+    draw.rectangle((start, top + 4, start + round(share * longest), top + _LINE - 3), colour)
+    _write(draw, start + longest + 6, top, f"{100 * share:.0f} %", 46)
 
 
 def _new_sheet(
@@ -135,7 +135,7 @@ def _write(
     colour: tuple[int, int, int] = _INK,
 ) -> None:
     """Write one line, cut off where the next image begins."""
-    font = ImageFont.load_default(12)
+    font = ImageFont.load_default(14)
     while text and draw.textlength(text, font) > width:
         text = text[:-1]
     draw.text((left, top), text, colour, font)

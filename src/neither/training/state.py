@@ -88,6 +88,7 @@ class State:
 
     def end_epoch(self, metrics: dict[str, float] | None) -> None:
         """Count an epoch, with its metrics if it was measured, and begin the sums of the next."""
+        # The second half alone: before, the network doubts much that it has not learned yet.
         self.doubts.end_epoch(self.epoch >= self.config.train.epochs // 2)
         self.epoch += 1
         self.step_in_epoch = 0

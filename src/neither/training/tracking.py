@@ -1,7 +1,6 @@
 """What a run tells about itself: TensorBoard curves and `metrics.jsonl`."""
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from neither import files
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.terminal import warn
+from neither.training.events import drop_from, put_first
 from neither.training.sheet import draw_batch
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class Tracker:
                 self._rows = [row for row in _read_rows(self._rows_file) if row["step"] <= step]
             for split in ("train", "val"):
                 folder = run_folder / "tensorboard" / split
-                _put_first(folder)
                 purged_from = 0 if step is None else step + 1
+                drop_from(folder, purged_from)
+                put_first(folder)
                 self._writers[split] = Writer(str(folder), purge_step=purged_from)
         except (ImportError, OSError, ValueError) as error:  # the last: another program's files
             self._give_up(error)
@@ -114,19 +115,6 @@ class Tracker:
         for writer in writers.values():  # else their threads and files would live on
             with suppress(OSError):
                 writer.close()
-
-
-def _put_first(folder: Path) -> None:
-    """Give event files of earlier attempts names that sort before those of this one.
-
-    TensorBoard reads them by the time in the name, in whole seconds; an attempt in the same second,
-    or one before the clock was set back, would come last and seem to be the newest.
-    """
-    before = sorted(folder.glob("events.out.tfevents.*"))
-    if before and int(before[-1].name.split(".")[3]) >= int(time.time()):
-        for number, path in enumerate(before):
-            parts = path.name.split(".")
-            path.rename(path.with_name(".".join([*parts[:3], f"{number:010}", *parts[4:]])))
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
