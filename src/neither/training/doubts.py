@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from neither.data.batches import Batch
@@ -53,9 +52,10 @@ class Doubts:
             batch: that they answer.
         """
         places = batch.indices.to(logits.device, non_blocking=True)
-        counts = batch.targets.gather(1, batch.labels[:, None])[:, 0] == 1
+        own = batch.labels[:, None]
+        counts = batch.targets.gather(1, own)[:, 0] == 1
         named = torch.where(counts, logits.argmax(dim=1) + 1, 0)
-        loss = F.cross_entropy(logits, batch.labels, reduction="none")
+        loss = logits.logsumexp(dim=1) - logits.gather(1, own)[:, 0]
         self.named.index_copy_(0, places, named.to(torch.int16))
         self.loss.index_copy_(0, places, torch.where(counts, loss, 0.0))
 
