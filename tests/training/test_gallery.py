@@ -119,7 +119,9 @@ def test_the_run_has_its_row_in_the_table_of_hparams(shown: Shown) -> None:
     assert told["train.optimizer"].string_value == "muon"
     assert "device" not in told  # changes no figure
     assert content("session_end_info").HasField("session_end_info")
-    for metric in content("experiment").experiment.metric_infos:
+    experiment = content("experiment").experiment
+    assert sum(key.differs for key in experiment.hparam_infos) == 5
+    for metric in experiment.metric_infos:
         (final,) = shown["val"].Scalars(metric.name.tag)
         assert final.step == STEPS[-1]
     best = shown["val"].Scalars("final/best_epoch")[0].value
