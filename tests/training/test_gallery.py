@@ -2,10 +2,14 @@
 
 import io
 import signal
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -13,10 +17,15 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from images import make_splits
 from neither import stopping
 from neither.config import Config, Train
-from neither.training import loop
+from neither.data.dataset import Dataset, Split
+from neither.data.preprocessing import Preprocessing
+from neither.devices import Compute
+from neither.training import gallery, loop
 from neither.training.gallery import is_shown
 from neither.training.run import open_run
+from neither.training.state import new_state
 from neither.training.step import take_step
+from neither.training.tracking import Tracker
 
 CLASSES = ("dog", "human", "neither")
 STEPS = [3, 6]  # after each of two epochs
@@ -147,3 +156,22 @@ def test_ten_evenly_spaced_epochs_are_shown_with_the_last(
     settings = Train(epochs=epochs, val_every_epochs=every)
     measured = [each for each in range(1, epochs + 1) if each % every == 0 or each == epochs]
     assert [each for each in measured if is_shown(each, settings)] == expected
+
+
+def test_a_network_without_places_is_shown_without_heat_maps(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise TypeError("no places are known")
+
+    monkeypatch.setattr(gallery, "lead_of", unknown)
+    labels, pixels = torch.tensor([0, 1]), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    compute = Compute(torch.device("cpu"), "float32")
+    state = new_state(make_config(), Preprocessing(32), compute, labels)
+    split = Split(["a.png", "b.png"], torch.arange(2), labels)
+    with closing(Tracker(tmp_path, None)) as tracker:
+        dataset = Dataset(pixels, split, split, "")
+        gallery.show_epoch(tracker, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "val"))
+    events.Reload()
+    assert len(events.Images("val/worst_mistakes")) == 1

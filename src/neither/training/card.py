@@ -50,9 +50,9 @@ def describe_network(network: nn.Module, image_size: int) -> str:
     """
     rows: list[list[str]] = []
 
-    def note(name: str, layer: nn.Module, result: Tensor) -> None:
+    def note(name: str, layer: nn.Module, result: object) -> None:
         num = sum(weights.numel() for weights in layer.parameters())
-        shape = " x ".join(map(str, result.shape[1:]))
+        shape = " x ".join(map(str, result.shape[1:])) if isinstance(result, Tensor) else "several"
         rows.append([_code(name), type(layer).__name__, shape, f"{num:,}"])
 
     handles = [

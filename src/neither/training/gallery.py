@@ -1,5 +1,6 @@
 """What TensorBoard shows besides curves: of the run, of val at ten epochs, of the weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from neither.config import Train, to_yaml
 from neither.data.augmentation import normalize
 from neither.data.batches import Batch
 from neither.data.dataset import Dataset
+from neither.errors import UserError
 from neither.evaluation.album import Scored, risk_coverage
 from neither.evaluation.calibration import reliability
 from neither.evaluation.metrics import count_confusions
@@ -126,7 +128,11 @@ def _worst(state: State, data: Dataset, probabilities: Tensor) -> list[Mistake]:
     pixels = data.pixels[data.val.rows[places]]
     device = next(state.network.parameters()).device
     images = normalize(pixels.to(device), state.preprocessing)
-    leads = lead_of(state.answering, images, predicted[places].to(device)).float().cpu()
+    leads: Sequence[Tensor | None]
+    try:
+        leads = list(lead_of(state.answering, images, predicted[places].to(device)).float().cpu())
+    except (TypeError, UserError):  # of some networks no places are known: without heat maps then
+        leads = [None] * len(places)
     return [
         Mistake(data.val.paths[place], pixels[number].numpy(), leads[number],
                 int(data.val.labels[place]), probabilities[place].tolist())
