@@ -92,6 +92,7 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
             0, Augmentation(), preprocessing, compute.device,
         )  # fmt: skip
         state = new_state(config, preprocessing, compute)
+        state.meet(batches.labels)
         coming = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
         first = next(coming)
         first_batch = time.perf_counter() - started

@@ -57,6 +57,7 @@ def main() -> None:
         data = build(root, Path(folder) / "run")
         for name, state in (("small_cnn", new_state(CONFIG, PREPROCESSING, compute)),
                             ("resnet18", resnet_state(compute))):  # fmt: skip
+            state.meet(data.train.labels)
             coming = forever(Batches(
                 data.pixels, data.train.rows, data.train.labels, len(CLASSES), BATCH_SIZE, 0,
                 Augmentation(), PREPROCESSING, compute.device,

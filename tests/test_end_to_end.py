@@ -2,17 +2,23 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Locator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from browser import chromium
 from images import make_splits
 from scripts import ROOT, run_script, start_script
 
@@ -50,6 +56,20 @@ def read_curves(run: Path, split: str) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
 
 
+def read_steps(run: Path, split: str) -> dict[str, list[int]]:
+    """Return the steps of everything that TensorBoard shows, by kind and tag."""
+    everything = dict.fromkeys(("tensors", "images", "histograms"), 0)
+    events = EventAccumulator(str(run / "tensorboard" / split), everything)
+    events.Reload()
+    kinds = {"scalars": events.Scalars, "images": events.Images, "tensors": events.Tensors,
+             "histograms": events.Histograms}  # fmt: skip
+    return {
+        f"{kind}/{tag}": [event.step for event in read(tag)]
+        for kind, read in kinds.items()
+        for tag in events.Tags()[kind]
+    }
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the folder of the images and the folder of a finished run on them; for reading."""
@@ -62,7 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_run_leaves_everything_that_the_readme_promises(trained: tuple[Path, Path]) -> None:
     _, run = trained
     for name in ("config.yaml", "environment.json", "splits.csv", "metrics.jsonl", "log.txt",
-                 "checkpoints/best.pt", "checkpoints/last.pt", "report.html",
+                 "checkpoints/best.pt", "checkpoints/last.pt", "suspects.csv", "report.html",
                  "evaluations/images-val/metrics.json"):  # fmt: skip
         assert (run / name).stat().st_size, name
     assert not list(run.rglob("*.tmp"))
@@ -75,7 +95,9 @@ def test_train_and_val_share_their_charts_from_step_zero_on(trained: tuple[Path,
     _, run = trained
     curves = {split: read_curves(run, split) for split in ("train", "val")}
     shared = {"loss", "accuracy", "macro_recall", *(f"recall/{name}" for name in CLASSES)}
-    assert set(curves["val"]) == shared | {"calibrated_loss", "temperature"}
+    final = {f"final/{name}" for name in ("macro_recall", "accuracy", "loss", "calibrated_loss",
+                                          "ece", "best_epoch")}  # fmt: skip
+    assert set(curves["val"]) == shared | {"calibrated_loss", "temperature", "ece"} | final
     assert set(curves["train"]) == shared | {
         "learning_rate",
         "images_per_second",
@@ -86,6 +108,50 @@ def test_train_and_val_share_their_charts_from_step_zero_on(trained: tuple[Path,
             assert [step for step, _ in curves[split][tag]] == [0, 3, 6, 9]
         values = [row[split]["loss"] for row in read_rows(run)]
         assert [value for _, value in curves[split]["loss"]] == pytest.approx(values, rel=1e-6)
+
+
+@contextmanager
+def tensorboard(runs: Path) -> Iterator[str]:
+    """Serve runs to a browser; give the address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--host", "127.0.0.1",
+         "--port", "0", "--load_fast", "false"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = iter(process.stderr)
+        yield next(found[0] for line in said if (found := re.search(r"http://\S+:\d+/", line)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_every_page_of_tensorboard_is_filled(trained: tuple[Path, Path]) -> None:
+    _, run = trained
+    best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["metrics"]
+    with tensorboard(run.parent) as address, chromium() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+
+        def wait(name: str, what: str, num: int = 1) -> Locator:
+            """Open a page and wait until it has so many elements of a kind."""
+            page.goto(f"{address}#{name}")
+            found = page.locator(what)
+            found.nth(num - 1).wait_for(state="attached")
+            return found
+
+        lines = wait("scalars&tagFilter=%5Eloss%24", "tf-scalar-card path.line[d^=M]", 4)
+        colours = lines.evaluate_all("all => all.map(line => getComputedStyle(line).stroke)")
+        assert len(set(colours)) == 2  # each run's line, and a faint one without smoothing
+        for split in ("train", "val"):
+            page.get_by_text(f"small/tensorboard/{split}").first.wait_for()
+        wait("custom_scalars", "tf-custom-scalar-multi-line-chart-card path.line[d^=M]", 12)
+        wait("images", "tf-image-loader img[src]", 5)
+        wait("histograms", "tf-histogram-loader path", 10)
+        wait("text", "tf-text-loader td", 20)
+        wait("pr_curves", "tf-pr-curve-card path.line[d^=M]", 3)
+        wait("hparams", f"tf-hparams-table-view >> text={best['macro_recall']:.5g}")
 
 
 def test_evaluating_val_gives_the_digits_of_the_checkpoints_own_epoch(
@@ -275,7 +341,10 @@ def test_a_killed_run_ends_in_the_same_weights(
     for part in (one["weights"], one["training"]["network"]):
         twin = other["weights"] if part is one["weights"] else other["training"]["network"]
         assert all(torch.equal(part[name], twin[name]) for name in part)
+    assert (whole / "suspects.csv").read_bytes() == (killed / "suspects.csv").read_bytes()
     for split in ("train", "val"):
+        shown = {run: read_steps(run, split) for run in (whole, killed)}
+        assert shown[killed] == shown[whole]  # so none twice
         curves = {run: read_curves(run, split) for run in (whole, killed)}
         assert [step for step, _ in curves[killed]["loss"]] == list(range(0, 39, 3))
         assert curves[killed]["loss"] == curves[whole]["loss"]

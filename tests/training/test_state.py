@@ -10,19 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from neither.config import Config
+from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute
 from neither.errors import CheckpointError
 from neither.model.checkpoint import load_checkpoint
 from neither.model.softmax import to_probabilities
+from neither.terminal import logged_to
 from neither.training.state import State, new_state
 
 CPU = Compute(torch.device("cpu"), "float32")
 MakeConfig = Callable[..., Config]
+LABELS = torch.arange(6) % 3
 
 
 def make_state(config: Config) -> State:
-    return new_state(config, Preprocessing(config.data.image_size), CPU)
+    state = new_state(config, Preprocessing(config.data.image_size), CPU)
+    state.meet(LABELS)
+    return state
 
 
 def take_step(state: State) -> None:
@@ -37,6 +42,8 @@ def take_step(state: State) -> None:
     state.optimizer.step()
     state.end_step()
     state.tally.add(loss, logits, labels, torch.tensor(1.0))
+    targets = F.one_hot(labels, 3).float()
+    state.doubts.add(logits, Batch(images, labels, targets, torch.arange(6)))
 
 
 def figures(macro_recall: float, loss: float) -> dict[str, float]:
@@ -60,6 +67,8 @@ def assert_equal(one: State, other: State) -> None:
             assert same, (number, name)
     for name, value in one.tally.state().items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(other.tally.state()[name])), name
+    for name, value in one.doubts.state().items():
+        assert torch.equal(value, other.doubts.state()[name]), name
     for name in ("epoch", "step_in_epoch", "step", "metrics", "best", "best_epoch", "temperature"):
         assert getattr(one, name) == getattr(other, name), name
 
@@ -134,6 +143,31 @@ def test_a_checkpoint_of_another_network_is_refused(
     make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
     with pytest.raises(CheckpointError, match="another network"):
         make_state(make_config(model={"width": 16})).restore(load_checkpoint(tmp_path / "last.pt"))
+
+
+def test_a_run_begun_before_labels_were_watched_goes_on_and_says_so(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    state = make_state(make_config())
+    take_step(state)
+    state.save(tmp_path / "last.pt", to_go_on=True)
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    assert checkpoint.training is not None
+    del checkpoint.training["doubts"]
+    resumed = make_state(make_config())
+    with logged_to(tmp_path / "log.txt"):
+        resumed.restore(checkpoint)
+    assert "did not watch labels" in (tmp_path / "log.txt").read_text()
+    assert resumed.step == 1
+    assert int(resumed.doubts.named.sum()) == 0
+
+
+def test_a_checkpoint_of_other_images_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
+    other = new_state(make_config(), Preprocessing(32), CPU)
+    other.meet(LABELS[:5])
+    with pytest.raises(CheckpointError, match="6 images, not 5"):
+        other.restore(load_checkpoint(tmp_path / "last.pt"))
 
 
 def test_new_states_depend_on_the_seed_alone(make_config: MakeConfig) -> None:

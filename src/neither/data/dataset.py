@@ -39,11 +39,6 @@ class Split:
     rows: Tensor
     labels: Tensor
 
-    def shares(self, num_classes: int) -> tuple[float, ...]:
-        """Return the share of each class among the images."""
-        counts = self.labels.bincount(minlength=num_classes)
-        return tuple((counts.double() / len(self.labels)).tolist())
-
 
 @dataclass(frozen=True)
 class Dataset:

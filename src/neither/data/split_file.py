@@ -61,7 +61,7 @@ def match_again(path: Path, found: Found, store: Store) -> tuple[Assignment, lis
     wrong: dict[str, list[str]] = {
         what: [] for what in ("missing", "unreadable", "changed", "of another label now")
     }
-    for image, label, split, digest, reason in _read(path):
+    for image, label, split, digest, reason in read_splits(path):
         place = places.get(image)
         if place is not None:
             added.discard(place)
@@ -94,7 +94,7 @@ def read_hashes(path: Path, split: str) -> set[str]:
     Raises:
         DataError: if the file is missing or not of this form.
     """
-    return {digest for _, _, each, digest, _ in _read(path) if each == split}
+    return {digest for _, _, each, digest, _ in read_splits(path) if each == split}
 
 
 def find_split(path: Path, source: Path, split: str) -> Found:
@@ -109,7 +109,7 @@ def find_split(path: Path, source: Path, split: str) -> Found:
         DataError: if the file is missing or not of this form, or the split is empty.
     """
     found = Found(source if source.is_dir() else source.parent, source)
-    for image, label, each, _, _ in _read(path):
+    for image, label, each, _, _ in read_splits(path):
         if each == split:
             found.add([image], intern(label))
     if not found.paths:
@@ -125,8 +125,12 @@ def _rows(found: Found, store: Store, assignment: Assignment) -> Iterator[list[s
                assignment.reasons.get(place, "")]  # fmt: skip
 
 
-def _read(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield path, label, split, SHA-256 and reason of each row."""
+def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield path, label, split, SHA-256 and reason of each row.
+
+    Raises:
+        DataError: if the file is missing or not of this form.
+    """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)

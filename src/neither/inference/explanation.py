@@ -14,7 +14,7 @@ from neither.data.augmentation import normalize
 from neither.data.decode import decode_file
 from neither.inference.classifier import Classifier
 from neither.inference.predictions import Prediction
-from neither.model.evidence import evidence_of
+from neither.model.evidence import lead_of
 
 _SIDE = 256  # pixels of each of the two pictures that are drawn side by side
 _FOR, _AGAINST = (220, 40, 30), (30, 80, 220)
@@ -74,11 +74,12 @@ def explain(classifier: Classifier, pixels: NDArray[np.uint8], number: int) -> T
     """
     images = normalize(torch.from_numpy(pixels[None]).to(classifier.device),
                        classifier.preprocessing)  # fmt: skip
-    evidence = evidence_of(classifier.network, images)[0]
-    return (evidence[number] - evidence.mean(dim=0)).float().cpu()
+    return lead_of(classifier.network, images, torch.tensor([number]))[0].float().cpu()
 
 
-def draw_evidence(pixels: NDArray[np.uint8], evidence: Tensor) -> NDArray[np.uint8]:
+def draw_evidence(
+    pixels: NDArray[np.uint8], evidence: Tensor, side: int = _SIDE
+) -> NDArray[np.uint8]:
     """Draw an image, and beside it the same under its evidence: red for the class, blue against it.
 
     The strongest place of the map has the full colour, so colours of two images cannot be compared.
@@ -86,12 +87,13 @@ def draw_evidence(pixels: NDArray[np.uint8], evidence: Tensor) -> NDArray[np.uin
     Args:
         pixels: (S, S, 3) uint8 RGB.
         evidence: (h, w) float.
+        side: pixels a side of each of the two, A.
 
     Returns:
-        (256, 512, 3) uint8 RGB.
+        (A, 2A, 3) uint8 RGB.
     """
-    plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    fine = F.interpolate(evidence[None, None], size=(_SIDE, _SIDE), mode="bilinear",
+    plain = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    fine = F.interpolate(evidence[None, None], size=(side, side), mode="bilinear",
                          align_corners=False)[0, 0]  # fmt: skip
     strength = (fine / fine.abs().max().clamp(min=1e-12)).numpy()[..., None]
     grey = np.asarray(plain.convert("L").convert("RGB"), dtype=np.float32)

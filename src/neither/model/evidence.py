@@ -38,6 +38,23 @@ def evidence_of(network: nn.Module, images: Tensor) -> Tensor:
     raise TypeError(f"no places are known of {type(network).__name__}")
 
 
+def lead_of(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Return the share of each place in the lead of a class over the mean of all.
+
+    Only differences of logits count for softmax, so this is what decides.
+
+    Args:
+        network: one of this project's, in evaluation mode.
+        images: (B, 3, H, W) float32, normalised.
+        classes: (B,) int64, the class of each image that is asked about.
+
+    Returns:
+        (B, h, w) float32.
+    """
+    evidence = evidence_of(network, images)
+    return evidence[torch.arange(len(classes)), classes] - evidence.mean(dim=1)
+
+
 def _share_out(features: Tensor, head: nn.Linear) -> Tensor:
     places = features.shape[2] * features.shape[3]
     shares: Tensor = torch.einsum("bkhw,ck->bchw", features, head.weight) / places

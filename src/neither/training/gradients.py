@@ -30,7 +30,7 @@ def synchronize_statistics(network: nn.Module, device: torch.device, ranks: Rank
 @torch.no_grad()
 def add_up(
     network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, ranks: Ranks
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Add up over all ranks what each found for its part of a batch, in one message.
 
     The gradients in the network become those of the whole batch. Running statistics of batch norm,
@@ -44,19 +44,19 @@ def add_up(
         ranks: those that train.
 
     Returns:
-        The loss and the (B, C) logits of the whole batch. Nothing of this changes if there is one
-        rank only.
+        The loss, and the (B, C) logits and targets, of the whole batch. Nothing of this changes if
+        there is one rank only.
     """
     if ranks.size == 1:
-        return loss, logits
+        return loss, logits, batch.targets
     gradients = [each.grad for each in network.parameters() if each.grad is not None]
     statistics = _statistics(network)
     for each in statistics:
         each *= len(logits) / len(batch.labels)
-    whole = logits.new_zeros((len(batch.labels), logits.shape[1]))
-    whole[ranks.part(len(whole))] = logits
+    whole = logits.new_zeros((2, len(batch.labels), logits.shape[1]))
+    whole[:, ranks.part(len(batch.labels))] = torch.stack([logits, batch.targets])
     ranks.sum([*gradients, *statistics, loss, whole])
-    return loss, whole
+    return loss, whole[0], whole[1]
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

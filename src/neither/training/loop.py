@@ -1,38 +1,36 @@
 """Train a network: load, loop, step, log, evaluate, save."""
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
 
 import torch
-from torch import Tensor, nn
 
 from neither import files, stopping
-from neither.config import Config, Train, to_yaml
+from neither.config import Config
 from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.preprocessing import Preprocessing
 from neither.devices import Compute, choose_compute
-from neither.errors import DivergedError, OutputError, is_out_of_memory
-from neither.evaluation.metrics import count_confusions, curve_figures, nll
-from neither.inference.classifier import compute_logits
-from neither.model.mirror import MirrorAverage
+from neither.errors import OutputError, is_out_of_memory
 from neither.model.network import count_parameters
 from neither.model.pretrained import suited
 from neither.randomness import permutation
 from neither.ranks import ALONE, Ranks
-from neither.terminal import Bar, note, printable, progress, say
+from neither.terminal import Bar, progress, say
+from neither.training import gallery
 from neither.training.compilation import compile_network
+from neither.training.divergence import diverged
 from neither.training.environment import write_environment
 from neither.training.optimizer import current_share, rate_share
 from neither.training.run import Run
 from neither.training.state import State, new_state
 from neither.training.step import take_step
+from neither.training.suspects import find_suspects, write_suspects
 from neither.training.tracking import Tracker
+from neither.training.validation import figures_of, is_measured, measure, score
 
 _NUM_TOLD = 10
 _NUM_BEFORE = 256
-_AT_ONCE = 256  # images of val between two looks for signals
 
 
 def train(config: Config, run: Run, ranks: Ranks = ALONE) -> State:
@@ -69,7 +67,7 @@ def train(config: Config, run: Run, ranks: Ranks = ALONE) -> State:
         ranks,
     )  # fmt: skip
     say(f"images: {preprocessing}")
-    state.shares = data.train.shares(len(config.classes))
+    state.meet(data.train.labels)
     if run.resumed is not None:
         state.restore(run.resumed)
         if not run.has_sound_best():
@@ -88,15 +86,21 @@ def train(config: Config, run: Run, ranks: Ranks = ALONE) -> State:
         stopping.held(ranks.size > 1),
     ):  # fmt: skip
         if run.resumed is None:
-            _begin(state, data, batches, tracker, compute.device)
+            _begin(state, data, batches, tracker, run)
             _save_epoch(state, run)
         try:
             while state.epoch < config.train.epochs:
                 figures = _train_epoch(state, data, batches, compute, run, bar)
-                metrics = None
-                if _is_measured(state.epoch + 1, config.train):
-                    metrics = _measure(state, data, compute.device)
+                logits = metrics = None
+                if is_measured(state.epoch + 1, config.train):
+                    logits = score(state, data.pixels, data.val, compute.device)
+                    metrics = measure(state, logits, data.val.labels)
                 state.end_epoch(metrics)
+                if logits is not None and gallery.is_shown(state.epoch, config.train):
+                    gallery.show_epoch(tracker, state, data, logits)
+                    if ranks.is_first:
+                        suspects = find_suspects(state.doubts, data.train, config.classes)
+                        write_suspects(run.folder / "suspects.csv", suspects)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
                 _save_epoch(state, run)
                 _tell(state, figures)
@@ -113,10 +117,6 @@ def train(config: Config, run: Run, ranks: Ranks = ALONE) -> State:
     return state
 
 
-def _is_measured(epoch: int, settings: Train) -> bool:
-    return epoch % settings.val_every_epochs == 0 or epoch == settings.epochs
-
-
 def _train_epoch(
     state: State, data: Dataset, batches: Batches, compute: Compute, run: Run, bar: Bar
 ) -> dict[str, float]:
@@ -130,19 +130,19 @@ def _train_epoch(
         state.ranks.poll()
         moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
         if not take_step(state, batch, rate_share(settings, moment), compute):
-            raise _diverged(state, [data.train.paths[place] for place in batch.indices.tolist()])
+            raise diverged(state, [data.train.paths[place] for place in batch.indices.tolist()])
         num_images += len(batch.labels)
         bar.advance()
         if bar.is_due():
             if not state.tally.is_finite():
-                raise _diverged(state)
+                raise diverged(state)
             speed = num_images / (time.monotonic() - started)
             bar.note(f"loss {state.tally.mean_loss():.3f}, {speed:,.0f} images/s")
         if time.monotonic() - saved >= every_seconds:
             _save(state, run)
             saved = time.monotonic()
     if not state.tally.is_finite():
-        raise _diverged(state)
+        raise diverged(state)
     figures = state.tally.figures(state.config.classes)
     figures["learning_rate"] = settings.lr * current_share(state.optimizer)
     if num_images:  # none if an earlier attempt was stopped between the last step and the end
@@ -162,54 +162,18 @@ def _tell(state: State, train: dict[str, float]) -> None:
     say(text)
 
 
-def _begin(
-    state: State, data: Dataset, batches: Batches, tracker: Tracker, device: torch.device
-) -> None:
+def _begin(state: State, data: Dataset, batches: Batches, tracker: Tracker, run: Run) -> None:
     """Put the random weights on the curves, and show what the network is about to see."""
     # A few training images say enough of random weights, taken from all over: the list is by class.
+    device = batches.device
     some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[:_NUM_BEFORE]
     before = Split([], data.train.rows[some], data.train.labels[some])
-    logits = _score(state, data.pixels, before, device)
-    figures = _figures(logits, before.labels, state.config.classes)
-    state.metrics = _measure(state, data, device)
+    logits = score(state, data.pixels, before, device)
+    figures = figures_of(logits, before.labels, state.config.classes)
+    logits = score(state, data.pixels, data.val, device)
+    state.metrics = measure(state, logits, data.val.labels)
     tracker.write_epoch(0, 0, figures, state.metrics)
-    tracker.write_text("config", to_yaml(state.config))
-    first = next(batches.epoch(0))
-    tracker.write_sheet("training_images", first, state.config.classes, state.preprocessing)
-
-
-def _measure(state: State, data: Dataset, device: torch.device) -> dict[str, float]:
-    """Evaluate the averaged weights on val, and fit what turns their logits into decisions."""
-    logits = _score(state, data.pixels, data.val, device)
-    state.calibrate(logits, data.val.labels)
-    return _figures(logits, data.val.labels, state.config.classes) | {
-        "calibrated_loss": nll(logits, data.val.labels, state.temperature),
-        "temperature": state.temperature,
-    }
-
-
-def _score(state: State, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
-    """Return the logits of the averaged weights, exactly as `evaluate` would, on all ranks."""
-    network: nn.Module = state.average.network
-    if state.config.augmentation.flip:
-        network = MirrorAverage(network).eval()
-    parts, ranks = [], state.ranks
-    for start in range(0, len(split.rows), ranks.size * _AT_ONCE):
-        ranks.poll()
-        rows = split.rows[start : start + ranks.size * _AT_ONCE]
-        mine = rows[ranks.part(len(rows))]
-        logits = compute_logits(network, pixels, mine, state.preprocessing, device)
-        parts.append(ranks.gather(logits, len(rows)))
-    logits = torch.cat(parts)
-    if not logits.isfinite().all():
-        raise _diverged(state)
-    return logits
-
-
-def _figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """Return the values of the curves; the loss, as on train, is that of the logits as they are."""
-    confusion = count_confusions(labels, logits.argmax(dim=1), len(classes))
-    return curve_figures(nll(logits, labels, 1.0), confusion, classes)
+    gallery.show_run(tracker, state, next(batches.epoch(0)), run.folder / "splits.csv")
 
 
 def _save_epoch(state: State, run: Run) -> None:
@@ -224,22 +188,10 @@ def _save_epoch(state: State, run: Run) -> None:
 def _save(state: State, run: Run) -> None:
     """Save to go on from here, unless there is nothing sound to go on from."""
     if not state.tally.is_finite():
-        raise _diverged(state)
+        raise diverged(state)
     if state.ranks.is_first:
         files.keep_as(run.previous, run.last)
         state.save(run.last, to_go_on=True)
-
-
-def _diverged(state: State, paths: Sequence[str] = ()) -> DivergedError:
-    """Say where the loss was lost: in the step that would come next, or at most a second ago."""
-    step = f"by step {state.step}"
-    if paths:
-        step = f"in step {state.step + 1}, with {printable(paths[0])} in its batch"
-        note("the images of this batch: " + ", ".join(map(printable, paths)))
-    return DivergedError(
-        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, {step}; the "
-        "checkpoints are from before. Try a lower train.lr"
-    )
 
 
 def _too_large(state: State) -> OutputError:

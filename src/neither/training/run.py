@@ -14,7 +14,7 @@ from neither.terminal import logged_to, say, warn
 
 # Keys that change no number, so a run may go on under other ones. Where the images lie is one of
 # them: that they are the same is checked by their content.
-_HARMLESS = {
+HARMLESS = {
     "name",
     "device",
     "data.root",
@@ -157,12 +157,12 @@ def _load_last(run: Run) -> Checkpoint:
 
 
 def _require_same(config: Config, kept: Path) -> None:
-    before = _flatten(check_config(strict_yaml.read_yaml(kept.read_bytes(), str(kept))))
-    after = _flatten(config)
+    before = flatten(check_config(strict_yaml.read_yaml(kept.read_bytes(), str(kept))))
+    after = flatten(config)
     changes = [
         f"{key}: {before.get(key)} became {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in _HARMLESS
+        if before.get(key) != after.get(key) and key not in HARMLESS
     ]
     if changes:
         lines = "\n       ".join(changes)
@@ -173,7 +173,8 @@ def _require_same(config: Config, kept: Path) -> None:
         )
 
 
-def _flatten(config: Config) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
+    """Return the values of a config by their dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in config.model_dump().items():
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """All that training changes, and how it goes into a checkpoint and comes back."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from neither.errors import CheckpointError
 from neither.evaluation.temperature import fit_temperature
 from neither.evaluation.threshold import choose_threshold
 from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
+from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 from neither.model.pretrained import begin_with_weights
 from neither.model.softmax import to_probabilities
 from neither.model.torchvision_network import TorchvisionNetwork, require_size
 from neither.ranks import ALONE, Ranks
+from neither.terminal import say
 from neither.training.average import AveragedNetwork
 from neither.training.convolution import use_matrix_gradients
+from neither.training.doubts import Doubts
 from neither.training.gradients import synchronize_statistics
 from neither.training.optimizer import build_optimizer
 from neither.training.tally import Tally
@@ -38,6 +41,7 @@ class State:
         average: its moving average, which is evaluated and kept.
         optimizer: with its momenta.
         tally: sums of the epoch so far.
+        doubts: of the training images' labels, over the epochs.
         epoch: full epochs done.
         step_in_epoch: steps done of the epoch after them.
         step: steps done in all.
@@ -66,12 +70,25 @@ class State:
     temperature: float = 1.0
     threshold: float | None = None
     shares: tuple[float, ...] = ()
+    doubts: Doubts = field(default_factory=lambda: Doubts(torch.zeros(0, dtype=torch.int64)))
     ranks: Ranks = ALONE
+
+    def meet(self, labels: Tensor) -> None:
+        """Learn the (R,) int64 labels of the training images: how common each is, whom to doubt."""
+        counts = labels.bincount(minlength=len(self.config.classes))
+        self.shares = tuple((counts.double() / len(labels)).tolist())
+        self.doubts = Doubts(labels.to(self.tally.loss.device))
 
     def begin_epoch(self) -> None:
         """Freeze the backbone in the first epochs, if it is asked for, and let it learn then."""
         if isinstance(self.network, TorchvisionNetwork):
             self.network.freeze_backbone(self.epoch < self.config.model.freeze_epochs)
+
+    @property
+    def answering(self) -> nn.Module:
+        """The averaged network, answering exactly as it will in use."""
+        network = self.average.network
+        return MirrorAverage(network).eval() if self.config.augmentation.flip else network
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
@@ -88,6 +105,8 @@ class State:
 
     def end_epoch(self, metrics: dict[str, float] | None) -> None:
         """Count an epoch, with its metrics if it was measured, and begin the sums of the next."""
+        # The second half alone: before, the network doubts much that it has not learned yet.
+        self.doubts.end_epoch(self.epoch >= self.config.train.epochs // 2)
         self.epoch += 1
         self.step_in_epoch = 0
         self.metrics = metrics
@@ -120,6 +139,7 @@ class State:
             "network": _on_cpu(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "tally": self.tally.state(),
+            "doubts": self.doubts.state(),
             "step_in_epoch": self.step_in_epoch,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -158,6 +178,7 @@ class State:
             self.optimizer.load_state_dict(training["optimizer"])
             _require_shapes(self.optimizer)
             self.tally.restore(training["tally"])
+            self._restore_doubts(training)
             self.step_in_epoch = training["step_in_epoch"]
             self.best, self.best_epoch = training["best"], training["best_epoch"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -167,6 +188,13 @@ class State:
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.metrics = checkpoint.metrics or None
         self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
+
+    def _restore_doubts(self, training: dict[str, Any]) -> None:
+        if "doubts" in training:
+            self.doubts.restore(training["doubts"])
+        else:
+            say("this run was begun by a version that did not watch labels: suspects.csv will rest "
+                "on the epochs from here on")  # fmt: skip
 
 
 def new_state(

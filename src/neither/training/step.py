@@ -1,6 +1,7 @@
 """One optimizer step on one batch, by all ranks together."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,9 @@ def take_step(state: State, batch: Batch, share: float, compute: Compute) -> boo
     ) / len(batch.labels)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    loss, logits = add_up(state.network, loss.detach(), logits.detach(), batch, state.ranks)
+    loss, logits, targets = add_up(
+        state.network, loss.detach(), logits.detach(), batch, state.ranks
+    )
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
     if compute.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):
         return False
@@ -42,4 +45,5 @@ def take_step(state: State, batch: Batch, share: float, compute: Compute) -> boo
     state.optimizer.step()
     state.end_step()
     state.tally.add(loss, logits, batch.labels, norm)
+    state.doubts.add(logits, replace(batch, targets=targets))
     return True

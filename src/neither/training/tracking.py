@@ -1,26 +1,20 @@
 """What a run tells about itself: TensorBoard curves and `metrics.jsonl`."""
 
 import json
-import math
-import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from torch import Tensor
 
 from neither import files
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.terminal import warn
+from neither.training.events import drop_from, put_first
+from neither.training.sheet import draw_batch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-_SHEET_ROWS, _SHEET_COLUMNS = 4, 8
 
 
 class Tracker:
@@ -50,8 +44,9 @@ class Tracker:
                 self._rows = [row for row in _read_rows(self._rows_file) if row["step"] <= step]
             for split in ("train", "val"):
                 folder = run_folder / "tensorboard" / split
-                _put_first(folder)
                 purged_from = 0 if step is None else step + 1
+                drop_from(folder, purged_from)
+                put_first(folder)
                 self._writers[split] = Writer(str(folder), purge_step=purged_from)
         except (ImportError, OSError, ValueError) as error:  # the last: another program's files
             self._give_up(error)
@@ -83,20 +78,27 @@ class Tracker:
     def write_text(self, tag: str, text: str) -> None:
         """Show a text as it is."""
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for: verbatim
-        try:
-            if "train" in self._writers:
-                self._writers["train"].add_text(tag, indented, 0)
-        except OSError as error:
-            self._give_up(error)
+        self.write_markdown(tag, indented)
+
+    def write_markdown(self, tag: str, text: str) -> None:
+        """Show a text with its tables."""
+        self.add("train", lambda writer: writer.add_text(tag, text, 0))
 
     def write_sheet(
         self, tag: str, batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing
     ) -> None:
         """Show the first images of a batch as the network sees them, with their labels."""
+        sheet = draw_batch(batch, classes, preprocessing)
+        self.add("train", lambda writer: writer.add_image(tag, sheet, 0, dataformats="HWC"))
+
+    def add(self, split: str, show: Callable[["SummaryWriter"], None]) -> None:
+        """Let a function show what it likes beside the curves of a split.
+
+        It is not called once the curves can no longer be written.
+        """
         try:
-            if "train" in self._writers:
-                figure = _draw_sheet(batch, classes, preprocessing)
-                self._writers["train"].add_figure(tag, figure, 0)
+            if split in self._writers:
+                show(self._writers[split])
         except OSError as error:
             self._give_up(error)
 
@@ -112,20 +114,10 @@ class Tracker:
         if not self._failed:
             warn(f"curves can no longer be written: {error}; training goes on without them")
         self._failed = True
-        self._writers = {}
-
-
-def _put_first(folder: Path) -> None:
-    """Give event files of earlier attempts names that sort before those of this one.
-
-    TensorBoard reads them by the time in the name, in whole seconds; an attempt in the same second,
-    or one before the clock was set back, would come last and seem to be the newest.
-    """
-    before = sorted(folder.glob("events.out.tfevents.*"))
-    if before and int(before[-1].name.split(".")[3]) >= int(time.time()):
-        for number, path in enumerate(before):
-            parts = path.name.split(".")
-            path.rename(path.with_name(".".join([*parts[:3], f"{number:010}", *parts[4:]])))
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():  # else their threads and files would live on
+            with suppress(OSError):
+                writer.close()
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -136,31 +128,3 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
         warn(f"{path}: the rows of earlier epochs are lost: {error}")
         return []
-
-
-def _draw_sheet(batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing) -> Figure:
-    """Tile the images into one, as an axes for each would take a second and a half."""
-    num = min(len(batch.labels), _SHEET_ROWS * _SHEET_COLUMNS)
-    side = batch.images.shape[-1]
-    margin = math.ceil(side / 4)  # above each image, for its label
-    tiles = np.full((_SHEET_ROWS * (side + margin), _SHEET_COLUMNS * (side + margin), 3), 255,
-                    np.uint8)  # fmt: skip
-    figure = Figure(figsize=(1.5 * _SHEET_COLUMNS, 1.5 * _SHEET_ROWS))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    for place, image in enumerate(_to_pixels(batch.images[:num], preprocessing)):
-        row, column = divmod(place, _SHEET_COLUMNS)
-        top, left = row * (side + margin) + margin, column * (side + margin) + margin // 2
-        tiles[top : top + side, left : left + side] = image
-        label = classes[int(batch.labels[place])]
-        axes.text(left, top, label, fontsize=10, va="bottom", parse_math=False, clip_on=True)
-    axes.imshow(tiles)
-    return figure
-
-
-def _to_pixels(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Undo the normalisation; (B, 3, S, S) float32 becomes (B, S, S, 3) uint8."""
-    images = images.permute(0, 2, 3, 1).cpu()
-    shares = images * torch.tensor(preprocessing.std) + torch.tensor(preprocessing.mean)
-    pixels: NDArray[np.uint8] = (255 * shares).clamp(0, 255).to(torch.uint8).numpy()
-    return pixels

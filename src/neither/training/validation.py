@@ -1,0 +1,67 @@
+"""The averaged weights on val: when, their logits, and the figures that come of these."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from neither.config import Train
+from neither.data.dataset import Split
+from neither.evaluation.calibration import ece
+from neither.evaluation.metrics import count_confusions, curve_figures, nll
+from neither.inference.classifier import compute_logits
+from neither.model.softmax import to_probabilities
+from neither.training.divergence import diverged
+from neither.training.state import State
+
+_AT_ONCE = 256  # images between two looks for signals
+
+
+def is_measured(epoch: int, settings: Train) -> bool:
+    """Say whether val is scored after so many epochs."""
+    return epoch % settings.val_every_epochs == 0 or epoch == settings.epochs
+
+
+def score(state: State, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
+    """Return the logits of the averaged weights, exactly as `evaluate` would, on all ranks.
+
+    Args:
+        state: whose weights they are.
+        pixels: (M, S, S, 3) uint8, the whole store.
+        split: N of its rows.
+        device: where to compute.
+
+    Returns:
+        (N, C) float32 logits on the CPU.
+
+    Raises:
+        DivergedError: if one is not finite.
+        Stopped: if a signal asks for an end.
+    """
+    parts, ranks = [], state.ranks
+    for start in range(0, len(split.rows), ranks.size * _AT_ONCE):
+        ranks.poll()
+        rows = split.rows[start : start + ranks.size * _AT_ONCE]
+        mine = rows[ranks.part(len(rows))]
+        logits = compute_logits(state.answering, pixels, mine, state.preprocessing, device)
+        parts.append(ranks.gather(logits, len(rows)))
+    logits = torch.cat(parts)
+    if not logits.isfinite().all():
+        raise diverged(state)
+    return logits
+
+
+def measure(state: State, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Measure (N, C) logits of val with its (N,) labels; fit what turns them into decisions."""
+    state.calibrate(logits, labels)
+    return figures_of(logits, labels, state.config.classes) | {
+        "calibrated_loss": nll(logits, labels, state.temperature),
+        "temperature": state.temperature,
+        "ece": ece(to_probabilities(logits, state.temperature), labels).value,
+    }
+
+
+def figures_of(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Return the values of the curves; the loss, as on train, is that of the logits as they are."""
+    confusion = count_confusions(labels, logits.argmax(dim=1), len(classes))
+    return curve_figures(nll(logits, labels, 1.0), confusion, classes)

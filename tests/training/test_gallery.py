@@ -1,0 +1,177 @@
+"""What TensorBoard shows besides curves, read back from a tiny run that was stopped once."""
+
+import io
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from images import make_splits
+from neither import stopping
+from neither.config import Config, Train
+from neither.data.dataset import Dataset, Split
+from neither.data.preprocessing import Preprocessing
+from neither.devices import Compute
+from neither.training import gallery, loop
+from neither.training.gallery import is_shown
+from neither.training.run import open_run
+from neither.training.state import new_state
+from neither.training.step import take_step
+from neither.training.tracking import Tracker
+
+CLASSES = ("dog", "human", "neither")
+STEPS = [3, 6]  # after each of two epochs
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventAccumulator]:
+    """Return the events of train and val of a run that ended, stopped in its second epoch."""
+    folder = tmp_path_factory.mktemp("shown")
+    root = make_splits(folder / "images", train=8, val=3)
+    (root / "train" / "dog" / "broken.png").write_bytes(b"no image")
+    config = Config.model_validate({
+        "name": "test", "classes": CLASSES, "device": "cpu", "model": {"width": 8},
+        "data": {"root": str(root), "image_size": 32, "max_unreadable": 0.5},
+        "train": {"epochs": 2, "batch_size": 8},
+    })  # fmt: skip
+    taken = 0
+
+    def stopped(*arguments: Any) -> bool:  # noqa: ANN401
+        nonlocal taken
+        taken += 1
+        if taken == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, stopping.watched():
+        patch.setattr(loop, "take_step", stopped)
+        with pytest.raises(stopping.Stopped), open_run(config, folder / "run", False) as run:
+            loop.train(config, run)
+    with open_run(config, folder / "run", False) as run:
+        loop.train(config, run)
+    events = {}
+    for split in ("train", "val"):
+        events[split] = EventAccumulator(
+            str(folder / "run" / "tensorboard" / split), {"histograms": 0, "images": 0}
+        )
+        events[split].Reload()
+    assert not list((folder / "run").rglob("tensorboard/*/*/"))  # no stray run folder
+    return events
+
+
+Shown = dict[str, EventAccumulator]
+
+
+@pytest.mark.parametrize("name", ["confusion", "reliability", "risk_coverage", "worst_mistakes"])
+def test_val_is_shown_in_pictures(name: str, shown: Shown) -> None:
+    images = shown["val"].Images(f"val/{name}")
+    assert [image.step for image in images] == STEPS
+    for image in images:
+        pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+        assert (pixels.min(axis=2) >= 245).mean() > 0.1  # paper, in the dark theme too
+        assert (pixels.max(axis=2) < 90).mean() > 0.001  # ink
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_each_class_has_its_precision_recall_curve(name: str, shown: Shown) -> None:
+    curves = shown["val"].Tensors(f"precision_recall/{name}")
+    assert [curve.step for curve in curves] == STEPS
+    assert curves[0].tensor_proto.float_val[0] == 3  # at threshold 0 all three are found
+
+
+def test_weights_and_gradients_of_each_layer_have_histograms(shown: Shown) -> None:
+    tags = shown["train"].Tags()["histograms"]
+    for kind in ("weights", "gradients"):
+        assert f"{kind}/head.weight" in tags
+        assert f"{kind}/stages.5.second.0.weight" in tags
+    for tag in tags:
+        assert [each.step for each in shown["train"].Histograms(tag)] == STEPS
+
+
+def test_the_cards_tell_images_and_network(shown: Shown) -> None:
+    def text(tag: str) -> str:
+        (card,) = shown["train"].Tensors(f"card/{tag}/text_summary")
+        said: str = card.tensor_proto.string_val[0].decode()
+        return said
+
+    rows = text("images").splitlines()
+    assert "| train | 8 | 8 | 8 | 24 |" in rows
+    assert "| val | 3 | 3 | 3 | 9 |" in rows
+    assert "| left out | 1 | 0 | 0 | 1 |" in rows
+    assert any(row.startswith("    train/dog/broken.png: ") for row in rows)
+    assert "| `stem.0` | Conv2d | 8 x 16 x 16 | 216 |" in text("network")
+    assert "| `head` | Linear | 3 | 195 |" in text("network")
+
+
+def test_one_page_is_laid_out_for_loss_recall_and_calibration(shown: Shown) -> None:
+    (layout,) = shown["val"].Tensors("custom_scalars__config__")
+    (content,) = layout.tensor_proto.string_val
+    for part in (b"loss", b"recall per class", b"ece"):
+        assert part in content
+
+
+def test_the_run_has_its_row_in_the_table_of_hparams(shown: Shown) -> None:
+    def content(tag: str) -> HParamsPluginData:
+        found = shown["val"].SummaryMetadata(f"_hparams_/{tag}")
+        return HParamsPluginData.FromString(found.plugin_data.content)
+
+    told = content("session_start_info").session_start_info.hparams
+    assert told["train.epochs"].number_value == 2
+    assert told["train.optimizer"].string_value == "muon"
+    assert "device" not in told  # changes no figure
+    assert content("session_end_info").HasField("session_end_info")
+    experiment = content("experiment").experiment
+    assert sum(key.differs for key in experiment.hparam_infos) == 5
+    for metric in experiment.metric_infos:
+        (final,) = shown["val"].Scalars(metric.name.tag)
+        assert final.step == STEPS[-1]
+    best = shown["val"].Scalars("final/best_epoch")[0].value
+    curve = {point.step: point.value for point in shown["val"].Scalars("macro_recall")}
+    final = shown["val"].Scalars("final/macro_recall")[0].value
+    assert final == pytest.approx(curve[3 * int(best)])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "expected"),
+    [
+        (200, 5, list(range(20, 201, 20))),
+        (10, 1, list(range(1, 11))),
+        (4, 1, [1, 2, 3, 4]),
+        (18, 6, [6, 12, 18]),
+        (95, 1, [10, 19, 29, 38, 48, 57, 67, 76, 86, 95]),
+        (20, 7, [7, 14, 20]),
+    ],
+)
+def test_ten_evenly_spaced_epochs_are_shown_with_the_last(
+    epochs: int, every: int, expected: list[int]
+) -> None:
+    settings = Train(epochs=epochs, val_every_epochs=every)
+    measured = [each for each in range(1, epochs + 1) if each % every == 0 or each == epochs]
+    assert [each for each in measured if is_shown(each, settings)] == expected
+
+
+def test_a_network_without_places_is_shown_without_heat_maps(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise TypeError("no places are known")
+
+    monkeypatch.setattr(gallery, "lead_of", unknown)
+    labels, pixels = torch.tensor([0, 1]), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    compute = Compute(torch.device("cpu"), "float32")
+    state = new_state(make_config(), Preprocessing(32), compute)
+    split = Split(["a.png", "b.png"], torch.arange(2), labels)
+    with closing(Tracker(tmp_path, None)) as tracker:
+        dataset = Dataset(pixels, split, split, "")
+        gallery.show_epoch(tracker, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "val"))
+    events.Reload()
+    assert len(events.Images("val/worst_mistakes")) == 1

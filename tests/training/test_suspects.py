@@ -1,0 +1,61 @@
+"""The rows of suspects.csv: who is on the list, in which order, and safe to open."""
+
+import csv
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from neither import files
+from neither.data.dataset import Split
+from neither.terminal import logged_to
+from neither.training.doubts import Doubts
+from neither.training.suspects import find_suspects, write_suspects
+
+CLASSES = ("dog", "human", "neither")
+SPLIT = Split(
+    ["a.png", "=b,\udcff.png", "c.png", "d.png"], torch.arange(4), torch.tensor([0, 1, 2, 0])
+)
+
+
+def make_doubts() -> Doubts:
+    doubts = Doubts(SPLIT.labels)
+    doubts.num_epochs += torch.tensor([10, 10, 10, 0], dtype=torch.int32)
+    doubts.num_doubted += torch.tensor([6, 9, 5, 0], dtype=torch.int32)
+    doubts.confidences += torch.tensor([3.0, 4.0, 1.0, 0.0])
+    doubts.losses += torch.tensor([30.0, 12.0, 40.0, 0.0])
+    doubts.rivals += torch.tensor([2, 0, 1, 0], dtype=torch.int16)
+    return doubts
+
+
+def test_who_is_doubted_in_most_epochs_is_listed_by_falling_loss() -> None:
+    rows = find_suspects(make_doubts(), SPLIT, CLASSES)
+    assert rows == [
+        {"path": "a.png", "label": "dog", "looks_like": "neither", "doubted": "0.600",
+         "confidence": "0.300", "loss": "3.000"},
+        {"path": "=b,\udcff.png", "label": "human", "looks_like": "dog", "doubted": "0.900",
+         "confidence": "0.400", "loss": "1.200"},
+    ]  # fmt: skip
+
+
+def test_the_file_holds_the_rows_and_no_formula(tmp_path: Path) -> None:
+    rows = find_suspects(make_doubts(), SPLIT, CLASSES)
+    write_suspects(tmp_path / "suspects.csv", rows)
+    with (tmp_path / "suspects.csv").open(newline="", errors="surrogateescape") as file:
+        read = list(csv.DictReader(file))
+    assert read[0] == rows[0]
+    assert read[1] == rows[1] | {"path": "./=b,\udcff.png"}
+
+
+def test_a_full_disk_is_told_and_does_not_raise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "replacing", full_disk)
+    with logged_to(tmp_path / "log.txt"):
+        write_suspects(tmp_path / "suspects.csv", [])
+    assert "suspects.csv: cannot be written" in (tmp_path / "log.txt").read_text()
