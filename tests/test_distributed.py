@@ -13,11 +13,10 @@ import torch
 
 from calls import Call
 from images import make_splits
-from neither import ranks
 from neither.config import load_config
 from neither.model.checkpoint import Checkpoint, load_checkpoint
 from neither.ranks import Ranks
-from neither.training import loop
+from neither.training import loop, session
 from neither.training.run import open_run
 from scripts import ROOT
 
@@ -175,7 +174,7 @@ def test_what_stops_the_first_is_told_once_and_stops_the_others(home: Path) -> N
 def test_fewer_images_a_batch_than_processes_are_refused(
     home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "joined", lambda: nullcontext(Ranks(0, 9)))
+    monkeypatch.setattr(session, "joined", lambda: nullcontext(Ranks(0, 9)))
     done = call("train", home / "shared.yaml", "--output-dir", home / "few")
     assert done.code == 2
     assert "train.batch_size: 8 images, in all, are too few for 9 processes" in done.err

@@ -50,14 +50,15 @@ def choose_compute(
     Raises:
         OutputError: if a device is asked for by name and is not there.
     """
+    if ranks.size > 1:
+        wanted = torch.device(_find_device() if device == "auto" else device)
+        if wanted.type == "mps" or wanted.index is not None:
+            raise OutputError(
+                f"device: {wanted} is for one process, but {ranks.size} train together; choose "
+                "cuda, which gives each its own, or cpu"
+            )
+        device = f"cuda:{ranks.local_rank}" if wanted.type == "cuda" else "cpu"
     chosen = choose_device(device)
-    if ranks.size > 1 and (chosen.type == "mps" or chosen.index is not None):
-        raise OutputError(
-            f"device: {chosen} is for one process, but {ranks.size} train together; choose cuda, "
-            "which gives each its own, or cpu"
-        )
-    if ranks.size > 1 and chosen.type == "cuda":
-        chosen = choose_device(f"cuda:{ranks.local_rank}")
     if chosen.type == "cuda":
         if chosen.index is not None:
             torch.cuda.set_device(chosen)  # what NCCL works on

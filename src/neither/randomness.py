@@ -8,10 +8,16 @@ The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
 pseudorandom number generators", 2014), applied once per counter.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -83,3 +89,18 @@ def fraction(seed: int, group: str | bytes) -> float:
     content = group.encode("utf-8", "surrogatepass") if isinstance(group, str) else group
     digest = sha256(seed.to_bytes(8, "little") + content).digest()
     return int.from_bytes(digest[:8], "little") / 2**64
+
+
+@contextmanager
+def drawn_from(seed: int, device: "torch.device | None" = None) -> Iterator[None]:
+    """Let torch draw from a seed inside the block; its generators are then as they were before.
+
+    Args:
+        seed: in [0, 2**63).
+        device: whose generator is used besides the CPU's, if it is a GPU.
+    """
+    import torch  # not for those who only need numbers of numpy
+
+    with torch.random.fork_rng(devices=[device] if device and device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -204,6 +204,7 @@ def test_an_unlabelled_folder_has_predictions_but_no_accuracy(
         "classes": ["dog", "human", "neither"],
         "reject_class": "neither",
         "temperature": 1.25,
+        "unlabelled": {"num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 1}},
     }
     assert {(row["path"], row["predicted"], row["true_label"]) for row in rows} == {
         ("one.png", "dog", ""),

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from neither.evaluation.history import read_rows, read_suspects, read_warnings
 from neither.terminal import logged_to
 
@@ -33,3 +35,9 @@ def test_what_is_damaged_is_told_and_left_out(tmp_path: Path) -> None:
             assert read_rows(run) == []
         assert "metrics.jsonl: cannot be read" in (tmp_path / "log.txt").read_text()
         (tmp_path / "log.txt").unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
+def test_a_device_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    assert read_warnings(tmp_path) == []

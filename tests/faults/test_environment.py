@@ -30,7 +30,7 @@ from neither.commands import train as train_command
 from neither.data import store
 from neither.model.archive import read_archive
 from neither.model.checkpoint import load_checkpoint
-from neither.training import loop
+from neither.training import loop, validation
 from neither.training.step import take_step
 from scripts import ROOT, drop_rights, run_script, start_script
 
@@ -88,10 +88,10 @@ MOMENTS = {
     "import": before(train_command, "check_installation", 1, terminate),
     "scan": before(os, "scandir", 3, terminate),
     "decoding": before(store, "decode_file", 5, terminate),
-    "first validation": before(loop, "compute_logits", 1, terminate),
+    "first validation": before(validation, "compute_logits", 1, terminate),
     "first save": before(os, "fsync", 5, terminate),
     "step": before(loop, "take_step", 2, terminate),
-    "validation": before(loop, "compute_logits", 3, terminate),
+    "validation": before(validation, "compute_logits", 3, terminate),
     "save": before(os, "replace", 9, terminate),
 }
 

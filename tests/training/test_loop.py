@@ -22,7 +22,7 @@ from neither.inference.classifier import compute_logits
 from neither.model.archive import read_archive, write_archive
 from neither.model.checkpoint import load_checkpoint
 from neither.terminal import logged_to
-from neither.training import loop
+from neither.training import loop, validation
 from neither.training.optimizer import rate_share
 from neither.training.run import open_run
 from neither.training.state import State
@@ -75,7 +75,7 @@ def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGTERM)
         return compute_logits(*arguments)
 
-    monkeypatch.setattr(loop, "compute_logits", counted)
+    monkeypatch.setattr(validation, "compute_logits", counted)
 
 
 def train_until_stopped(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from neither.config import Model
 from neither.model.torchvision_network import TorchvisionNetwork
-from neither.randomness import weights_seed
+from neither.randomness import drawn_from, weights_seed
 
 # Channels, as a multiple of the width, and blocks of each stage. Few places and many channels suit
 # processors: at full resolution the time would go into moving memory, not into arithmetic.
@@ -116,8 +116,7 @@ def _drawing(seed: int | None) -> Iterator[None]:
         with torch.device("meta"):
             yield
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights_seed(seed))
+    with drawn_from(weights_seed(seed)):
         yield
 
 

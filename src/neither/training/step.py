@@ -3,13 +3,12 @@
 import math
 from dataclasses import replace
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from neither.data.batches import Batch
 from neither.devices import Compute
-from neither.randomness import step_seed
+from neither.randomness import drawn_from, step_seed
 from neither.training.gradients import add_up
 from neither.training.optimizer import set_rate
 from neither.training.state import State
@@ -25,8 +24,9 @@ def take_step(state: State, batch: Batch, share: float, compute: Compute) -> boo
     Elsewhere to look would be to wait for the device; there `Tally.is_finite` tells, in a while.
     """
     settings = state.config.train
-    torch.manual_seed(step_seed(state.config.seed, state.step))  # for dropout, where there is any
-    with compute.autocast():
+    # Dropout, where there is any, draws by (seed, step) too, and takes nothing from others' draws.
+    seed = step_seed(state.config.seed, state.step)
+    with drawn_from(seed, compute.device), compute.autocast():
         logits = state.network(batch.images)
     logits = logits.float()
     # A sum over this rank's part, over the size of the whole: of all ranks together, the mean.
