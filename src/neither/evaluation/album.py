@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def fill_cells(scored: Scored, classes: Sequence[str]) -> list[list[Cell]]:
         shown[row, column] = places[row, column][: min(MOST_IN_CELL, left)]
         left -= len(shown[row, column])
     chosen = [place for of_cell in shown.values() for place in of_cell]
-    drawn = map_in_processes(_thumbnail, [scored.paths[place] for place in chosen])
+    drawn = draw_thumbnails([scored.paths[place] for place in chosen])
     pictures = {place: _picture(scored, classes, place, uri)
                 for place, uri in zip(chosen, drawn, strict=True)}  # fmt: skip
 
@@ -135,6 +135,16 @@ def _picture(scored: Scored, classes: Sequence[str], place: int, uri: str) -> Pi
     predicted, confidence = max(shares, key=lambda share: share[1])
     true = classes[int(scored.labels[place])]
     return Picture(scored.shown[place], uri, true, predicted, confidence, shares)
+
+
+def draw_thumbnails(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield a small JPEG of each file as a data URI; an empty one if it cannot be read.
+
+    Raises:
+        OutputError: if a decoding process was killed.
+        Stopped: if a signal asks for an end.
+    """
+    return map_in_processes(_thumbnail, paths)
 
 
 def _thumbnail(path: Path) -> str:

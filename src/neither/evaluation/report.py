@@ -10,12 +10,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from neither import files
-from neither.evaluation.album import Cell, Scored, fill_cells, risk_coverage
+from neither.evaluation.album import Cell, Scored, draw_thumbnails, fill_cells, risk_coverage
 from neither.evaluation.calibration import NUM_BINS
 from neither.evaluation.charts import Axes, Bar, Line, draw_chart
+from neither.evaluation.intervals import share_interval
 from neither.terminal import printable
 
 _MOST_MISTAKES = 100
+_MOST_SUSPECTS = 60
 _GOOD = 0.9  # macro recall; below it the verdict is not in green
 _ENOUGH = 50  # images of a class, below which its figures are coarse
 
@@ -28,7 +30,8 @@ class Story:
         title: of the report.
         source: what was scored.
         rows: of `metrics.jsonl`, for the curves of training; none for an evaluation.
-        suspects: rows of `suspects.csv`: path, label, and what the model takes it for.
+        suspects: rows of `suspects.csv`, the most doubtful first.
+        root: what their paths are relative to.
         warnings: what was told while the images were read.
         commands: what to type next, each with what it is for.
     """
@@ -37,6 +40,7 @@ class Story:
     source: str
     rows: Sequence[Mapping[str, Any]] = ()
     suspects: Sequence[Mapping[str, str]] = ()
+    root: Path = Path()
     warnings: Sequence[str] = ()
     commands: Sequence[tuple[str, str]] = field(default_factory=list)
 
@@ -61,9 +65,12 @@ def write_report(
     text = resources("neither.evaluation").joinpath("report.html.jinja").read_text("utf-8")
     classes = metrics["classes"]
     cells = fill_cells(scored, classes) if scored is not None else []
+    suspects = story.suspects[:_MOST_SUSPECTS]
+    uris = draw_thumbnails([story.root / suspect["path"] for suspect in suspects])
     page = environment.from_string(text).render(
         metrics=metrics,
         story=story,
+        suspects=list(zip(suspects, uris, strict=True)),
         classes=classes,
         verdict=_verdict(metrics),
         is_good=metrics.get("macro_recall", 0.0) >= _GOOD,
@@ -147,7 +154,7 @@ def _charts(
     if scored is not None:
         share = Axes("confidence", "share that is right", (0, 1), (0, 1), as_percent=True)
         bars = [Bar((math.ceil(row["confidence"] * NUM_BINS) - 0.5) / NUM_BINS, row["accuracy"],
-                    *_wilson(row["accuracy"], row["num_images"]))
+                    *share_interval(row["accuracy"], row["num_images"]))
                 for row in metrics["reliability"]]  # fmt: skip
         guide = Line("perfect", [(0, 0), (1, 1)], "guide")
         charts["reliability"] = draw_chart(share, [guide], bars, 0.9 / NUM_BINS)
@@ -162,16 +169,8 @@ def _charts(
     return charts
 
 
-def _wilson(share: float, num: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `num` images (Wilson, 1927)."""
-    z = 1.96
-    middle = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _range(share: float, num: int) -> str:
-    return " - ".join(f"{100 * bound:.0f}" for bound in _wilson(share, num)) + " %"
+    return " - ".join(f"{100 * bound:.0f}" for bound in share_interval(share, num)) + " %"
 
 
 def _of_100(share: float) -> str:

@@ -53,7 +53,7 @@ def write_environment(run: Run, compute: Compute, fingerprint: str, ranks: Ranks
     known = {key: value for key, value in environment.items() if value is not None}
     path = run.folder / "environment.json"
     if run.resumed is not None:
-        _tell_changes(_read(path), known)
+        _tell_changes(read_environment(run.folder), known)
     files.write_whole(path, json.dumps(known, indent=2) + "\n")
 
 
@@ -77,9 +77,10 @@ def _tell_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
              + ", ".join(changes))  # fmt: skip
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_environment(run_folder: Path) -> dict[str, Any]:
+    """Return what `environment.json` of a run holds; nothing if it is missing or damaged."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # the figures do not hang on it
         return {}
     return known if isinstance(known, dict) else {}

@@ -1,4 +1,4 @@
-"""The report of a finished run: how its best checkpoint does on val."""
+"""What a finished run tells: `report.html` and `MODEL_CARD.md`, of its best checkpoint on val."""
 
 import shlex
 from contextlib import suppress
@@ -14,6 +14,9 @@ from neither.evaluation.history import read_rows, read_suspects, read_warnings
 from neither.evaluation.report import Story, write_report
 from neither.files import make_folder
 from neither.inference.classifier import load_classifier
+from neither.model.network import count_parameters
+from neither.training.environment import read_environment
+from neither.training.model_card import write_model_card
 from neither.training.run import Run
 
 _CAUTION = (
@@ -34,7 +37,7 @@ def evaluate_command(config: Config, folder: Path) -> str:
 
 
 def report_run(config: Config, run: Run) -> None:
-    """Score `best.pt` on val, and write `report.html` into the run's folder.
+    """Score `best.pt` on val, and write report and model card into the run's folder.
 
     Args:
         config: of the run.
@@ -55,16 +58,23 @@ def report_run(config: Config, run: Run) -> None:
     evaluation = evaluate(classifier, val, None, (), folder)
     if evaluation.scored is None:
         raise DataError(f"{source}: no image of val can be read any more")
+    again = evaluate_command(config, run.folder)
+    warnings = read_warnings(run.folder)
+    write_model_card(
+        run.folder, config, read_environment(run.folder), evaluation.metrics,
+        count_parameters(classifier.network), again, warnings,
+    )  # fmt: skip
     predict = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
     story = Story(
         title=f"{config.name}: how well it tells {', '.join(config.classes)} apart",
         source=f"val of {source}",
         rows=read_rows(run.folder),
         suspects=read_suspects(run.folder),
-        warnings=[_CAUTION, *read_warnings(run.folder)],
+        root=val.root,
+        warnings=[_CAUTION, *warnings],
         commands=[
             ("Say of any pictures what they show:", predict),
-            ("Score it on pictures that chose nothing:", evaluate_command(config, run.folder)),
+            ("Score it on pictures that chose nothing:", again),
         ],
     )
     write_report(run.report, evaluation.metrics, evaluation.scored, story)
