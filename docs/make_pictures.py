@@ -2,23 +2,17 @@
 
     .venv/bin/python docs/make_pictures.py
 
-`softmax_scores.png` shows what softmax makes of scores; `curves.png` is TensorBoard itself,
-photographed in headless Chromium; `predictions.png` shows test images and images of unseen kinds
-with the probabilities that the demo run gave them.
+`softmax_scores.png` shows what softmax makes of scores; `predictions.png` shows test images and
+images of unseen kinds with the probabilities that the demo run gave them; `reasons.png` what in
+some of them spoke for their class.
 """
 
 import csv
 import itertools
-import json
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import torch
 from matplotlib.figure import Figure
@@ -37,17 +31,14 @@ SCORES = {
     "one much larger": (8.0, 1.0, -2.0),
     "the same, each less 4": (4.0, -3.0, -6.0),
 }
-WAIT_SECONDS = 60
-NUM_TRIES = 30
-VAL_COLOUR = (18, 181, 203)  # of the run named val, in TensorBoard's palette
-ENOUGH_PIXELS = 1300  # a line has about 600, the dots in the lists together 230
+EXPLAINED = ("dog/0003.png", "human/0005.png", "neither/0007.png")
 
 
 def main() -> None:
     """Make the pictures."""
     draw_scores(DOCS / "softmax_scores.png")
     draw_predictions(DOCS / "predictions.png")
-    photograph_curves(DOCS / "curves.png")
+    draw_reasons(DOCS / "reasons.png")
 
 
 def draw_scores(target: Path) -> None:
@@ -122,71 +113,20 @@ def square(image: Image.Image) -> Image.Image:
     return padded
 
 
-def photograph_curves(target: Path) -> None:
-    """Open TensorBoard's time series page of the demo run in Chromium and take a picture."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("curves.png: install chromium first")
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", RUN / "tensorboard",
-         "--port", str(port), "--load_fast=false"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        address = f"http://localhost:{port}"
-        wait_for(f"{address}/data/plugin/scalars/tags", "macro_recall")
-        pinned = json.dumps([{"plugin": "scalars", "tag": tag}
-                             for tag in ("loss", "macro_recall")])  # fmt: skip
-        page = f"{address}/?pinnedCards={pinned}&darkMode=false&smoothing=0#timeseries"
-        for _ in range(NUM_TRIES):  # a worker draws the lines, and Chromium does not wait for it
-            photograph(chromium, page, target)
-            if count_pixels(target, VAL_COLOUR) > ENOUGH_PIXELS:
-                return
-        sys.exit(f"{target}: TensorBoard drew no curves in {NUM_TRIES} tries")
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def photograph(chromium: str, address: str, target: Path) -> None:
-    """Open a page in headless Chromium and take a picture of it."""
-    with tempfile.TemporaryDirectory() as profile:
+def draw_reasons(target: Path) -> None:
+    """Put some of the heat maps of `predict --explain` side by side, with what they are for."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = [SCORED / place for place in EXPLAINED]
         subprocess.run(
-            [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--disable-quic", f"--user-data-dir={profile}", "--window-size=1500,620",
-             "--virtual-time-budget=200000", f"--screenshot={target}", address],
-            check=True, capture_output=True, timeout=120,
+            [sys.executable, DOCS.parent / "scripts" / "predict.py", RUN, *chosen,
+             "--explain", folder, "--format", "csv"],
+            check=True, capture_output=True,
         )  # fmt: skip
-
-
-def count_pixels(picture: Path, colour: tuple[int, int, int]) -> int:
-    """Count the pixels of exactly one colour."""
-    colours = Image.open(picture).convert("RGB").getcolors(maxcolors=1 << 24) or []
-    return {each: num for num, each in colours}.get(colour, 0)
-
-
-def free_port() -> int:
-    """Ask the system for a port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def wait_for(address: str, text: str) -> None:
-    """Wait until a page of the server holds a text."""
-    end = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < end:
-        try:
-            with urlopen(address) as page:
-                if text in page.read().decode():
-                    return
-        except (URLError, ConnectionError):
-            pass
-        time.sleep(0.5)
-    sys.exit(f"{address}: no answer within {WAIT_SECONDS} s")
+        drawn = [Image.open(path) for path in sorted(Path(folder).rglob("*.png"))]
+        sheet = Image.new("RGB", (len(drawn) * 400, 200), "white")
+        for number, image in enumerate(drawn):
+            sheet.paste(image.resize((392, 196)), (number * 400, 0))
+        sheet.save(target)
 
 
 if __name__ == "__main__":
