@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # torch's optimizers do, and it takes a second
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import neither.evaluation.evaluation
-import neither.training.loop  # noqa: F401
+import neither.training.session  # noqa: F401
 from neither.commands import train
 from neither.model.archive import read_archive
 
