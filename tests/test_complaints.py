@@ -53,6 +53,7 @@ def complain(text: str, *overrides: str) -> tuple[list[str], set[complaints.Loc]
         ("part: {sise: 5}", "part.sise: unknown key; did you mean part.size?"),
         ("part: {title: x}", "part.title: unknown key; it belongs at title"),
         ("size: 5", "size: unknown key; it belongs at part.size"),
+        ("part.size: 5", "part.size: unknown key; in a file, write size in a line of its own below part:"),
         ("labell: x", "labell: unknown key; did you mean part.label?"),
         ("zzz: x", "zzz: unknown key; known here: title, part"),
     ],

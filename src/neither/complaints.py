@@ -101,6 +101,8 @@ def _suggestion(loc: Loc, model: type[BaseModel]) -> str:
             known += [(name, below) for below in field.annotation.model_fields]
     key = str(loc[-1])
     for path in known:
+        if len(path) > 1 and dotted(path) == key:
+            return f"; in a file, write {path[-1]} in a line of its own below {path[0]}:"
         if path[-1] == key:
             return f"; it belongs at {dotted(path)}"
     beside = [path for path in known if path[:-1] == loc[:-1]]

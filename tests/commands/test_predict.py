@@ -186,3 +186,14 @@ def test_rows_come_while_others_are_still_to_be_named(tmp_path: Path) -> None:
         assert len(process.stdout.readlines()) == 1199
         ends = time.monotonic() + 60
         assert process.wait(timeout=max(1, ends - time.monotonic())) == 0
+
+
+def test_a_reader_who_leaves_does_not_end_the_sorting(tmp_path: Path) -> None:
+    folder = make(tmp_path / "in", 5)
+    arguments = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(GOLDEN), str(folder),
+                 "--format", "csv", "--sort-into", str(tmp_path / "sorted")]  # fmt: skip
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+    assert len([path for path in (tmp_path / "sorted").rglob("*") if path.is_file()]) == 5

@@ -68,4 +68,4 @@ def test_a_picture_is_written_for_each_image_below_the_folder(tmp_path: Path) ->
     (path,) = (path for path in (tmp_path / "maps").rglob("*") if path.is_file())
     assert path == tmp_path / "maps" / "x" / "a.png.png"
     with Image.open(path) as picture:
-        assert picture.size == (512, 256)
+        assert picture.size == (512, 280)

@@ -25,7 +25,7 @@ def classifier() -> Classifier:
 def test_each_probability_is_multiplied_by_how_much_more_common_its_class_is(
     classifier: Classifier,
 ) -> None:
-    priors = (0.1, 0.1, 0.8)
+    priors = {"neither": 0.8, "dog": 0.1, "human": 0.1}
     before = classifier.probabilities(LOGITS)
     weighed = before * torch.tensor([0.1 / 0.5, 0.1 / 0.25, 0.8 / 0.25], dtype=torch.float64)
     expected = weighed / weighed.sum(dim=1, keepdim=True)
@@ -35,14 +35,15 @@ def test_each_probability_is_multiplied_by_how_much_more_common_its_class_is(
 
 
 def test_the_shares_of_training_change_nothing(classifier: Classifier) -> None:
-    same = classifier.with_priors(classifier.shares)
+    shares = dict(zip(classifier.classes, classifier.shares, strict=True))
+    same = classifier.with_priors(shares)
     torch.testing.assert_close(same.probabilities(LOGITS), classifier.probabilities(LOGITS))
 
 
 @pytest.mark.parametrize("shares", [(), (0.5, 0.5, 0.0)])
 def test_unknown_shares_are_refused(classifier: Classifier, shares: tuple[float, ...]) -> None:
     with pytest.raises(CheckpointError, match="how common each class was"):
-        replace(classifier, shares=shares).with_priors((0.2, 0.3, 0.5))
+        replace(classifier, shares=shares).with_priors({"dog": 0.2, "human": 0.3, "neither": 0.5})
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1)])

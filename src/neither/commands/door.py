@@ -27,7 +27,7 @@ def pass_through(work: Callable[[], int]) -> int:
         terminal.fail(str(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        _forget_output()
+        forget_output()
         return 0
     except OSError as error:
         terminal.note_traceback()
@@ -66,7 +66,7 @@ def check_installation() -> None:
             )
 
 
-def _forget_output() -> None:
+def forget_output() -> None:
     """Keep Python from complaining at its end that the output cannot be flushed."""
     import os
 

@@ -60,7 +60,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     requirements = [read_requirement(text) for text in arguments.require]
     classifier = load_classifier(arguments.model, choose_compute("auto", "float32").device)
     if arguments.priors is not None:
-        classifier = classifier.with_priors(read_priors(arguments.priors, classifier.classes))
+        classifier = classifier.with_priors(read_priors(arguments.priors))
     metrics, source, output_dir, refused = score(
         arguments.model, classifier, arguments.images, arguments.split, arguments.unseen,
         arguments.output_dir,

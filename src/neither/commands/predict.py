@@ -8,7 +8,7 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from neither.commands.door import check_installation, pass_through
+from neither.commands.door import check_installation, forget_output, pass_through
 from neither.commands.priors import read_priors
 from neither.errors import DataError, UsageError
 from neither.terminal import say, warn
@@ -78,22 +78,19 @@ def _predict(arguments: argparse.Namespace) -> int:
                 files.require_outside(output, Path(path))
     classifier = load_classifier(arguments.model, choose_compute("auto", "float32").device)
     if arguments.priors is not None:
-        priors = read_priors(arguments.priors, classifier.classes)
-        classifier = classifier.with_priors(priors)
+        classifier = classifier.with_priors(read_priors(arguments.priors))
     sorter = Sorter(arguments.sort_into) if arguments.sort_into else None
     explainer = Explainer(classifier, arguments.explain) if arguments.explain else None
     say(f"images are decoded as in training: {classifier.preprocessing}")
-    output = sys.stdout.buffer
+    goes_on = sorter is not None or explainer is not None
     if arguments.format == "csv":
-        output.write(encode(csv_header(classifier.classes)))
-        output.flush()
+        _write(encode(csv_header(classifier.classes)), goes_on)
     counts: Counter[str] = Counter()
     asked, shown = tee(_find(arguments.paths))
     answers = answer_files(classifier, (given.path for given in asked))
     for given, answer in zip(shown, answers, strict=True):
         prediction = predict(classifier, answer, str(given.path))
-        output.write(encode(_line(prediction, classifier.classes, arguments.format)))
-        output.flush()
+        _write(encode(_line(prediction, classifier.classes, arguments.format)), goes_on)
         decision = prediction.decision
         counts[decision.decided if decision is not None else UNREADABLE] += 1
         if sorter is not None:
@@ -125,6 +122,17 @@ def _find(paths: Iterable[str]) -> Iterator[_Given]:
                 yield _Given(Path(path) / below, below)
         else:
             yield _Given(Path(path), Path(path).name)
+
+
+def _write(line: bytes, goes_on: bool) -> None:
+    """Print a line at once; where more is to be done, a reader who leaves does not end it."""
+    try:
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        if not goes_on:
+            raise
+        forget_output()
 
 
 def _below(path: Path) -> str:

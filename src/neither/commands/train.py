@@ -63,11 +63,15 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _show_figures(best: "Checkpoint", config: Config) -> None:
     """Say how good the best epoch is."""
+    from neither.evaluation.verdict import is_guessing
+
     figures = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _SHOWN)
     show(f"best epoch {best.epoch} of {config.train.epochs} on val: {figures}")
     _show_decision(best.temperature, best.threshold, config.decision.target_precision)
     if best.epoch == 0 < config.train.epochs:
         warn("no epoch was better than random weights: train longer, or bring more images")
+    elif best.epoch and is_guessing(best.metrics["macro_recall"], len(config.classes)):
+        warn("that is little better than guessing: train longer, or bring more images")
 
 
 def _show_decision(temperature: float, threshold: float | None, target: float) -> None:

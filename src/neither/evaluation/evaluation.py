@@ -112,6 +112,8 @@ def evaluate(
         "classes": list(classes),
         "temperature": classifier.temperature,
     }
+    if num_learned:
+        metrics["num_trained_on"] = num_learned
     if classifier.reject_class is not None:
         metrics["reject_class"] = classifier.reject_class
     if classifier.threshold is not None:

@@ -14,12 +14,14 @@ from neither.evaluation.album import Cell, Scored, draw_thumbnails, fill_cells, 
 from neither.evaluation.calibration import NUM_BINS
 from neither.evaluation.charts import Axes, Bar, Line, draw_chart
 from neither.evaluation.intervals import share_interval
+from neither.evaluation.verdict import ENOUGH, judge
 from neither.terminal import printable
 
 _MOST_MISTAKES = 100
 _MOST_SUSPECTS = 60
+_MANY = 0.1  # suspects among the training images, above which it is the model that is weak
 _GOOD = 0.9  # macro recall; below it the verdict is not in green
-_ENOUGH = 50  # images of a class, below which its figures are coarse
+_CLEAR = 0.05  # the largest noise of an ECE that still tells something
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Story:
         title: of the report.
         source: what was scored.
         rows: of `metrics.jsonl`, for the curves of training; none for an evaluation.
-        suspects: rows of `suspects.csv`, the most doubtful first.
+        suspects: rows of `suspects.csv`, the most doubtful first; None if it is not about training.
+        num_trained: images that were trained on.
         root: what their paths are relative to.
         warnings: what was told while the images were read.
         commands: what to type next, each with what it is for.
@@ -39,7 +42,8 @@ class Story:
     title: str
     source: str
     rows: Sequence[Mapping[str, Any]] = ()
-    suspects: Sequence[Mapping[str, str]] = ()
+    suspects: Sequence[Mapping[str, str]] | None = None
+    num_trained: int = 0
     root: Path = Path()
     warnings: Sequence[str] = ()
     commands: Sequence[tuple[str, str]] = field(default_factory=list)
@@ -65,46 +69,25 @@ def write_report(
     text = resources("neither.evaluation").joinpath("report.html.jinja").read_text("utf-8")
     classes = metrics["classes"]
     cells = fill_cells(scored, classes) if scored is not None else []
-    suspects = story.suspects[:_MOST_SUSPECTS]
+    suspects = (story.suspects or ())[:_MOST_SUSPECTS]
     uris = draw_thumbnails([story.root / suspect["path"] for suspect in suspects])
     page = environment.from_string(text).render(
         metrics=metrics,
         story=story,
         suspects=list(zip(suspects, uris, strict=True)),
+        many_suspects=len(story.suspects or ()) > _MANY * story.num_trained,
         classes=classes,
-        verdict=_verdict(metrics),
-        is_good=metrics.get("macro_recall", 0.0) >= _GOOD,
+        verdict=judge(metrics),
+        is_good=metrics.get("macro_recall", 0.0) >= _GOOD and "num_trained_on" not in metrics,
         findings=_findings(metrics, cells),
         cells=cells,
         mistakes=_mistakes(cells),
         num_mistakes=sum(cell.num_images for row in cells for cell in row if not cell.is_right),
-        charts=_charts(metrics, scored, story.rows),
-        enough=_ENOUGH,
+        charts=_charts(metrics, scored, story.rows) if "accuracy" in metrics else {},
+        enough=ENOUGH,
         range=_range,
     )
     files.write_whole(path, page)
-
-
-def _verdict(metrics: Mapping[str, Any]) -> list[str]:
-    """Say in plain words what to expect of the model, the most important first."""
-    if "accuracy" not in metrics:
-        return ["None of these pictures has a class as its label, so nobody knows how many answers "
-                "are right."]  # fmt: skip
-    low, high = (100 * bound for bound in metrics["intervals"]["accuracy"])
-    said = [f"Of 100 pictures like these, {_of_100(metrics['accuracy'])} are called right "
-            f"({low:.0f} to {high:.0f})."]  # fmt: skip
-    found = metrics["decision"]
-    if "threshold" in metrics and "precision" in found:
-        said.append(f"Of 100 it is sure of {_of_100(found['coverage'])}, and right in "
-                    f"{_percent(found['precision'])} of these answers.")  # fmt: skip
-    elif "threshold" not in metrics:
-        said.append(f"It could not promise to be right in {_percent(found['target_precision'])} of "
-                    "its answers, however sure, so it never says unsure.")  # fmt: skip
-    reject = metrics.get("reject_class")
-    recall = metrics["per_class"].get(reject, {}).get("recall") if reject else None
-    if recall is not None:
-        said.append(f"Of 100 pictures of {reject}, it calls {_of_100(recall)} {reject}.")
-    return said
 
 
 def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> list[str]:
@@ -123,11 +106,14 @@ def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> li
         said.append(f"Most frequent mistake: {most.true} called {most.predicted}, "
                     f"{most.num_images:,} of {num:,}.")  # fmt: skip
     if "ece" in metrics:
-        is_good = metrics["ece"] <= metrics["chance"]["ece"]["q95"]
+        most = metrics["chance"]["ece"]["q95"]
+        judged = "are off"
+        if metrics["ece"] <= most:
+            judged = ("can be taken at their word" if most <= _CLEAR
+                      else "may be right or off, these pictures are too few to tell")  # fmt: skip
         said.append(
-            f"Its probabilities {'can be taken at their word' if is_good else 'are off'}: on "
-            f"average {_percent(metrics['ece'])} from how often it is right, where chance alone "
-            f"gives a perfect model up to {_percent(metrics['chance']['ece']['q95'])}."
+            f"Its probabilities {judged}: on average {_percent(metrics['ece'])} from how often it "
+            f"is right, where chance alone gives a perfect model up to {_percent(most)}."
         )
     return said
 
@@ -171,15 +157,6 @@ def _charts(
 
 def _range(share: float, num: int) -> str:
     return " - ".join(f"{100 * bound:.0f}" for bound in share_interval(share, num)) + " %"
-
-
-def _of_100(share: float) -> str:
-    """Round, but never to all or none where there are others."""
-    if share in (0, 1):
-        return "all" if share else "none"
-    if 0 < share < 0.005 or 0.995 <= share < 1:
-        return "less than 1" if share < 0.5 else "more than 99"
-    return f"about {100 * share:.0f}"
 
 
 def _percent(share: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from neither.evaluation.verdict import judge
 from neither.terminal import show, show_table
 
 
@@ -35,6 +36,7 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
             ],
         )
     if "accuracy" in metrics:
+        show(judge(metrics)[0])
         for line in (*_hits(metrics), *_calibration(metrics), *_rejection(metrics)):
             show(line)
         show(_withheld(metrics))
@@ -94,14 +96,15 @@ def _withheld(metrics: dict[str, Any]) -> str:
 def _threshold(metrics: dict[str, Any]) -> str:
     if "threshold" not in metrics:
         return "no threshold kept the promised precision on val: every prediction is accepted"
-    text = f"accepted from a probability of {metrics['threshold']:.4f} on"
-    if "decision" in metrics:
-        found = metrics["decision"]
-        text += f": {_percent(found['coverage'])} of the images"
-        if "precision" in found:
-            text += f", {_percent(found['precision'])} of them right"
-        text += f" (promised {_percent(found['target_precision'])})"
-    return text
+    threshold = f"a probability of {metrics['threshold']:.4f}"
+    if "decision" not in metrics:
+        return f"unsure below {threshold}"
+    found = metrics["decision"]
+    promise = f"(promised {_percent(found['target_precision'])})"
+    if "precision" not in found:
+        return f"unsure below {threshold}: all of the images {promise}"
+    return (f"accepted from {threshold} on: {_percent(found['coverage'])} of the images, "
+            f"{_percent(found['precision'])} of them right {promise}")  # fmt: skip
 
 
 def _range(bounds: Sequence[float]) -> str:

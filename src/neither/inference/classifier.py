@@ -20,6 +20,7 @@ from neither.data.picture import square_of_array, square_of_image
 from neither.data.preprocessing import Preprocessing
 from neither.errors import CheckpointError, DataError
 from neither.inference.decision import Decision, decide
+from neither.inference.priors import in_order
 from neither.inference.verdict import Verdict
 from neither.model.checkpoint import load_checkpoint
 from neither.model.softmax import to_probabilities
@@ -153,21 +154,23 @@ class Classifier:
         """Decide on one image by its probabilities, in the order of the classes."""
         return decide(probabilities, self.classes, self.threshold)
 
-    def with_priors(self, priors: Sequence[float]) -> "Classifier":
+    def with_priors(self, priors: Mapping[str, float]) -> "Classifier":
         """Expect another mix of classes than in training (Saerens et al., 2002).
 
         By Bayes' rule each probability is multiplied by how much more common its class is.
 
         Args:
-            priors: the share of each class, above 0, in the order of the classes.
+            priors: each class with its share, above 0; together 1.
 
         Raises:
+            UsageError: if these are other classes, or no shares.
             CheckpointError: if the shares in training are not known, or a class had no image.
         """
         if not self.shares or not all(self.shares):
             raise CheckpointError("this checkpoint does not know how common each class was")
         return replace(self, shifts=tuple(
-            math.log(prior / share) for prior, share in zip(priors, self.shares, strict=True)
+            math.log(prior / share)
+            for prior, share in zip(in_order(priors, self.classes), self.shares, strict=True)
         ))  # fmt: skip
 
 

@@ -6,16 +6,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from neither import files
 from neither.data.augmentation import normalize
 from neither.data.decode import decode_file
 from neither.inference.classifier import Classifier
+from neither.inference.decision import Decision
 from neither.inference.predictions import Prediction
 from neither.model.evidence import lead_of
 
+_CAPTION = 24  # pixels below the two
 _SIDE = 256  # pixels of each of the two pictures that are drawn side by side
 _FOR, _AGAINST = (220, 40, 30), (30, 80, 220)
 _STRONGEST = 0.65  # of the colour over the picture
@@ -53,11 +55,22 @@ class Explainer:
         if decoded.pixels is None or prediction.decision is None:  # gone since it was predicted
             return
         number = self._classifier.classes.index(prediction.decision.predicted)
-        picture = draw_evidence(decoded.pixels, explain(self._classifier, decoded.pixels, number))
+        evidence = draw_evidence(decoded.pixels, explain(self._classifier, decoded.pixels, number))
+        picture = _with_caption(evidence, prediction.decision)
         target = self._folder.joinpath(*PurePosixPath(f"{below}.png").parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(target) as file:
-            Image.fromarray(picture).save(file, "PNG")
+            picture.save(file, "PNG")
+
+
+def _with_caption(picture: NDArray[np.uint8], decision: Decision) -> Image.Image:
+    """Say below a picture which class its colours are about."""
+    height, width, _ = picture.shape
+    page = Image.new("RGB", (width, height + _CAPTION), "white")
+    page.paste(Image.fromarray(picture))
+    text = f"{decision.predicted} {decision.confidence:.2f}: red spoke for it, blue against it"
+    ImageDraw.Draw(page).text((6, height + 3), text, "black", ImageFont.load_default(14))
+    return page
 
 
 @torch.inference_mode()

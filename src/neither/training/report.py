@@ -70,6 +70,7 @@ def report_run(config: Config, run: Run) -> None:
         source=f"val of {source}",
         rows=read_rows(run.folder),
         suspects=read_suspects(run.folder),
+        num_trained=len(find_split(run.folder / "splits.csv", source, "train").paths),
         root=val.root,
         warnings=[_CAUTION, *warnings],
         commands=[
