@@ -31,7 +31,7 @@ SCORES = {
     "one much larger": (8.0, 1.0, -2.0),
     "the same, each less 4": (4.0, -3.0, -6.0),
 }
-EXPLAINED = ("dog/0003.png", "human/0005.png", "neither/0007.png")
+EXPLAINED = ("dog/0003.png", "human/0005.png", "neither/0007.jpg")
 
 
 def main() -> None:
@@ -123,9 +123,9 @@ def draw_reasons(target: Path) -> None:
             check=True, capture_output=True,
         )  # fmt: skip
         drawn = [Image.open(path) for path in sorted(Path(folder).rglob("*.png"))]
-        sheet = Image.new("RGB", (len(drawn) * 400, 200), "white")
+        sheet = Image.new("RGB", (len(drawn) * 400, 218), "white")
         for number, image in enumerate(drawn):
-            sheet.paste(image.resize((392, 196)), (number * 400, 0))
+            sheet.paste(image.resize((392, 214)), (number * 400, 0))
         sheet.save(target)
 
 
