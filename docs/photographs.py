@@ -55,8 +55,8 @@ def photograph_curves(browser: Browser, address: str, target: Path) -> None:
 def tensorboard() -> Iterator[str]:
     """Serve the run; give the address."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", RUN.relative_to(DOCS.parent), "--port", "0",
-         "--host", "127.0.0.1", "--load_fast", "false"],
+        [sys.executable, "-m", "tensorboard.main", "--logdir", RUN.relative_to(DOCS.parent),
+         "--port", "0", "--host", "127.0.0.1", "--load_fast", "false"],
         cwd=DOCS.parent, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

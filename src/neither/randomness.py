@@ -102,5 +102,8 @@ def drawn_from(seed: int, device: "torch.device | None" = None) -> Iterator[None
     import torch  # not for those who only need numbers of numpy
 
     with torch.random.fork_rng(devices=[device] if device and device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch every device
+        if device and device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

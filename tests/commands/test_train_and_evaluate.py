@@ -160,7 +160,7 @@ def test_a_test_image_that_is_gone_keeps_its_row(call: Call, tmp_path: Path) -> 
     gone = next(path for path, split in splits_of(run).items() if split == "test")
     (root / gone).unlink()
     assert run_shown(call, shown).code == 3
-    metrics, rows = results(next((run / "evaluations").iterdir()))
+    metrics, rows = results(run / "evaluations" / "photos-test")
     assert (metrics["num_unreadable"], rows[gone]["status"]) == (1, "unreadable")
 
 
@@ -181,7 +181,7 @@ def test_a_manifest_without_splits_is_trained_on_and_evaluated(call: Call, tmp_p
     done = run_shown(call, train(call, manifest, run))
     assert done.code == 0, done.err
     assert "trained on" not in done.err
-    metrics, rows = results(next((run / "evaluations").iterdir()))
+    metrics, rows = results(run / "evaluations" / "photos.csv-test")
     assert set(rows) == {path for path, split in splits_of(run).items() if split == "test"}
     assert metrics["num_images"] > 3
     done = call("evaluate", run, manifest, "--output-dir", tmp_path / "all")

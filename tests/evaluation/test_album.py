@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from neither.evaluation import album
-from neither.evaluation.album import Scored, fill_cells, risk_coverage
+from neither.evaluation.album import Scored, fill_album, risk_coverage
 
 CLASSES = ("dog", "human", "neither")
 
@@ -34,7 +33,8 @@ def scored(tmp_path: Path, draw: Callable[..., None]) -> Scored:
 
 
 def test_cells_hold_the_surest_mistakes_and_the_least_sure_hits_first(scored: Scored) -> None:
-    cells = fill_cells(scored, CLASSES)
+    album = fill_album(scored, CLASSES)
+    cells = album.cells
     assert [[cell.num_images for cell in row] for row in cells] == [[2, 3, 0], [0] * 3, [0] * 3]
     assert [picture.shown for picture in cells[0][0].pictures] == ["1.png", "0.png"]
     mistakes = cells[0][1].pictures
@@ -42,12 +42,13 @@ def test_cells_hold_the_surest_mistakes_and_the_least_sure_hits_first(scored: Sc
     assert [picture.confidence for picture in mistakes] == [1.0, 0.8, 0.7]
     assert mistakes[0].shares == [("dog", 0.0), ("human", 1.0), ("neither", 0.0)]
     assert (mistakes[0].true, mistakes[0].predicted) == ("dog", "human")
+    assert list(album.mistakes) == mistakes
     assert cells[0][0].is_right
     assert not cells[0][1].is_right
 
 
 def test_a_thumbnail_is_a_small_jpeg_and_absent_if_the_file_is(scored: Scored) -> None:
-    seen, gone, _ = fill_cells(scored, CLASSES)[0][1].pictures
+    seen, gone, _ = fill_album(scored, CLASSES).cells[0][1].pictures
     header, content = seen.uri.split(",")
     assert header == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as image:
@@ -60,18 +61,42 @@ def test_a_thumbnail_is_a_small_jpeg_and_absent_if_the_file_is(scored: Scored) -
 def test_whatever_the_number_of_images_pictures_and_names_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(album, "MOST_PICTURES", 7)
+    """The pictures are shared out evenly; the surest mistakes are shown wherever they lie."""
+    monkeypatch.setattr(album, "MOST_PICTURES", 9)
     monkeypatch.setattr(album, "MOST_IN_CELL", 5)
+    monkeypatch.setattr(album, "MOST_MISTAKES", 2)
     monkeypatch.setattr(album, "_MOST_NAMES", 3)
-    paths = [tmp_path / f"{number}.png" for number in range(20)]
+    paths = [tmp_path / f"{number}.png" for number in range(30)]
     for path in paths:
         draw(path, "dog")
-    rows = [(0, [0.9, 0.1, 0.0])] * 10 + [(0, [0.1, 0.9, 0.0])] * 10
-    hits, mistakes, _ = fill_cells(make_scored(paths, rows), CLASSES)[0]
-    assert (len(mistakes.pictures), len(mistakes.names), mistakes.num_left_out) == (5, 3, 2)
-    assert (len(hits.pictures), len(hits.names), hits.num_left_out) == (2, 3, 5), "mistakes first"
-    shown = [picture.shown for picture in mistakes.pictures]
-    assert not set(shown) & set(mistakes.names)
+    rows = [(0, [0.9, 0.1, 0.0])] * 10 + [(0, [0.4, 0.6, 0.0])] * 10 + [(2, [0.01, 0.99, 0.0])] * 10
+    made = fill_album(make_scored(paths, rows), CLASSES)
+    for cell in (made.cells[0][0], made.cells[0][1], made.cells[2][1]):
+        assert (len(cell.pictures), len(cell.names), cell.num_left_out) == (3, 3, 4)
+        assert not {picture.shown for picture in cell.pictures} & set(cell.names)
+    assert [(each.true, each.confidence) for each in made.mistakes] == [("neither", 0.99)] * 2
+
+
+def test_with_many_classes_there_is_no_table_and_bars_are_few(
+    tmp_path: Path, draw: Callable[..., None]
+) -> None:
+    classes = [str(number) for number in range(50)]
+    draw(tmp_path / "0.png", "dog")
+    shares = torch.full((50,), 0.01).tolist()
+    shares[7] = 0.51
+    made = fill_album(make_scored([tmp_path / "0.png"], [(40, shares)]), classes)
+    assert made.cells == []
+    (mistake,) = made.mistakes
+    assert (mistake.true, mistake.predicted) == ("40", "7")
+    assert len(mistake.shares) <= 6
+    assert {"7", "40"} <= {name for name, _ in mistake.shares}
+
+
+def test_images_of_one_confidence_have_no_order() -> None:
+    """As in `selective`: a file name decides nothing."""
+    tied = torch.tensor([[0.6, 0.4]] * 4, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1])
+    assert [y for _, y in risk_coverage(Scored([], [], labels, tied))] == [0.5] * 4
 
 
 def test_risk_coverage_by_hand(scored: Scored) -> None:
@@ -83,10 +108,9 @@ def test_risk_coverage_by_hand(scored: Scored) -> None:
 
 def test_a_long_curve_keeps_its_ends() -> None:
     num = 10_000
-    hits = torch.linspace(1, 0.5, num, dtype=torch.float64)
-    many = Scored([], [], torch.zeros(num, dtype=torch.int64), torch.stack([hits, 1 - hits], 1))
-    points = risk_coverage(many)
+    shares = torch.linspace(1, 0.51, num, dtype=torch.float64)
+    labels = (torch.arange(num) >= num // 2).long()  # the surer half is right
+    points = risk_coverage(Scored([], [], labels, torch.stack([shares, 1 - shares], 1)))
     assert len(points) == 200
     assert points[0] == (1 / num, 1.0)
-    assert points[-1] == (1.0, 1.0)
-    assert all(math.isfinite(y) for _, y in points)
+    assert points[-1] == (1.0, 0.5)

@@ -20,7 +20,7 @@ def figures(**other: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def test_the_first_lines_are_hits_sureness_and_the_reject_class() -> None:
     assert judge(figures()) == [
-        "Of 100 pictures like these, about 90 are called right (83 to 95).",
+        "Of 100 pictures like these, about 90 are called right (83 to 94).",
         "Of 100 it is sure of about 60, and right in 95.0 % of these answers.",
         "Of 100 pictures of neither, it calls about 90 neither.",
     ]

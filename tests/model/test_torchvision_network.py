@@ -10,6 +10,7 @@ from torchvision import models
 
 from neither.config import Model
 from neither.errors import UsageError
+from neither.model.checkpoint import load_weights
 from neither.model.network import build_network
 from neither.model.torchvision_network import TorchvisionNetwork, require_network, require_size
 
@@ -26,6 +27,7 @@ FAMILIES = {
     "convnext_tiny": "classifier.2",
     "swin_t": "head",
     "vit_b_32": "heads.head",
+    "regnet_y_400mf": "fc",
 }
 
 
@@ -49,6 +51,19 @@ def test_every_family_gets_a_head_for_the_classes_and_learns(name: str) -> None:
     logits.square().sum().backward()
     unused = [name for name, weights in network.named_parameters() if weights.grad is None]
     assert not unused  # heads on the way would be
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "swin_t", "squeezenet1_1"])
+def test_a_network_is_built_again_from_its_weights_alone(name: str) -> None:
+    """Without a seed nothing is drawn; what is left is to be filled."""
+    trained = build(name).eval()
+    before = torch.get_rng_state()
+    again = build_network(Model(name=name), 3, 64, None).to_empty(device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    load_weights(again, trained.state_dict())
+    images = make_images()
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), trained(images))
 
 
 def test_all_classifiers_of_torchvision_are_known_and_no_other_network() -> None:

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from images import make_splits
+from neither.model.checkpoint import load_checkpoint, save_checkpoint
 
 CONFIG = """name: told
 classes: [dog, human, neither]
@@ -68,3 +70,21 @@ def test_without_the_images_a_finished_run_is_no_less_finished(
     assert done.code == 0, done.err
     assert "no report could be written: images: no image of val can be read any more" in done.err
     assert "report:     none, as told above" in done.out
+
+
+def test_odd_names_and_a_run_that_accepts_nothing_have_their_card_too(
+    run: Path, call: Callable[..., Any]
+) -> None:
+    """Names of folders need not be UTF-8."""
+    checkpoint = load_checkpoint(run)
+    save_checkpoint(run / "checkpoints" / "best.pt", replace(checkpoint, threshold=1.0))
+    (run / "report.html").unlink()
+    odd = run.with_name("caf\udce9")
+    run.rename(odd)
+    done = call("train", "told.yaml", "--output-dir", odd)
+    assert done.code == 0, done.err
+    assert (
+        "On val that leaves 0.0 % of\nthe pictures decided (98.0 %"
+        in (odd / "MODEL_CARD.md").read_text()
+    )
+    assert "It is sure of none of them" in (odd / "report.html").read_text()

@@ -49,8 +49,8 @@ def _export(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(path, torch.device("cpu"))
     if classifier.source.is_dir():
         files.require_outside(output, classifier.source)
-    if output.is_dir() or output.resolve() == path.resolve():
-        raise UsageError(f"{output}: not a file to write to; choose another --output")
+    if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):
+        raise UsageError(f"{output}: not a file to write over; choose another --output")
     files.make_folder(output.parent)
     content = to_file(load_checkpoint(path), kind)
     what, pixels = _pictures(path, classifier)

@@ -69,6 +69,13 @@ class Batches:
         """Count the batches of an epoch."""
         return math.ceil(len(self.rows) / self.batch_size)
 
+    def fewest(self) -> int:
+        """Return the fewest images that are ever worked on at once, by a process that has any."""
+        nums: set[int] = set(np.diff(self._ends()).tolist())
+        every = [Ranks(rank, self.ranks.size) for rank in range(self.ranks.size)]
+        parts = [len(range(num)[each.part(num)]) for num in nums for each in every]
+        return min(filter(None, parts))
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the one numbered `start` on."""
         order = permutation(self.seed, epoch, len(self.rows))

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from neither.data.content import READER_ERRORS, explain
+from neither.data.content import READER_ERRORS, UnreadableError, explain
 from neither.data.preprocessing import HEIC, Preprocessing
 from neither.data.square import TURNS, find_orientation, to_rgb, to_square
 
@@ -23,8 +23,11 @@ def square_of_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray
         (S, S, 3) uint8 RGB, turned upright by the EXIF tag if it has one.
 
     Raises:
-        UnreadableError: if its file is damaged, or the range of its numbers is not known.
+        UnreadableError: if it has no pixels, its file is damaged, or the range of its numbers is
+            not known.
     """
+    if 0 in image.size:
+        raise UnreadableError("no pixels")
     try:
         image.load()  # Pillow turns a TIFF upright here, and forgets the tag
         orientation, _ = find_orientation(image)

@@ -13,9 +13,13 @@ from torch import Tensor
 from neither.data.content import UnreadableError, read_file
 from neither.data.decode import open_upright
 from neither.data.processes import map_in_processes
+from neither.evaluation.selective import errors_among_first
 
 MOST_PICTURES = 800  # of a whole report, 3 to 5 KB each; some mistakes are shown twice
 MOST_IN_CELL = 100
+MOST_MISTAKES = 100
+_MOST_CLASSES = 40  # above which a table of all pairs could not be read
+_MOST_BARS = 5
 _MOST_NAMES = 500  # of a cell, of pictures that are only listed
 _SIDE = 84  # pixels
 _QUALITY = 70
@@ -48,7 +52,7 @@ class Picture:
         true: its class.
         predicted: the most probable class.
         confidence: its probability.
-        shares: each class with its probability.
+        shares: the most probable classes and the true one, with their probabilities.
     """
 
     shown: str
@@ -88,32 +92,55 @@ class Cell:
         return self.num_images - len(self.pictures) - len(self.names)
 
 
-def fill_cells(scored: Scored, classes: Sequence[str]) -> list[list[Cell]]:
-    """Return the confusion matrix with pictures in its cells.
+@dataclass(frozen=True)
+class Album:
+    """The pictures of a report.
+
+    Attributes:
+        cells: the confusion matrix with pictures in it; empty for more than 40 classes.
+        mistakes: the surest of all.
+    """
+
+    cells: Sequence[Sequence[Cell]]
+    mistakes: Sequence[Picture]
+
+
+def fill_album(scored: Scored, classes: Sequence[str]) -> Album:
+    """Choose and draw the pictures of a report.
 
     Raises:
         OutputError: if a decoding process was killed.
         Stopped: if a signal asks for an end.
     """
     places = _places(scored, len(classes))
-    shown, left = {}, MOST_PICTURES
-    for row, column in sorted(places, key=lambda cell: cell[0] == cell[1]):  # mistakes first
-        shown[row, column] = places[row, column][: min(MOST_IN_CELL, left)]
-        left -= len(shown[row, column])
-    chosen = [place for of_cell in shown.values() for place in of_cell]
-    drawn = draw_thumbnails([scored.paths[place] for place in chosen])
+    surest = _surest_mistakes(scored)
+    num_filled = sum(map(bool, places.values()))
+    in_each = min(MOST_IN_CELL, MOST_PICTURES // max(1, num_filled))
+    if len(classes) > _MOST_CLASSES:
+        places = {}
+    chosen = {place for here in places.values() for place in here[:in_each]} | set(surest)
+    order = sorted(chosen)
+    drawn = draw_thumbnails([scored.paths[place] for place in order])
     pictures = {place: _picture(scored, classes, place, uri)
-                for place, uri in zip(chosen, drawn, strict=True)}  # fmt: skip
+                for place, uri in zip(order, drawn, strict=True)}  # fmt: skip
 
     def cell(row: int, column: int) -> Cell:
-        here, own = places[row, column], shown[row, column]
-        names = [scored.shown[place] for place in here[len(own) : len(own) + _MOST_NAMES]]
-        return Cell(
-            classes[row], classes[column], len(here), [pictures[each] for each in own], names
-        )
+        here = places[row, column]
+        names = [scored.shown[place] for place in here[in_each : in_each + _MOST_NAMES]]
+        shown = [pictures[place] for place in here[:in_each]]
+        return Cell(classes[row], classes[column], len(here), shown, names)
 
-    numbers = range(len(classes))
-    return [[cell(row, column) for column in numbers] for row in numbers]
+    numbers = range(len(classes)) if places else range(0)
+    cells = [[cell(row, column) for column in numbers] for row in numbers]
+    return Album(cells, [pictures[place] for place in surest])
+
+
+def _surest_mistakes(scored: Scored) -> list[int]:
+    confidences, predicted = scored.probabilities.max(dim=1)
+    wrong = (predicted != scored.labels).nonzero()[:, 0]
+    order = confidences[wrong].argsort(descending=True, stable=True)
+    places: list[int] = wrong[order][:MOST_MISTAKES].tolist()
+    return places
 
 
 def _places(scored: Scored, num_classes: int) -> dict[tuple[int, int], list[int]]:
@@ -131,10 +158,12 @@ def _places(scored: Scored, num_classes: int) -> dict[tuple[int, int], list[int]
 
 
 def _picture(scored: Scored, classes: Sequence[str], place: int, uri: str) -> Picture:
-    shares = list(zip(classes, scored.probabilities[place].tolist(), strict=True))
-    predicted, confidence = max(shares, key=lambda share: share[1])
-    true = classes[int(scored.labels[place])]
-    return Picture(scored.shown[place], uri, true, predicted, confidence, shares)
+    label, shares = int(scored.labels[place]), scored.probabilities[place].tolist()
+    predicted = max(range(len(classes)), key=shares.__getitem__)
+    likely = sorted(range(len(classes)), key=lambda number: -shares[number])[:_MOST_BARS]
+    bars = [(classes[number], shares[number]) for number in sorted({*likely, label})]
+    return Picture(scored.shown[place], uri, classes[label], classes[predicted],
+                   shares[predicted], bars)  # fmt: skip
 
 
 def draw_thumbnails(paths: Sequence[Path]) -> Iterator[str]:
@@ -167,8 +196,7 @@ def risk_coverage(scored: Scored, most: int = 200) -> list[tuple[float, float]]:
         most: of the points; a curve of more would only be a longer file.
     """
     confidences, predicted = scored.probabilities.max(dim=1)
-    order = confidences.argsort(descending=True, stable=True)
-    hits = (predicted == scored.labels)[order].double()
-    right = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
+    hits = predicted == scored.labels
+    right = 1 - errors_among_first(confidences, hits) / torch.arange(1, len(hits) + 1)
     chosen = {round(place) for place in torch.linspace(0, len(hits) - 1, most).tolist()}
     return [((place + 1) / len(hits), float(right[place])) for place in sorted(chosen)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -15,14 +16,13 @@ _MOST_BYTES = 1 << 26
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """Read `metrics.jsonl`, a row an epoch; without it a report has no curves of training."""
-    return _read(run / "metrics.jsonl", lambda text: list(map(_to_row, _lines(text))))
+    rows = _read(run / "metrics.jsonl", lambda text: list(map(_to_row, _lines(text))))
+    return list({row["epoch"]: row for row in rows}.values())
 
 
 def read_suspects(run: Path) -> list[Mapping[str, str]]:
     """Read `suspects.csv`: the training images whose label the model doubts."""
-    return _read(
-        run / "suspects.csv", lambda text: list(csv.DictReader(StringIO(text, newline="")))
-    )
+    return _read(run / "suspects.csv", _to_suspects)
 
 
 def read_warnings(run: Path) -> list[str]:
@@ -35,10 +35,25 @@ def _lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
+def _to_suspects(text: str) -> list[Mapping[str, str]]:
+    rows: list[Mapping[str, str]] = list(csv.DictReader(StringIO(text, newline="")))
+    for row in rows:
+        if not 0 <= float(row["doubted"]) <= 1 or None in (row["path"], row["label"]):
+            raise ValueError("a row of another form")
+        _ = row["looks_like"]
+    return rows
+
+
 def _to_row(line: str) -> dict[str, Any]:
     row = json.loads(line)
-    val = {"val": dict(row["val"])} if "val" in row else {}
-    return {"epoch": int(row["epoch"]), "train": dict(row["train"])} | val
+    splits = {split: _finite(row[split]) for split in ("train", "val") if split in row}
+    return {"epoch": int(row["epoch"]), "train": splits["train"]} | splits
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what can be drawn."""
+    return {name: float(value) for name, value in figures.items()
+            if isinstance(value, int | float) and math.isfinite(value)}  # fmt: skip
 
 
 def _read(path: Path, parse: Callable[[str], list[Any]]) -> list[Any]:
@@ -49,6 +64,15 @@ def _read(path: Path, parse: Callable[[str], list[Any]]) -> list[Any]:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES).decode("utf-8", "surrogateescape")
         return parse(text)
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        csv.Error,
+    ) as error:
         warn(f"{printable(path)}: cannot be read: {error}; the report goes without it")
         return []

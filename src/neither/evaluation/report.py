@@ -10,14 +10,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from neither import files
-from neither.evaluation.album import Cell, Scored, draw_thumbnails, fill_cells, risk_coverage
+from neither.evaluation.album import Album, Scored, draw_thumbnails, fill_album, risk_coverage
 from neither.evaluation.calibration import NUM_BINS
 from neither.evaluation.charts import Axes, Bar, Line, draw_chart
 from neither.evaluation.intervals import share_interval
-from neither.evaluation.verdict import ENOUGH, judge
+from neither.evaluation.verdict import ENOUGH, judge, percent
 from neither.terminal import printable
 
-_MOST_MISTAKES = 100
 _MOST_SUSPECTS = 60
 _MANY = 0.1  # suspects among the training images, above which it is the model that is weak
 _GOOD = 0.9  # macro recall; below it the verdict is not in green
@@ -65,10 +64,10 @@ def write_report(
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)  # fmt: skip
-    environment.filters |= {"percent": _percent, "number": "{:,}".format, "plain": printable}
+    environment.filters |= {"percent": percent, "number": "{:,}".format, "plain": printable}
     text = resources("neither.evaluation").joinpath("report.html.jinja").read_text("utf-8")
     classes = metrics["classes"]
-    cells = fill_cells(scored, classes) if scored is not None else []
+    album = fill_album(scored, classes) if scored is not None else Album([], [])
     suspects = (story.suspects or ())[:_MOST_SUSPECTS]
     uris = draw_thumbnails([story.root / suspect["path"] for suspect in suspects])
     page = environment.from_string(text).render(
@@ -79,32 +78,38 @@ def write_report(
         classes=classes,
         verdict=judge(metrics),
         is_good=metrics.get("macro_recall", 0.0) >= _GOOD and "num_trained_on" not in metrics,
-        findings=_findings(metrics, cells),
-        cells=cells,
-        mistakes=_mistakes(cells),
-        num_mistakes=sum(cell.num_images for row in cells for cell in row if not cell.is_right),
+        findings=_findings(metrics),
+        cells=album.cells,
+        mistakes=album.mistakes,
+        num_mistakes=_num_mistakes(metrics),
+        num_scored=sum(map(sum, metrics.get("confusion_matrix", ()))),
         charts=_charts(metrics, scored, story.rows) if "accuracy" in metrics else {},
         enough=ENOUGH,
         range=_range,
     )
-    files.write_whole(path, page)
+    files.write_whole(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> list[str]:
+def _num_mistakes(metrics: Mapping[str, Any]) -> int:
+    rows = enumerate(metrics.get("confusion_matrix", ()))
+    return sum(sum(row) - row[number] for number, row in rows)
+
+
+def _findings(metrics: Mapping[str, Any]) -> list[str]:
     """Say what the model is good and bad at."""
     recalls = {name: figures["recall"] for name, figures in metrics.get("per_class", {}).items()
                if "recall" in figures}  # fmt: skip
     classes, said = metrics["classes"], []
-    if len(recalls) > 1:
+    if len(set(recalls.values())) > 1:
         best, worst = max(recalls, key=recalls.__getitem__), min(recalls, key=recalls.__getitem__)
-        said.append(f"Best at {best}: finds {_percent(recalls[best])} of them. Worst at {worst}: "
-                    f"{_percent(recalls[worst])}.")  # fmt: skip
-    wrong = [cell for row in cells for cell in row if not cell.is_right and cell.num_images]
+        said.append(f"Best at {best}: finds {percent(recalls[best])} of them. Worst at {worst}: "
+                    f"{percent(recalls[worst])}.")  # fmt: skip
+    confusion = metrics.get("confusion_matrix", ())
+    wrong = [(num, classes[row], classes[column], sum(nums)) for row, nums in enumerate(confusion)
+             for column, num in enumerate(nums) if num and row != column]  # fmt: skip
     if wrong:
-        most = max(wrong, key=lambda cell: cell.num_images)
-        num = sum(cell.num_images for cell in cells[classes.index(most.true)])
-        said.append(f"Most frequent mistake: {most.true} called {most.predicted}, "
-                    f"{most.num_images:,} of {num:,}.")  # fmt: skip
+        num, true, predicted, of = max(wrong, key=lambda cell: (cell[0], cell[0] / cell[3]))
+        said.append(f"Most frequent mistake: {true} called {predicted}, {num:,} of {of:,}.")
     if "ece" in metrics:
         most = metrics["chance"]["ece"]["q95"]
         judged = "are off"
@@ -112,16 +117,10 @@ def _findings(metrics: Mapping[str, Any], cells: Sequence[Sequence[Cell]]) -> li
             judged = ("can be taken at their word" if most <= _CLEAR
                       else "may be right or off, these pictures are too few to tell")  # fmt: skip
         said.append(
-            f"Its probabilities {judged}: on average {_percent(metrics['ece'])} from how often it "
-            f"is right, where chance alone gives a perfect model up to {_percent(most)}."
+            f"Its probabilities {judged}: on average {percent(metrics['ece'])} from how often it "
+            f"is right, where chance alone gives a perfect model up to {percent(most)}."
         )
     return said
-
-
-def _mistakes(cells: Sequence[Sequence[Cell]]) -> list[Any]:
-    pictures = [picture for row in cells for cell in row if not cell.is_right
-                for picture in cell.pictures]  # fmt: skip
-    return sorted(pictures, key=lambda picture: -picture.confidence)[:_MOST_MISTAKES]
 
 
 def _charts(
@@ -133,13 +132,13 @@ def _charts(
                               if key in row.get(split, {})], kind)
                  for split, kind in (("train", "a"), ("val", "b"))]  # fmt: skip
         values = [y for line in lines for _, y in line.points]
-        if len(rows) > 1 and values:
-            top = 1.0 if key == "macro_recall" else max(values) * 1.05
+        if len(rows) > 1 and values and rows[-1]["epoch"] > 0:
+            top = 1.0 if key == "macro_recall" else max(values) * 1.05 or 1.0
             axes = Axes("epoch", name, (0, rows[-1]["epoch"]), (0, top), key == "macro_recall")
             charts[key] = draw_chart(axes, lines)
     if scored is not None:
         share = Axes("confidence", "share that is right", (0, 1), (0, 1), as_percent=True)
-        bars = [Bar((math.ceil(row["confidence"] * NUM_BINS) - 0.5) / NUM_BINS, row["accuracy"],
+        bars = [Bar(_middle(row["confidence"]), row["accuracy"],
                     *share_interval(row["accuracy"], row["num_images"]))
                 for row in metrics["reliability"]]  # fmt: skip
         guide = Line("perfect", [(0, 0), (1, 1)], "guide")
@@ -155,9 +154,10 @@ def _charts(
     return charts
 
 
+def _middle(confidence: float) -> float:
+    """Return the middle of the bin that a mean confidence lies in, rounding left aside."""
+    return (math.ceil(confidence * NUM_BINS - 1e-9) - 0.5) / NUM_BINS
+
+
 def _range(share: float, num: int) -> str:
     return " - ".join(f"{100 * bound:.0f}" for bound in share_interval(share, num)) + " %"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from neither.evaluation.verdict import judge
+from neither.evaluation.verdict import judge, percent
 from neither.terminal import show, show_table
 
 
@@ -112,4 +112,4 @@ def _range(bounds: Sequence[float]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+    return "-" if share is None else percent(share)

@@ -39,7 +39,7 @@ def measure_selective(confidences: Tensor, hits: Tensor) -> Selective:
         hits: (N,) bool, which predictions are right.
     """
     num = len(hits)
-    errors = _errors_among_first(confidences, hits)
+    errors = errors_among_first(confidences, hits)
     counts = torch.arange(1, num + 1, dtype=torch.float64)
     risks = errors / counts
     sound = (risks <= 0.01 + 1e-12).nonzero()
@@ -53,7 +53,7 @@ def measure_selective(confidences: Tensor, hits: Tensor) -> Selective:
     )
 
 
-def _errors_among_first(confidences: Tensor, hits: Tensor) -> Tensor:
+def errors_among_first(confidences: Tensor, hits: Tensor) -> Tensor:
     """Return the number of errors among the k surest, for each k.
 
     Images of one confidence have no order: each counts as their mean.

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from neither.evaluation.intervals import share_interval
+
 ENOUGH = 50  # images, below which a share is coarse
 _BARELY = 0.2  # of the way from guessing to perfect, below which little was learned
 
@@ -20,7 +22,8 @@ def judge(metrics: Mapping[str, Any]) -> list[str]:
     if "accuracy" not in metrics:
         return [*said, "None of these pictures has a class as its label, so nobody knows how many "
                 "answers are right."]  # fmt: skip
-    low, high = (100 * bound for bound in metrics["intervals"]["accuracy"])
+    num = sum(map(sum, metrics["confusion_matrix"]))
+    low, high = (100 * bound for bound in share_interval(metrics["accuracy"], num))
     said.append(f"Of 100 pictures like these, {_of_100(metrics['accuracy'])} are called right "
                 f"({low:.0f} to {high:.0f}).")  # fmt: skip
     num_classes = sum("recall" in figures for figures in metrics["per_class"].values())
@@ -38,13 +41,13 @@ def _sureness(metrics: Mapping[str, Any]) -> str:
     """Say how often the model is sure, and how often rightly."""
     found, num = metrics["decision"], sum(map(sum, metrics["confusion_matrix"]))
     if "threshold" not in metrics:
-        return (f"It could not promise to be right in {_percent(found['target_precision'])} of its "
+        return (f"It could not promise to be right in {percent(found['target_precision'])} of its "
                 "answers, however sure, so it never says unsure.")  # fmt: skip
     if "precision" not in found:
         return "It is sure of none of them: all are for a person to look at."
     accepted = round(found["coverage"] * num)
     text = (f"Of 100 it is sure of {_of_100(found['coverage'])}, and right in "
-            f"{_percent(found['precision'])} of these answers.")  # fmt: skip
+            f"{percent(found['precision'])} of these answers.")  # fmt: skip
     return text if accepted >= ENOUGH else (
         f"It is sure of {accepted} of {num:,}, {round(found['precision'] * accepted)} of them "
         "rightly: too few to rely on."
@@ -61,10 +64,14 @@ def _of_100(share: float) -> str:
     """Round, but never to all or none where there are others."""
     if share in (0, 1):
         return "all" if share else "none"
-    if 0 < share < 0.005 or 0.995 <= share < 1:
+    if 0 < share <= 0.005 or 0.995 <= share < 1:
         return "less than 1" if share < 0.5 else "more than 99"
     return f"about {100 * share:.0f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(share: float) -> str:
+    """Write a share in percent; 0 and 100 mean none and all."""
+    rounded = round(100 * share, 1)
+    if rounded in (0, 100) and share not in (0, 1):
+        rounded = abs(rounded - 0.1)
+    return f"{rounded:.1f} %"

@@ -113,6 +113,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     ):
         raise CheckpointError(f"{path}: want a state dict, which is names with a tensor each")
     for name, tensor in content.items():
+        if tensor.layout != torch.strided:
+            raise CheckpointError(f"{path}: {name} is no plain tensor")
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path}: {name} holds negative variances")
     return content

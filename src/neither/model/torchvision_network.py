@@ -5,6 +5,8 @@ torchvision takes a second to import, so only those who ask for one of its netwo
 
 import copy
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from neither.config import Model
 from neither.contradictions import OWN_NETWORKS
 from neither.errors import UsageError, is_out_of_memory
+from neither.randomness import drawn_from
 
 
 class TorchvisionNetwork(nn.Module):
@@ -80,7 +83,7 @@ def require_size(network: TorchvisionNetwork, name: str, num: int, size: int) ->
     """Refuse images that a network cannot take, before anything is decoded.
 
     Args:
-        network: on the CPU; it stays as it is.
+        network: it stays as it is.
         name: of it.
         num: of images in a batch.
         size: pixels a side.
@@ -88,7 +91,7 @@ def require_size(network: TorchvisionNetwork, name: str, num: int, size: int) ->
     Raises:
         UsageError: with the size that torchvision's own weights were trained at.
     """
-    trial = copy.deepcopy(network).train()
+    trial = copy.deepcopy(network).cpu().train()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             trial(torch.zeros(num, 3, size, size))
@@ -111,10 +114,21 @@ def _build(settings: Model, image_size: int) -> nn.Module:
     elif settings.name.startswith("maxvit_"):
         own = {"input_size": (image_size, image_size)}
     try:
-        network: nn.Module = models.get_model(settings.name, weights=None, **own)
+        with _drawn_for_real(settings.name):
+            network: nn.Module = models.get_model(settings.name, weights=None, **own)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _refused(settings.name, f"images of {image_size} pixels", error) from error
     return network
+
+
+@contextmanager
+def _drawn_for_real(name: str) -> Iterator[None]:
+    """Leave the device `meta`, if it is in force, for who needs tensors to be built."""
+    if name.startswith("regnet_") and torch.empty(0).device.type == "meta":
+        with torch.device("cpu"), drawn_from(0):
+            yield
+    else:
+        yield
 
 
 def _refused(name: str, what: str, error: Exception) -> Exception:

@@ -14,6 +14,7 @@ from neither.devices import Compute, choose_compute
 from neither.errors import OutputError, is_out_of_memory
 from neither.model.network import count_parameters
 from neither.model.pretrained import suited
+from neither.model.torchvision_network import TorchvisionNetwork, require_size
 from neither.randomness import permutation
 from neither.ranks import ALONE, Ranks
 from neither.terminal import Bar, progress, say
@@ -66,6 +67,8 @@ def train(config: Config, run: Run, ranks: Ranks = ALONE) -> State:
         config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
         ranks,
     )  # fmt: skip
+    if isinstance(state.network, TorchvisionNetwork):
+        require_size(state.network, config.model.name, batches.fewest(), config.data.image_size)
     say(f"images: {preprocessing}")
     state.meet(data.train.labels)
     if run.resumed is not None:

@@ -10,6 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from neither import files
 from neither.config import Config
 from neither.evaluation.intervals import share_interval
+from neither.evaluation.verdict import percent
+from neither.terminal import printable
 from neither.training.card import describe_images
 
 
@@ -40,7 +42,8 @@ def write_model_card(
     page = Environment(  # noqa: S701 - Markdown, of names that the config has checked
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    page.filters |= {"percent": _percent, "code": "`{}`".format, "interval": _interval}
+    page.filters |= {"percent": percent, "code": "`{}`".format, "interval": _interval,
+                     "plain": printable}  # fmt: skip
     text = resources("neither.training").joinpath("model_card.md.jinja").read_text("utf-8")
     card = page.from_string(text).render(
         folder=folder,
@@ -56,11 +59,7 @@ def write_model_card(
         warnings=warnings,
         wilson=share_interval,
     )
-    files.write_whole(folder / "MODEL_CARD.md", card)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    files.write_whole(folder / "MODEL_CARD.md", card.encode("utf-8", "backslashreplace"))
 
 
 def _interval(bounds: Sequence[float]) -> str:

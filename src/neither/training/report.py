@@ -52,8 +52,9 @@ def report_run(config: Config, run: Run) -> None:
     """
     source = config.data.source
     classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
-    folder = run.folder / "evaluations" / f"{source.resolve().stem}-val"
+    folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
     make_folder(folder)
+    (folder / "report.html").unlink(missing_ok=True)  # of an evaluation; ours lies above
     val = find_split(run.folder / "splits.csv", source, "val")
     evaluation = evaluate(classifier, val, None, (), folder)
     if evaluation.scored is None:

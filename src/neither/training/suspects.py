@@ -33,7 +33,9 @@ def find_suspects(doubts: Doubts, split: Split, classes: Sequence[str]) -> list[
     shares = doubts.num_doubted.cpu() / nums
     confidences = doubts.confidences.cpu() / nums
     losses, rivals = doubts.losses.cpu() / nums, doubts.rivals.cpu()
-    places = (shares > _LEAST).nonzero()[:, 0].tolist()
+    # One look is no majority: an image that was mixed in most epochs tells too little.
+    enough = int(nums.median()) // 2 if len(nums) else 0
+    places = ((shares > _LEAST) & (nums >= enough)).nonzero()[:, 0].tolist()
     places.sort(key=lambda place: -float(losses[place]))
     return [
         {
