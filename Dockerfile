@@ -5,11 +5,11 @@ FROM ${BASE} AS neither
 # The index that torch and torchvision come from, both of them, so that they match. Empty: PyPI's,
 # which bring CUDA along and compute without it too.
 ARG TORCH_INDEX=
-ENV PATH=/opt/venv/bin:${PATH}
+ENV PATH=/venv/bin:${PATH}
 WORKDIR /neither
 # Dependencies before source: they take longest and change least, so their layer stays cached.
 COPY pyproject.toml ./
-RUN python3 -m venv /opt/venv \
+RUN python3 -m venv /venv \
     && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > /tmp/all \
     && grep '^torch' /tmp/all > /tmp/torch \
     && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -r /tmp/torch \
