@@ -87,9 +87,9 @@ def score(
         warnings=refused,
         commands=[("Say of any other pictures what they show:", next_command)],
     )
-    # Never an old report beside new figures, however this ends.
-    (output_dir / "report.html").unlink(missing_ok=True)
     evaluation = evaluate(classifier, scored, unseen, _trained_on(model), output_dir)
+    # Never an old report beside new figures, however the drawing of the new one ends.
+    (output_dir / "report.html").unlink(missing_ok=True)
     write_report(output_dir / "report.html", evaluation.metrics, evaluation.scored, story)
     return Scoring(evaluation.metrics, whole, output_dir, refused)
 
