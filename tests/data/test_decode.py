@@ -17,7 +17,15 @@ from PIL import Image, ImageFile
 
 from neither.data import decode as module
 from neither.data.content import MAX_BYTES, UnreadableError
-from neither.data.decode import MAX_PIXELS, Decoded, decode, decode_file, examine, open_upright
+from neither.data.decode import (
+    MAX_PIXELS,
+    MAX_WEBP_PIXELS,
+    Decoded,
+    decode,
+    decode_file,
+    examine,
+    open_upright,
+)
 from neither.data.facts import Flag
 from neither.data.preprocessing import Preprocessing
 from pictures import SIZE, STORED, encode, noise, oriented, photo, smooth
@@ -419,6 +427,17 @@ def test_what_a_phone_writes_behind_a_jpeg_does_no_harm() -> None:
 )
 def test_too_many_pixels_are_refused_before_any_is_read(width: int, height: int) -> None:
     assert reason(png(width, height)) == f"more than {MAX_PIXELS:,} pixels"
+
+
+def test_a_webp_may_have_fewer_as_its_decoder_holds_more_of_each() -> None:
+    """A canvas of 42 million pixels took 650 MB."""
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    content = bytearray(file.getvalue())
+    assert content[12:16] == b"VP8X"
+    content[24:27], content[27:30] = (39).to_bytes(3, "little"), (1_048_605).to_bytes(3, "little")
+    assert reason(bytes(content)) == f"more than {MAX_WEBP_PIXELS:,} pixels"
 
 
 def test_a_size_beyond_all_bounds_or_of_nothing_is_refused() -> None:

@@ -33,6 +33,7 @@ from neither.data.preprocessing import HEIC, Preprocessing
 from neither.data.square import TURNS, Box, find_orientation, to_rgb, to_square
 
 MAX_PIXELS = 2**26  # 67 megapixels: more than most cameras, about 200 MB while decoding
+MAX_WEBP_PIXELS = 30_000_000  # its decoder holds 16 bytes for each
 
 _GAP = 1.5  # a JPEG is read at no less than this many times the square
 _LOOKED_AT = 96  # pixels a side that the traits are taken from: not to depend on the square
@@ -145,8 +146,9 @@ def open_upright(content: bytes, least: int) -> Upright:
 
 
 def _read(image: Image.Image, least: int) -> Upright:
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableError(f"more than {MAX_PIXELS:,} pixels")
+    most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+    if image.width * image.height > most:
+        raise UnreadableError(f"more than {most:,} pixels")
     size, mode, image_format = image.size, image.mode, image.format or ""
     beyond = (0.0, 0.0)
     if _is_jpeg(image_format):
