@@ -113,7 +113,7 @@ def fill_album(scored: Scored, classes: Sequence[str]) -> Album:
         Stopped: if a signal asks for an end.
     """
     places = _places(scored, len(classes))
-    surest = _surest_mistakes(scored)
+    surest = surest_mistakes(scored, MOST_MISTAKES)
     num_filled = sum(map(bool, places.values()))
     in_each = min(MOST_IN_CELL, MOST_PICTURES // max(1, num_filled))
     if len(classes) > _MOST_CLASSES:
@@ -135,11 +135,12 @@ def fill_album(scored: Scored, classes: Sequence[str]) -> Album:
     return Album(cells, [pictures[place] for place in surest])
 
 
-def _surest_mistakes(scored: Scored) -> list[int]:
+def surest_mistakes(scored: Scored, most: int) -> list[int]:
+    """Return the places of the mistakes that the model is surest of, the surest first."""
     confidences, predicted = scored.probabilities.max(dim=1)
     wrong = (predicted != scored.labels).nonzero()[:, 0]
     order = confidences[wrong].argsort(descending=True, stable=True)
-    places: list[int] = wrong[order][:MOST_MISTAKES].tolist()
+    places: list[int] = wrong[order][:most].tolist()
     return places
 
 

@@ -5,6 +5,7 @@ is from the share that came true. Even probabilities that are exactly right show
 finite number of images, so each figure comes with what chance alone would show.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -121,6 +122,11 @@ def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]
         for num, confidence, hits in zip(nums.tolist(), sums.tolist(), right.tolist(), strict=True)
         if num
     ]
+
+
+def middle_of_bin(confidence: float) -> float:
+    """Return the middle of the bin that a mean confidence lies in, rounding of the mean aside."""
+    return (math.ceil(confidence * NUM_BINS - 1e-9) - 0.5) / NUM_BINS
 
 
 def bins_of(probabilities: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ def _lines(text: str) -> list[str]:
 def _to_suspects(text: str) -> list[Mapping[str, str]]:
     rows: list[Mapping[str, str]] = list(csv.DictReader(StringIO(text, newline="")))
     for row in rows:
-        if not 0 <= float(row["doubted"]) <= 1 or None in (row["path"], row["label"]):
+        texts = (row["path"], row["label"], row["looks_like"])
+        if None in texts or not 0 <= float(row["doubted"]) <= 1:
             raise ValueError("a row of another form")
-        _ = row["looks_like"]
     return rows
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from neither import files
 from neither.evaluation.album import Album, Scored, draw_thumbnails, fill_album, risk_coverage
-from neither.evaluation.calibration import NUM_BINS
+from neither.evaluation.calibration import NUM_BINS, middle_of_bin
 from neither.evaluation.charts import Axes, Bar, Line, draw_chart
 from neither.evaluation.intervals import share_interval
 from neither.evaluation.verdict import ENOUGH, judge, percent
@@ -30,7 +30,7 @@ class Story:
     Attributes:
         title: of the report.
         source: what was scored.
-        rows: of `metrics.jsonl`, for the curves of training; none for an evaluation.
+        rows: of `metrics.jsonl`, for the curves of training; none for a bare checkpoint.
         suspects: rows of `suspects.csv`, the most doubtful first; None if it is not about training.
         num_trained: images that were trained on.
         root: what their paths are relative to.
@@ -45,7 +45,7 @@ class Story:
     num_trained: int = 0
     root: Path = Path()
     warnings: Sequence[str] = ()
-    commands: Sequence[tuple[str, str]] = field(default_factory=list)
+    commands: Sequence[tuple[str, str]] = ()
 
 
 def write_report(
@@ -138,7 +138,7 @@ def _charts(
             charts[key] = draw_chart(axes, lines)
     if scored is not None:
         share = Axes("confidence", "share that is right", (0, 1), (0, 1), as_percent=True)
-        bars = [Bar(_middle(row["confidence"]), row["accuracy"],
+        bars = [Bar(middle_of_bin(row["confidence"]), row["accuracy"],
                     *share_interval(row["accuracy"], row["num_images"]))
                 for row in metrics["reliability"]]  # fmt: skip
         guide = Line("perfect", [(0, 0), (1, 1)], "guide")
@@ -152,11 +152,6 @@ def _charts(
         guide = Line("promise", [(0, promise), (1, promise)], "guide")
         charts["coverage"] = draw_chart(axes, [guide, Line("accepted and right", points)])
     return charts
-
-
-def _middle(confidence: float) -> float:
-    """Return the middle of the bin that a mean confidence lies in, rounding left aside."""
-    return (math.ceil(confidence * NUM_BINS - 1e-9) - 0.5) / NUM_BINS
 
 
 def _range(share: float, num: int) -> str:

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neither.evaluation.calibration import NUM_BINS
+from neither.evaluation.calibration import NUM_BINS, middle_of_bin
 
 _MOST_COUNTS = 12  # classes, above which the counts in the cells could not be read
 _MOST_NAMES = 40
@@ -56,7 +56,7 @@ def draw_reliability(rows: Sequence[Mapping[str, float]], epoch: int) -> NDArray
     figure, axes = _new_figure(f"reliability on val, epoch {epoch}")
     axes.plot([0, 1], [0, 1], color=_GUIDE, linestyle="--", label="perfect")
     confidences = [row["confidence"] for row in rows]
-    middles = [(np.ceil(each * NUM_BINS - 1e-9) - 0.5) / NUM_BINS for each in confidences]
+    middles = [middle_of_bin(each) for each in confidences]
     most = max(row["num_images"] for row in rows)
     axes.bar(middles, [row["num_images"] / most for row in rows], 0.9 / NUM_BINS, color="#dddddd",
              label="images, to scale")  # fmt: skip

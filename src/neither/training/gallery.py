@@ -12,7 +12,7 @@ from neither.data.augmentation import normalize
 from neither.data.batches import Batch
 from neither.data.dataset import Dataset
 from neither.errors import UserError
-from neither.evaluation.album import Scored, risk_coverage
+from neither.evaluation.album import Scored, risk_coverage, surest_mistakes
 from neither.evaluation.calibration import reliability
 from neither.evaluation.metrics import count_confusions
 from neither.model.evidence import lead_of
@@ -87,14 +87,14 @@ def _show_val(writer: "SummaryWriter", state: State, data: Dataset, logits: Tens
     config, labels, step = state.config, data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
     confusion = count_confusions(labels, probabilities.argmax(dim=1), len(config.classes))
-    points = risk_coverage(Scored([], [], labels, probabilities))
+    scored = Scored([], [], labels, probabilities)
     pictures = {
         "confusion": draw_confusion(confusion.tolist(), config.classes, state.epoch),
         "reliability": draw_reliability(reliability(probabilities, labels), state.epoch),
         "risk_coverage": draw_risk_coverage(
-            points, config.decision.target_precision, state.epoch
+            risk_coverage(scored), config.decision.target_precision, state.epoch
         ),
-        "worst_mistakes": draw_mistakes(_worst(state, data, probabilities), config.classes),
+        "worst_mistakes": draw_mistakes(_worst(state, data, scored), config.classes),
     }  # fmt: skip
     for tag, picture in pictures.items():
         writer.add_image(f"val/{tag}", picture, step, dataformats="HWC")
@@ -117,14 +117,12 @@ def _show_weights(writer: "SummaryWriter", state: State) -> None:
 
 
 @torch.no_grad()
-def _worst(state: State, data: Dataset, probabilities: Tensor) -> list[Mistake]:
+def _worst(state: State, data: Dataset, scored: Scored) -> list[Mistake]:
     """Return the mistakes that the network is surest of, the worst first."""
-    confidences, predicted = probabilities.max(dim=1)
-    wrong = (predicted != data.val.labels).nonzero()[:, 0]
-    order = confidences[wrong].argsort(descending=True, stable=True)
-    places = wrong[order][:_MOST_MISTAKES]
-    if not len(places):
+    places = surest_mistakes(scored, _MOST_MISTAKES)
+    if not places:
         return []
+    predicted = scored.probabilities.argmax(dim=1)
     pixels = data.pixels[data.val.rows[places]]
     device = next(state.network.parameters()).device
     images = normalize(pixels.to(device), state.preprocessing)
@@ -135,6 +133,6 @@ def _worst(state: State, data: Dataset, probabilities: Tensor) -> list[Mistake]:
         leads = [None] * len(places)
     return [
         Mistake(data.val.paths[place], pixels[number].numpy(), leads[number],
-                int(data.val.labels[place]), probabilities[place].tolist())
-        for number, place in enumerate(places.tolist())
+                int(scored.labels[place]), scored.probabilities[place].tolist())
+        for number, place in enumerate(places)
     ]  # fmt: skip

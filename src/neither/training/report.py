@@ -54,9 +54,9 @@ def report_run(config: Config, run: Run) -> None:
     classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
     folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
     make_folder(folder)
-    (folder / "report.html").unlink(missing_ok=True)  # of an evaluation; ours lies above
     val = find_split(run.folder / "splits.csv", source, "val")
     evaluation = evaluate(classifier, val, None, (), folder)
+    (folder / "report.html").unlink(missing_ok=True)  # of older figures; ours lies above
     if evaluation.scored is None:
         raise DataError(f"{source}: no image of val can be read any more")
     again = evaluate_command(config, run.folder)
