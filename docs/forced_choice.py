@@ -8,6 +8,7 @@ Reads the evaluations that `make demo` leaves and prints two lines; draws the co
 import argparse
 import csv
 import statistics
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def main() -> None:
 
 def read(path: Path) -> list[dict[str, str]]:
     """Return the rows of the pictures of neither."""
+    if not path.is_file():
+        sys.exit(f"error: {path}: no such file; make demo writes it")
     with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row["true_label"] == SUBJECT]
 

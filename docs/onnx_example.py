@@ -40,6 +40,8 @@ def decode(path: str | Path, side: int, resize: str) -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     session = onnxruntime.InferenceSession(sys.argv[1])
     facts = session.get_modelmeta().custom_metadata_map
     classes, threshold = json.loads(facts["classes"]), float(facts.get("threshold", 0))

@@ -112,6 +112,8 @@ def open_terminal() -> None:
     _log.setLevel(_FILE_ONLY)
     _log.propagate = False
     logging.raiseExceptions = False  # a message that cannot be written is lost, no more
+    # Where the home folder cannot be written it keeps its fonts elsewhere: no news to our user.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     threading.excepthook = _note_thread
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character the locale lacks becomes an escape

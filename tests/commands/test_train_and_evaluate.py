@@ -258,6 +258,19 @@ def test_a_manifest_that_cannot_be_scored_is_refused_in_one_line(
     assert says in done.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("key", ["root", "manifest"])
+def test_images_that_are_not_there_leave_no_folder_behind(
+    call: Call, tmp_path: Path, key: str
+) -> None:
+    where = (f"data.{key}={tmp_path / 'photoz'}", *(["data.root=null"] if key != "root" else []))
+    (tmp_path / "photos").mkdir()
+    done = call("train", CONFIG, *where, *SMALL, "--output-dir", tmp_path / "run")
+    assert done.code == 2
+    assert f"data.{key}=" in done.err.splitlines()[-1]
+    assert ("did you mean" in done.err) == (key == "root")
+    assert not (tmp_path / "run").exists()
+
+
 def test_evaluate_knows_the_aliases_of_the_checkpoint(call: Call, tmp_path: Path) -> None:
     folders = {"dog": "dog", "person": "human", "people": "human", "neither": "neither"}
     root, run = make_flat(tmp_path / "photos", 12, **folders), tmp_path / "run"

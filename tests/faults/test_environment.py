@@ -383,6 +383,7 @@ def test_a_user_without_a_name_or_a_home_trains(config: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "Matplotlib" not in done.stderr
 
 
 @pytest.mark.fault("R30")

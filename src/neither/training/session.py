@@ -7,6 +7,7 @@ from typing import Any
 
 from neither import files
 from neither.config import Config
+from neither.data.dataset import find_images
 from neither.errors import DataError, UsageError
 from neither.model.torchvision_network import require_network
 from neither.ranks import joined
@@ -38,6 +39,8 @@ def trained(config: Config, folder: Path, fresh: bool) -> Iterator[Run | None]:
     """
     require_network(config.model.name)
     source = config.data.source
+    if not source.exists() and not Run(folder, None).is_begun():
+        _require_images(config)
     with joined() as ranks, ExitStack() as stack:
         if config.train.batch_size < ranks.size:
             raise UsageError(
@@ -57,6 +60,15 @@ def trained(config: Config, folder: Path, fresh: bool) -> Iterator[Run | None]:
         if ranks.is_first and not (is_finished and run.report.exists()):
             _report(config, run)
         yield run if ranks.is_first else None
+
+
+def _require_images(config: Config) -> None:
+    """Say what is missing, and how to name it, before a folder is made for nothing."""
+    key, what = ("root", "FOLDER") if config.data.manifest is None else ("manifest", "FILE.csv")
+    try:
+        find_images(config.data, config.classes)
+    except UsageError as error:
+        raise UsageError(f"{error}; data.{key}={what} says where your images are") from error
 
 
 def _report(config: Config, run: Run) -> None:
