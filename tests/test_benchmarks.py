@@ -3,13 +3,18 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import choices
 import pytest
 import results
 import time_to_accuracy
+import torch
 
+from neither.config import Config
+from neither.data.dataset import Dataset, Split
 from scripts import ROOT
 
 
@@ -46,6 +51,51 @@ def test_the_benchmark_across_sources_trains_and_scores(
     assert row["seed"] == 3
     assert 0 <= row["macro_recall"] <= 1
     assert row["num_images"] == sum(each.endswith("test") for each in rows)
+
+
+def test_the_benchmark_of_choices_scores_four_networks_of_a_run(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images()
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        "name: tiny\nclasses: [dog, human, neither]\nreject_class: neither\n"
+        "data: {root: x, image_size: 32}\nmodel: {width: 8}\n"
+        "train: {epochs: 2, warmup_epochs: 0, val_every_epochs: 2, batch_size: 8}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "choices.py", config, root, "--seeds", "3",
+         "--hard", "."],
+        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "runs/benchmarks/choices-hard.json").read_text())
+    rows = {row["choice"]: row for row in content["figures"]["rows"]}
+    assert tuple(rows) == choices.CHOICES
+    averaged, plain = rows["last"], rows["last, not averaged"]
+    assert averaged["val_nll"] != plain["val_nll"]
+    assert all(0 <= row["macro_recall"] <= 1 and row["nll"] > 0 for row in rows.values())
+
+
+def test_hard_negatives_are_drawn_twice_as_often_and_classes_keep_their_size() -> None:
+    paths = [f"dog/{n}" for n in range(9)] + [f"neither/{n}" for n in range(6)]
+    paths += [f"neither/cat{n}" for n in range(3)]
+    labels = torch.tensor([0] * 9 + [2] * 9)
+    split = Split(paths, torch.arange(100, 118), labels)
+    data = Dataset(torch.zeros(0), split, split, "")
+    config = Config.model_validate({
+        "name": "x", "classes": ("dog", "human", "neither"), "reject_class": "neither",
+        "data": {"root": "x"}, "train": {"epochs": 2},
+    })  # fmt: skip
+    train = choices.harder(lambda: data, config, "cat")().train
+    assert train.labels.bincount().tolist() == [18, 0, 18]
+    drawn = Counter(train.paths)
+    assert {drawn[f"dog/{n}"] for n in range(9)} == {2}
+    hard = sum(drawn[f"neither/cat{n}"] for n in range(3))
+    assert hard == 9  # of 18: a third of the class, twice as often as the rest
+    assert all(train.rows[place] == 100 + paths.index(path)
+               for place, path in enumerate(train.paths))  # fmt: skip
+    assert choices.harder(lambda: data, config, None)() is data
 
 
 def test_a_spread_tells_mean_range_and_number() -> None:
