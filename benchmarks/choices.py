@@ -72,8 +72,8 @@ def main() -> None:
             print(f"  {time.perf_counter() - started:.0f} s", flush=True)
     for source, choice in product(arguments.sources, CHOICES):
         alike = [row for row in rows if (row["source"], row["choice"]) == (source.stem, choice)]
-        figures = (f"{key} {results.spread([row[key] for row in alike])}" for key in SUMMED)
-        print(f"{source.stem}, {choice}: {', '.join(figures)}")
+        spreads = (f"{key} {results.spread([row[key] for row in alike])}" for key in SUMMED)
+        print(f"{source.stem}, {choice}: {', '.join(spreads)}")
     name = "choices" + ("-hard" if arguments.hard else "")
     results.write(name, {"arguments": sys.argv[1:], "rows": rows})
 

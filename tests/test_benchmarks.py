@@ -98,6 +98,17 @@ def test_hard_negatives_are_drawn_twice_as_often_and_classes_keep_their_size() -
     assert choices.harder(lambda: data, config, None)() is data
 
 
+def test_the_benchmark_of_softmax_tries_each_property_of_the_tests(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "softmax.py", "--batches", "2"],
+        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "runs/benchmarks/softmax.json").read_text())
+    assert {name.split("_")[0] for name in content["figures"]} >= {"p1", "p2", "p9", "p12"}
+    assert {row["rows"] for row in content["figures"].values()} == {2000}
+
+
 def test_a_spread_tells_mean_range_and_number() -> None:
     assert results.spread([0.5, 0.25, 0.75]) == "0.500 (0.250 - 0.750, n = 3)"
 

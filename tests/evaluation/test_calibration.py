@@ -137,7 +137,9 @@ def test_brier_is_the_sum_over_all_classes() -> None:
 @every
 @given(st.integers(1, 40), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_order_does_not_matter_and_the_range_is_kept(measure: object, num: int, seed: int) -> None:
+def test_p21_order_does_not_matter_and_the_range_is_kept(
+    measure: object, num: int, seed: int
+) -> None:
     assert callable(measure)
     probabilities = calibrated(num, seed).mul(8).round().div(8)  # many ties, zeros and ones
     probabilities /= probabilities.sum(dim=1, keepdim=True)
@@ -149,7 +151,7 @@ def test_order_does_not_matter_and_the_range_is_kept(measure: object, num: int, 
     assert all(0 <= each <= 1 for each in (first.value, first.expected, first.bound))
 
 
-def test_with_one_confidence_it_is_accuracy_less_confidence() -> None:
+def test_p21_with_one_confidence_it_is_accuracy_less_confidence() -> None:
     probabilities, labels = tops(*[(0.75, number < 50) for number in range(100)])
     for measure in MEASURES:
         assert measure(probabilities, labels).value == pytest.approx(0.25)

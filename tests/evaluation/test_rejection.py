@@ -18,7 +18,7 @@ def tensor(values: list[float]) -> Tensor:
 
 @given(scores, scores)
 @settings(max_examples=80, deadline=None)
-def test_auroc_is_scikit_learns_and_its_opposite_mirrors_it(
+def test_p21_auroc_is_scikit_learns_and_its_opposite_mirrors_it(
     positive: list[float], negative: list[float]
 ) -> None:
     truth = [1] * len(positive) + [0] * len(negative)

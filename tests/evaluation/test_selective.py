@@ -43,7 +43,7 @@ def test_a_table_worked_by_hand() -> None:
     assert found.accuracy_at == {"0.95": 0.75, "0.9": 0.75, "0.8": pytest.approx(2 / 3)}
 
 
-def test_augrc_follows_from_auroc_and_accuracy() -> None:
+def test_p21_augrc_follows_from_auroc_and_accuracy() -> None:
     """(1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2 (Traub et al., 2024), up to 1 / n."""
     generator = torch.Generator().manual_seed(0)
     confidences = torch.rand(20_000, dtype=torch.float64, generator=generator)

@@ -48,7 +48,7 @@ def make_pixels(num: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_an_image_gets_the_same_bits_in_any_company(name: str) -> None:
+def test_p18_an_image_gets_the_same_bits_in_any_company(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(2 * BATCH_SIZE + 2)
     alone = torch.cat([classifier.logits(image[None]) for image in pixels[:5]])
     assert len({tuple(logits) for logits in alone.tolist()}) == 5
@@ -59,7 +59,7 @@ def test_an_image_gets_the_same_bits_in_any_company(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_an_image_gets_the_same_bits_at_any_place(name: str) -> None:
+def test_p18_an_image_gets_the_same_bits_at_any_place(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(BATCH_SIZE)
     straight = classifier.logits(pixels)
     for shift in (1, 17, 32, 63):

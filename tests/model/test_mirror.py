@@ -5,7 +5,7 @@ from neither.model.mirror import MirrorAverage
 from neither.model.network import build_network
 
 
-def test_an_image_and_its_mirror_image_get_the_same_answer() -> None:
+def test_p18_an_image_and_its_mirror_image_get_the_same_answer() -> None:
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
     network = build_network(Model(width=8), 3, 32, seed=0).eval()

@@ -87,7 +87,7 @@ def test_two_classes_are_a_sigmoid_of_the_difference(one: float, other: float) -
     st.floats(1.1, 3),
 )
 @quick
-def test_a_higher_temperature_keeps_the_answer_and_is_less_sure(
+def test_p14_a_higher_temperature_keeps_the_answer_and_is_less_sure(
     whole: list[int], temperature: float, factor: float
 ) -> None:
     scores = [float(score) for score in whole]
@@ -134,7 +134,7 @@ def test_half_precision_is_computed_in_float64() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("function", [to_probabilities, to_log_probabilities])
-def test_a_logit_that_is_not_finite_is_refused(
+def test_p8_a_logit_that_is_not_finite_is_refused(
     function: Callable[[Tensor], Tensor], bad: float
 ) -> None:
     with pytest.raises(ValueError, match="not finite"):

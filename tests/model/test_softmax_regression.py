@@ -1,4 +1,4 @@
-"""P16: one linear layer under softmax, fitted to the end, is scikit-learn's logistic regression."""
+"""One linear layer under softmax, fitted to the end, is scikit-learn's logistic regression."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def answers(network: SoftmaxRegression, images: Tensor) -> Tensor:
     return to_probabilities(network(images))
 
 
-def test_it_is_convex_so_every_start_ends_in_the_same_answers_as_scikit_learn(
+def test_p16_every_start_ends_in_the_same_answers_as_scikit_learn(
     images: tuple[Tensor, Tensor],
 ) -> None:
     fits = [fit(*images, seed) for seed in range(5)]
@@ -62,7 +62,7 @@ def test_it_is_convex_so_every_start_ends_in_the_same_answers_as_scikit_learn(
     assert np.abs(theirs.predict_proba(flat) - first.numpy()).max() <= 1e-5
 
 
-def test_the_same_vector_added_to_all_classes_changes_nothing(
+def test_p16_the_same_vector_added_to_all_classes_changes_nothing(
     images: tuple[Tensor, Tensor],
 ) -> None:
     torch.manual_seed(0)

@@ -198,7 +198,9 @@ def test_each_batch_gets_one_optimizer_step(
     assert steps == state.step == EPOCHS * STEPS_PER_EPOCH
 
 
-def test_training_overfits_eight_images(make_images: Callable[..., Path], tmp_path: Path) -> None:
+def test_p17_training_overfits_eight_images(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
     still = {"crop_scale": (1.0, 1.0), "flip": False, "rotate_degrees": 0.0, "color": 0.0,
              "grey": 0.0, "erase": 0.0}  # fmt: skip
     root = make_images(train=3)
@@ -216,7 +218,7 @@ def test_training_overfits_eight_images(make_images: Callable[..., Path], tmp_pa
     assert last["loss"] < 1e-3
 
 
-def test_curves_begin_with_the_loss_of_random_weights(
+def test_p17_curves_begin_with_the_loss_of_random_weights(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
     train(make_config(make_images()), tmp_path / "run")

@@ -1,0 +1,43 @@
+"""Properties P1 to P12 of softmax on a million rows, by the very functions of the tests.
+
+    python benchmarks/softmax.py [--batches 1000]
+
+Batches of 1,000 rows go round 2, 3 and 10 classes, logits of size 1, 10 and 50, and four types. The
+first that breaks a property ends it with the property's name and the batch that does it again.
+"""
+
+import argparse
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import results
+
+FUNCTIONS = Path(__file__).parents[1] / "tests" / "model" / "test_softmax_properties.py"
+
+
+def main() -> None:
+    """Try each property on each batch."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batches", type=int, default=1000)
+    num_batches = parser.parse_args().batches
+    names = runpy.run_path(str(FUNCTIONS))
+    properties, kinds, draw = names["PROPERTIES"], names["KINDS"], names["draw"]
+    figures = {}
+    for check in properties:
+        started = time.perf_counter()
+        for number in range(num_batches):
+            kind = kinds[number % len(kinds)]
+            try:
+                check(draw(kind, number))
+            except AssertionError as error:
+                sys.exit(f"{check.__name__}: broken by draw({kind}, {number})\n{error}")
+        rows = num_batches * names["ROWS"]
+        figures[check.__name__] = {"rows": rows, "seconds": time.perf_counter() - started}
+        print(f"{check.__name__}: {rows:,} rows, none breaks it", flush=True)
+    results.write("softmax", figures)
+
+
+if __name__ == "__main__":
+    main()
