@@ -106,7 +106,7 @@ def test_the_benchmark_of_softmax_tries_each_property_of_the_tests(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "runs/benchmarks/softmax.json").read_text())
     assert {name.split("_")[0] for name in content["figures"]} >= {"p1", "p2", "p9", "p12"}
-    assert {row["rows"] for row in content["figures"].values()} == {2000}
+    assert {row["batches"] for row in content["figures"].values()} == {2}
 
 
 def test_a_spread_tells_mean_range_and_number() -> None:
