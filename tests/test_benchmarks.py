@@ -10,11 +10,14 @@ from pathlib import Path
 import choices
 import pytest
 import results
+import temperatures
 import time_to_accuracy
 import torch
 
 from neither.config import Config
 from neither.data.dataset import Dataset, Split
+from neither.evaluation.metrics import nll
+from neither.evaluation.temperature import fit_temperature
 from scripts import ROOT
 
 
@@ -107,6 +110,24 @@ def test_the_benchmark_of_softmax_tries_each_property_of_the_tests(tmp_path: Pat
     content = json.loads((tmp_path / "runs/benchmarks/softmax.json").read_text())
     assert {name.split("_")[0] for name in content["figures"]} >= {"p1", "p2", "p9", "p12"}
     assert {row["batches"] for row in content["figures"].values()} == {2}
+
+
+def test_the_benchmark_of_temperatures_has_what_the_product_does_among_the_rest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = temperatures.draw((2.4, 0, 0), 200, generator)
+    assert temperatures.held(3)(logits, labels) == fit_temperature(logits, labels)
+    alone = temperatures.held(0)(logits, labels)
+    assert nll(logits, labels, alone) < nll(logits, labels, temperatures.held(10)(logits, labels))
+    sure = 9.0 * torch.eye(3)[labels].double()
+    assert temperatures.held(0)(sure, labels) < 0.1 < temperatures.laplace(sure / 4, labels) < 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["temperatures.py", "--draws", "1"])
+    monkeypatch.setattr(temperatures, "SIZES", (20,))
+    monkeypatch.setattr(temperatures, "RIGHT", (0.6,))
+    temperatures.main()
+    assert len(capsys.readouterr().out.splitlines()) == len(temperatures.WORLDS) + 3
 
 
 def test_a_spread_tells_mean_range_and_number() -> None:

@@ -1,4 +1,6 @@
-"""Fitting a temperature: the best there is, and never worse than none."""
+"""Fitting a temperature: the best there is, never worse than none, not carried away by few."""
+
+import math
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from neither.evaluation.metrics import nll
 from neither.evaluation.temperature import fit_temperature
-from neither.model.softmax import to_log_probabilities, to_probabilities
+from neither.model.softmax import to_probabilities
 
 
 def sample(num: int, seed: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -19,11 +21,10 @@ def sample(num: int, seed: int, temperature: float = 1.0) -> tuple[Tensor, Tenso
     return logits * temperature, labels
 
 
-def smoothed(logits: Tensor, labels: Tensor, temperature: float) -> float:
-    """Return the loss that Laplace's rule sees: each class has one image more."""
-    num, num_classes = logits.shape
-    targets = (num * torch.eye(num_classes)[labels] + 1) / (num + num_classes)
-    return -float((targets * to_log_probabilities(logits, temperature)).sum(dim=1).mean())
+def total(logits: Tensor, labels: Tensor, temperature: float) -> float:
+    """Return what is minimised: the loss of all images, and of the prior in favour of 1."""
+    inverse = 1 / temperature
+    return len(labels) * nll(logits, labels, temperature) + 3 * (inverse - 1 - math.log(inverse))
 
 
 @given(st.integers(1, 60), st.integers(0, 10_000), st.sampled_from([0.3, 1.0, 4.0]))
@@ -33,10 +34,9 @@ def test_t7_no_other_temperature_is_better(num: int, seed: int, scale: float) ->
     found = fit_temperature(logits, labels)
     assert 0.05 <= found <= 20
     assert nll(logits, labels, found) <= nll(logits, labels, 1.0)
-    if found != 1.0:
-        best = smoothed(logits, labels, found)
-        for other in torch.logspace(-1.3, 1.3, 40).tolist():
-            assert best <= smoothed(logits, labels, other) + 1e-12
+    best = total(logits, labels, found)
+    for other in torch.logspace(-1.3, 1.3, 40).tolist():
+        assert best <= total(logits, labels, other) + 1e-10
 
 
 def test_where_the_labels_are_many_it_is_the_best_of_all_for_nll() -> None:
@@ -47,13 +47,30 @@ def test_where_the_labels_are_many_it_is_the_best_of_all_for_nll() -> None:
 
 
 def test_always_right_is_no_proof_of_certainty() -> None:
-    """Of 99 right answers Laplace makes a chance of 100 / 102 for the next (with three classes)."""
-    logits, labels = 8.0 * torch.eye(3)[torch.arange(99) % 3], torch.arange(99) % 3
-    tight = fit_temperature(logits / 4, labels)
-    assert tight < 1
-    wrong = 1 - to_probabilities(logits / 4, tight).max(dim=1).values
-    assert wrong.mean() == pytest.approx(2 / 102, rel=1e-6)
-    assert fit_temperature(logits, labels) == 1.0  # any higher one would be worse on these
+    labels = torch.arange(99) % 3
+    for size in (2.0, 8.0):
+        logits = size * torch.eye(3)[labels]
+        found = fit_temperature(logits, labels)
+        assert 0.3 < found < 1  # on these images T = 0 would have no loss at all
+        wrong = (1 - to_probabilities(logits, found).max(dim=1).values).mean()
+        assert 1e-4 < wrong < 2e-2
+
+
+@pytest.mark.parametrize("size", [3.0, 10.0])
+def test_two_mistakes_among_thirty_are_outvoted_by_neither_side(size: float) -> None:
+    """Neither falls back to 1, nor lets the prior hide what the labels say plainly."""
+    logits = torch.tensor([[size, 0, 0]] * 28 + [[0, size, 0], [0.1 * size, 0, 0]])
+    labels = torch.tensor([0] * 28 + [1, 1])
+    found = fit_temperature(logits, labels)
+    lowest = min(nll(logits, labels, t) for t in torch.linspace(0.2, 8, 400).tolist())
+    assert lowest <= nll(logits, labels, found) <= lowest + 0.01
+    assert found != 1.0
+
+
+def test_on_a_thousand_images_the_prior_weighs_next_to_nothing() -> None:
+    logits, labels = sample(1000, 5, 2.5)
+    lowest = min(nll(logits, labels, t) for t in torch.linspace(2, 3, 500).tolist())
+    assert nll(logits, labels, fit_temperature(logits, labels)) <= lowest + 1e-4
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -71,15 +88,16 @@ def test_p15_the_loss_is_convex_and_the_slope_is_zero_at_the_fit() -> None:
     found = fit_temperature(logits, labels)
     expected = (to_probabilities(logits, found) * logits).sum(dim=1)
     own = logits.gather(1, labels[:, None])[:, 0]
-    wanted = (500 * own + logits.sum(dim=1)) / 503
-    assert float((expected - wanted).mean()) == pytest.approx(0, abs=1e-8)
+    prior = 3 * (1 - found) / 500  # an image's share of it
+    assert float((expected - own).mean()) + prior == pytest.approx(0, abs=1e-8)
 
 
-def test_saying_nothing_or_hardly_anything_ends_at_the_bounds() -> None:
-    labels = torch.tensor([0, 1, 2])
-    assert fit_temperature(5 * torch.eye(3), labels.flip(0)) == 20
-    many = torch.arange(300) % 3
-    assert fit_temperature(0.01 * torch.eye(3)[many], many) == 0.05
+def test_saying_nothing_keeps_1_and_always_wrong_ends_at_the_bound() -> None:
+    labels = torch.arange(300) % 3
+    assert fit_temperature(torch.zeros(300, 3), labels) == 1
+    assert fit_temperature(5 * torch.eye(3)[labels], labels.flip(0)) == 20
+    assert fit_temperature(1e-3 * torch.eye(3)[torch.arange(99_999) % 3],
+                           torch.arange(99_999) % 3) == 0.05  # fmt: skip
 
 
 def test_order_and_precision_of_the_logits_hardly_matter() -> None:
