@@ -13,15 +13,14 @@ import statistics
 from collections.abc import Callable
 from itertools import product
 from typing import Any
-from unittest.mock import patch
 
 import results
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neither.evaluation import temperature
 from neither.evaluation.metrics import nll
+from neither.evaluation.temperature import LEAST, MOST, fit_temperature
 from neither.model.softmax import to_probabilities
 
 NUM_CLASSES = 3
@@ -76,14 +75,9 @@ def draw(
     return logits * (unevenness * spread).exp(), torch.where(wrong, random, labels)
 
 
-def held(weight: float) -> Fit:
+def held(prior: float) -> Fit:
     """Return the product's fit, with a prior of this weight."""
-
-    def fit(logits: Tensor, labels: Tensor) -> float:
-        with patch.object(temperature, "_WEIGHT_OF_NONE", weight):
-            return temperature.fit_temperature(logits, labels)
-
-    return fit
+    return lambda logits, labels: fit_temperature(logits, labels, prior)
 
 
 def laplace(logits: Tensor, labels: Tensor) -> float:
@@ -97,7 +91,7 @@ def laplace(logits: Tensor, labels: Tensor) -> float:
 
 def bisected(logits: Tensor, wanted: Tensor) -> float:
     """Return the inverse temperature under which softmax expects the wanted score."""
-    low, high = 1 / temperature.MOST, 1 / temperature.LEAST
+    low, high = 1 / MOST, 1 / LEAST
     for _ in range(50):
         middle = (low + high) / 2
         expected = (to_probabilities(logits, 1 / middle) * logits).sum(dim=1).mean()

@@ -107,6 +107,16 @@ def test_t4_adaptive_groups_are_of_equal_counts_by_rank(num: int) -> None:
     assert adaptive_ece(probabilities, labels).value == pytest.approx(total / num, abs=1e-12)
 
 
+def test_t4_chance_too_has_no_order_among_ties() -> None:
+    """Of 300 answers of one confidence the bound is that of a share, as if all were one bin."""
+    probabilities = torch.tensor([[0.8, 0.1, 0.1]], dtype=torch.float64).expand(300, 3)
+    labels = (torch.arange(300) >= 216).long()
+    found, plain = adaptive_ece(probabilities, labels), ece(probabilities, labels)
+    assert found.value == pytest.approx(plain.value)
+    assert found.bound == pytest.approx(1.96 * (0.8 * 0.2 / 300) ** 0.5, rel=0.1)
+    assert (found.expected, found.bound) == pytest.approx((plain.expected, plain.bound), rel=0.05)
+
+
 def test_t5_a_class_without_images_counts() -> None:
     probabilities = torch.tensor([[0.6, 0.0, 0.4]] * 10, dtype=torch.float64)
     labels = torch.zeros(10, dtype=torch.int64)

@@ -100,6 +100,15 @@ def test_saying_nothing_keeps_1_and_always_wrong_ends_at_the_bound() -> None:
                            torch.arange(99_999) % 3) == 0.05  # fmt: skip
 
 
+def test_the_labels_alone_have_no_regard_for_1() -> None:
+    logits, labels = sample(60, 4, 6.0)
+    found = fit_temperature(logits, labels, prior=0)
+    assert found > fit_temperature(logits, labels)
+    lowest = nll(logits, labels, found)
+    assert all(lowest <= nll(logits, labels, t) for t in torch.linspace(3, 20, 200).tolist())
+    assert fit_temperature(8.0 * torch.eye(3), torch.arange(3), prior=0) == 0.05
+
+
 def test_order_and_precision_of_the_logits_hardly_matter() -> None:
     logits, labels = sample(300, 2, 1.5)
     order = torch.randperm(300)

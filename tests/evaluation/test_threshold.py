@@ -30,6 +30,14 @@ def test_it_is_the_smallest_that_reaches_the_target(
     assert found is None or found < min(reached) / 10
 
 
+@pytest.mark.parametrize("below", [1 - 5e-13, 1 - 2**-53])
+def test_a_hair_never_lets_in_the_next_lower(below: float) -> None:
+    confidences = torch.tensor([1.0, below], dtype=torch.float64)
+    found = choose_threshold(confidences, torch.tensor([True, False]), 1.0)
+    assert found is not None
+    assert (confidences >= found).tolist() == [True, False]
+
+
 def test_a_share_that_is_met_exactly_is_met() -> None:
     """98 of 100, where 0.98 has no exact binary form."""
     confidences = torch.full((100,), 0.7, dtype=torch.float64)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from neither.evaluation.verdict import is_guessing, judge
+from neither.evaluation.verdict import is_guessing, judge, percent
 
 
 def figures(**other: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -65,3 +65,12 @@ def test_hardly_more_than_guessing_is_told() -> None:
 )  # fmt: skip
 def test_all_and_none_are_said_of_all_and_none_only(share: float, said: str) -> None:
     assert said in judge(figures(accuracy=share))[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0.0 %"), (1e-5, "< 0.1 %"), (0.0006, "0.1 %"), (0.9877, "98.8 %"),
+     (0.99999, "> 99.9 %"), (1.0, "100.0 %")],
+)  # fmt: skip
+def test_none_and_all_are_said_of_none_and_all_alone(share: float, text: str) -> None:
+    assert percent(share) == text

@@ -13,6 +13,8 @@ CLASSES = ("dog", "human", "neither")
         (None, "human", "no threshold"),
         (0.625, "human", "0.6250 >= 0.6250"),
         (0.63, UNSURE, "0.6250 < 0.6300"),
+        (0.6250001, UNSURE, "0.6250000 < 0.6250001"),
+        (0.625 + 2**-53, UNSURE, "0.6250000000000000 < 0.6250000000000001"),
     ],
 )
 def test_the_top_probability_is_held_against_the_threshold(

@@ -139,3 +139,12 @@ def test_p8_a_logit_that_is_not_finite_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="not finite"):
         function(torch.tensor([[0.0, 1.0], [bad, 0.0]]))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("function", [to_probabilities, to_log_probabilities])
+def test_a_temperature_that_is_none_is_refused(
+    function: Callable[[Tensor, float], Tensor], temperature: float
+) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        function(torch.zeros(1, 3), temperature)

@@ -11,7 +11,7 @@ def read_priors(text: str) -> dict[str, float]:
     """
     shares: dict[str, float] = {}
     for part in text.split(","):
-        name, _, value = part.rpartition("=")
+        name, _, value = part.strip().rpartition("=")
         try:
             share = float(value)
         except ValueError as error:

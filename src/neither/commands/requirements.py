@@ -47,7 +47,7 @@ class Requirement:
         found = figures[self.path]
         if _COMPARISONS[self.comparison](found, self.bound):
             return None
-        return f"{self.path} is {found:.6g}, required {self.comparison} {self.bound:g}"
+        return f"{self.path} is {found:.10g}, required {self.comparison} {self.bound:.10g}"
 
 
 def read_requirement(text: str) -> Requirement:

@@ -74,10 +74,16 @@ def adaptive_ece(probabilities: Tensor, labels: Tensor) -> Error:
     # Images of one confidence have no order; each is counted as their mean.
     values, tied = group_ties(confidences)
     order = tied.argsort(stable=True)
-    hits = (add_up(predicted == labels, tied, len(values)) / tied.bincount())[tied]
     groups = torch.empty_like(tied)
     groups[order] = torch.arange(len(order)) * NUM_BINS // len(order)
-    return _measure_tops(confidences, hits, groups)
+
+    def shared_out(hits: Tensor) -> Tensor:  # (D, N), in the draws by chance as in what came true
+        if len(values) == len(tied):
+            return hits
+        sums = hits.new_zeros(len(hits), len(values)).scatter_add_(1, tied.expand_as(hits), hits)
+        return (sums / tied.bincount())[:, tied]
+
+    return _measure_tops(confidences, predicted == labels, groups, shared_out)
 
 
 def classwise_ece(probabilities: Tensor, labels: Tensor) -> Error:
@@ -138,12 +144,17 @@ def bins_of(probabilities: Tensor) -> Tensor:
     return torch.bucketize(probabilities, edges)
 
 
-def _measure_tops(confidences: Tensor, hits: Tensor, groups: Tensor) -> Error:
+def _measure_tops(
+    confidences: Tensor,
+    hits: Tensor,
+    groups: Tensor,
+    shared_out: Callable[[Tensor], Tensor] = lambda hits: hits,
+) -> Error:
     def draw(numbers: Tensor) -> _Hits:
-        return groups.expand_as(numbers), (numbers < confidences).double()
+        return groups.expand_as(numbers), shared_out((numbers < confidences).double())
 
     return _measure(
-        add_up(confidences, groups, NUM_BINS), (groups[None], hits.double()[None]), draw
+        add_up(confidences, groups, NUM_BINS), (groups[None], shared_out(hits.double()[None])), draw
     )
 
 

@@ -1,6 +1,7 @@
 """How well a score tells the classes apart from the reject class.
 
-Known images are those of the other classes. Images tied in their score count half, everywhere.
+Known images are those of the other classes. In the areas, images tied in their score count half;
+where a threshold is meant, those at it are all accepted.
 """
 
 from dataclasses import dataclass

@@ -82,7 +82,7 @@ def _calibration(scores: Tensor, probabilities: Tensor, labels: Tensor) -> dict[
         "chance": {
             name: {"mean": error.expected, "q95": error.bound} for name, error in errors.items()
         },
-        "refinement": nll(scores, labels, fit_temperature(scores, labels)),
+        "refinement": nll(scores, labels, fit_temperature(scores, labels, prior=0)),
         "reliability": calibration.reliability(probabilities, labels),
     }
 

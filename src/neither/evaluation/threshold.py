@@ -18,13 +18,21 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
 
     Returns:
         A hair below a confidence that occurs, so that this one is accepted however its last bit is
-        rounded elsewhere; None if no threshold keeps the promise.
+        rounded elsewhere, but above the next lower one; None if no threshold keeps the promise.
     """
     values, tied = group_ties(confidences)
     num = _from_the_top(torch.ones_like(confidences), tied, len(values))
     right = _from_the_top(hits.double(), tied, len(values))
     kept = (right >= target * num - 1e-9).nonzero()
-    return float(values[int(kept.min())]) - _HAIR if len(kept) else None
+    if not len(kept):
+        return None
+    place = int(kept.min())
+    least = float(values[place])
+    if place == 0:
+        return least - _HAIR
+    below = float(values[place - 1])
+    hair = max(least - _HAIR, (least + below) / 2)
+    return hair if hair > below else least  # between neighbouring numbers there is no third
 
 
 def _from_the_top(values: Tensor, tied: Tensor, num: int) -> Tensor:

@@ -70,8 +70,8 @@ def _of_100(share: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent; 0 and 100 mean none and all."""
+    """Write a share in percent; 0.0 and 100.0 mean none and all."""
     rounded = round(100 * share, 1)
     if rounded in (0, 100) and share not in (0, 1):
-        rounded = abs(rounded - 0.1)
+        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
     return f"{rounded:.1f} %"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 UNSURE = "unsure"
+_MOST_DIGITS = 17  # that tell two numbers of float64 apart
 
 
 @dataclass(frozen=True)
@@ -38,5 +39,12 @@ def decide(
     if threshold is None:
         return Decision(predicted, predicted, "no threshold", confidence)
     is_sure = confidence >= threshold
-    reason = f"{confidence:.4f} {'>=' if is_sure else '<'} {threshold:.4f}"
+    digits = 4
+    while (
+        not is_sure
+        and digits < _MOST_DIGITS
+        and f"{confidence:.{digits}f}" == (f"{threshold:.{digits}f}")
+    ):
+        digits += 1  # nobody believes 0.9877 < 0.9877
+    reason = f"{confidence:.{digits}f} {'>=' if is_sure else '<'} {threshold:.{digits}f}"
     return Decision(predicted, predicted if is_sure else UNSURE, reason, confidence)

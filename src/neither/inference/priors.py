@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from neither.errors import UsageError
+from neither.terminal import printable
 
 _ROUNDING = 1e-3  # of three shares written with three digits
 
@@ -18,9 +19,13 @@ def in_order(priors: Mapping[str, float], classes: Sequence[str]) -> list[float]
     Raises:
         UsageError: if it is anything else.
     """
-    if sorted(priors) != sorted(classes):
-        raise UsageError(f"priors: want a share for each of {', '.join(classes)}, once")
+    odd = [f"{name} is no class" for name in priors if name not in classes]
+    odd += [f"{name} has no share" for name in classes if name not in priors]
+    odd += [f"the share of {name} is above 0 and below 1, not {share:g}"
+            for name, share in priors.items() if not 0 < share < 1]  # fmt: skip
+    if odd:
+        raise UsageError(f"priors: {printable('; '.join(odd))}")
     total = math.fsum(priors.values())
-    if not all(0 < share < 1 for share in priors.values()) or abs(total - 1) > _ROUNDING:
-        raise UsageError(f"priors: shares are above 0 and sum to 1, but these sum to {total:g}")
+    if abs(total - 1) > _ROUNDING:
+        raise UsageError(f"priors: the shares sum to 1, but these to {total:g}")
     return [priors[name] for name in classes]

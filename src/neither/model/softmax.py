@@ -1,5 +1,7 @@
 """The border between logits and probabilities; nothing else in the code crosses it."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,9 +21,9 @@ def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     Raises:
         ValueError: if a logit is not finite: every comparison with NaN fails, so the largest of
-            such a row would be the first class, whatever the image.
+            such a row would be the first class, whatever the image; or if T is not above 0.
     """
-    _require_finite(logits)
+    _require_sound(logits, temperature)
     return tempered_softmax(logits.double(), temperature)
 
 
@@ -39,7 +41,7 @@ def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the logarithm of `to_probabilities`, exact where a probability rounds to zero.
+    """Return the logarithm of `to_probabilities`, right where a probability rounds to zero.
 
     Args:
         logits: (B, C), any floating-point type; the result is computed in float64.
@@ -49,12 +51,14 @@ def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
         (B, C) float64, at most 0.
 
     Raises:
-        ValueError: if a logit is not finite.
+        ValueError: if a logit is not finite, or T not above 0.
     """
-    _require_finite(logits)
+    _require_sound(logits, temperature)
     return torch.log_softmax(logits.double() / temperature, dim=1)
 
 
-def _require_finite(logits: Tensor) -> None:
+def _require_sound(logits: Tensor, temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"a temperature is above 0, not {temperature:g}")
     if not torch.isfinite(logits).all():
         raise ValueError("a logit is not finite: the network's weights or its input are damaged")
