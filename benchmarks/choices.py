@@ -11,6 +11,7 @@ the number of steps stay as large as they were, whatever an epoch is then called
 """
 
 import argparse
+import math
 import re
 import sys
 import tempfile
@@ -48,14 +49,16 @@ def main() -> None:
     """Train, score, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config", type=Path)
-    parser.add_argument("sources", type=Path, nargs="+")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE or key=value")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--hard")
-    arguments, overrides = parser.parse_known_args()
+    arguments = parser.parse_intermixed_args()
+    overrides = [str(each) for each in arguments.sources if "=" in str(each)]
+    sources = [each for each in arguments.sources if "=" not in str(each)]
     rows = []
     print(f"{'source':16} seed {'weights':18}    val  nll T   test    nll     T    ece  auroc")
     for seed in map(int, arguments.seeds.split(",")):
-        for source in arguments.sources:
+        for source in sources:
             key = "manifest" if is_manifest(source) else "root"
             where = ["data.root=null", "data.manifest=null", f"data.{key}={source}"]
             config = load_config(arguments.config, [*overrides, *where, f"seed={seed}"])
@@ -70,7 +73,7 @@ def main() -> None:
                       f"{row['temperature']:5.2f} {row['ece']:6.3f} {row['auroc']:6.3f}",
                       flush=True)  # fmt: skip
             print(f"  {time.perf_counter() - started:.0f} s", flush=True)
-    for source, choice in product(arguments.sources, CHOICES):
+    for source, choice in product(sources, CHOICES):
         alike = [row for row in rows if (row["source"], row["choice"]) == (source.stem, choice)]
         spreads = (f"{key} {results.spread([row[key] for row in alike])}" for key in SUMMED)
         print(f"{source.stem}, {choice}: {', '.join(spreads)}")
@@ -87,7 +90,7 @@ def measure(
         config = config.model_copy(update={"train": train.model_copy(update={
             "epochs": train.epochs // PASSES,
             "warmup_epochs": train.warmup_epochs // PASSES,
-            "val_every_epochs": train.val_every_epochs // PASSES,
+            "val_every_epochs": max(1, train.val_every_epochs // PASSES),
         })})  # fmt: skip
     with (
         open_run(config, folder / "run", fresh=False) as run,
@@ -123,7 +126,7 @@ def score(checkpoint: Checkpoint, test: Found, folder: Path) -> dict[str, Any]:
         "temperature": metrics["temperature"],
         "ece": metrics["ece"],
         "ece_q95": metrics["chance"]["ece"]["q95"],
-        "auroc": metrics["rejection"]["auroc"],
+        "auroc": metrics.get("rejection", {}).get("auroc", math.nan),
     }
 
 

@@ -1,4 +1,4 @@
-"""Properties P1 to P12 of softmax on a million rows, by the very functions of the tests.
+"""Properties of softmax (P1 to P6, P9 to P12) on a million rows, by the functions of the tests.
 
     python benchmarks/softmax.py [--batches 1000]
 

@@ -271,6 +271,29 @@ def test_images_that_are_not_there_leave_no_folder_behind(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_unseen_has_one_row_and_what_is_asked_for_another_mix_a_folder_of_its_own(
+    call: Call, tmp_path: Path
+) -> None:
+    root, run = make_flat(tmp_path / "photos", 12), tmp_path / "run"
+    train(call, root, run)
+    other = make_flat(tmp_path / "other", 2)
+    shutil.copytree(other / "dog", other / "unseen" / "teapot")
+    mix = ("--priors", "dog=0.1, human=0.2, neither=0.7")
+    for more, name in (((), "other"), (mix, "other-priors")):
+        done = call("evaluate", run, other, "--unseen", other / "unseen", *more)
+        assert done.code == 0, done.err
+        metrics, rows = results(next(run.glob(f"evaluations/*-{name}")))
+        assert metrics["num_images"] == len(rows) == 8
+        assert {name: row["num_images"] for name, row in metrics["foreign"].items()} == {
+            "teapot": 2
+        }
+        assert metrics.get("priors") == (
+            {"dog": 0.1, "human": 0.2, "neither": 0.7} if more else None
+        )
+        page = next(run.glob(f"evaluations/*-{name}/report.html")).read_text()
+        assert ("answered for 10.0% dog, 20.0% human, 70.0% neither" in page) == bool(more)
+
+
 def test_evaluate_knows_the_aliases_of_the_checkpoint(call: Call, tmp_path: Path) -> None:
     folders = {"dog": "dog", "person": "human", "people": "human", "neither": "neither"}
     root, run = make_flat(tmp_path / "photos", 12, **folders), tmp_path / "run"

@@ -118,6 +118,25 @@ def test_unseen_folders_that_are_classes_or_empty_are_refused(tmp_path: Path) ->
         find_unseen_images(tmp_path, CLASSES)
 
 
+def test_splits_of_classes_are_not_unseen(tmp_path: Path) -> None:
+    lay_out(tmp_path, "test/cup/a.jpg", "val/dog/b.jpg")
+    with pytest.raises(DataError, match="val: --unseen is for other kinds, but dog is a class"):
+        find_unseen_images(tmp_path, CLASSES)
+
+
+def test_a_folder_inside_can_be_left_out(tmp_path: Path) -> None:
+    lay_out(tmp_path, "dog/a.jpg", "unseen/cup/b.jpg", "unseen2/c.jpg", "human/unseen/d.jpg")
+    found = find_scored_images(tmp_path, CLASSES, None)
+    every = len(found.paths)
+    for outside in (tmp_path, tmp_path.parent, tmp_path.parent / "other"):
+        found.leave_out(outside)
+        assert len(found.paths) == every
+    found.leave_out(tmp_path / "dog" / ".." / "unseen")
+    assert [(image.path, image.label) for image in found.images] == [
+        ("dog/a.jpg", "dog"), ("human/unseen/d.jpg", "human"), ("unseen2/c.jpg", "unseen2"),
+    ]  # fmt: skip
+
+
 def test_one_image_has_no_splits(tmp_path: Path) -> None:
     root = make_splits(tmp_path / "images", classes=CLASSES)
     with pytest.raises(UsageError, match="one image has no splits"):

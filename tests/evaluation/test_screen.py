@@ -56,7 +56,7 @@ def test_the_confusion_matrix_has_a_row_for_each_class(capsys: pytest.CaptureFix
     assert "dog 3 1 4 75.0 % 100.0 % 85.7 %" in lines
     assert "human 0 0 0 - 0.0 % -" in lines
     assert lines[-9:] == [
-        "on 4 images, with 95 % intervals (bootstrap):",
+        "on 4 images, with 95 % intervals:",
         "accuracy 75.0 % (50.0 - 100.0), macro recall 62.5 % (25.0 - 75.0)",
         "nll 0.4322 (0.4000 - 0.5000), 0.4000 at their best temperature; Brier 0.2500",
         "calibration at temperature 1.234; in brackets what chance alone gives, mean and 95 %:",
@@ -66,8 +66,14 @@ def test_the_confusion_matrix_has_a_row_for_each_class(capsys: pytest.CaptureFix
         "right: 80.0 % of the surest 95 %, 85.0 % of the surest 90 %, 90.0 % of the surest 80 %; "
         "AURC 0.0123, AUGRC 0.0111",
         "accepted from a probability of 0.8125 on: 75.0 % of the images, 100.0 % of them right "
-        "(promised 98.0 %)",
+        "(promised on val: 98.0 %)",
     ]
+
+
+def test_another_mix_of_classes_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(LABELLED | {"priors": {"dog": 0.001, "human": 0.999}}, capsys)
+    assert "answered for another mix of classes than in training: dog 0.1 %, human 99.9 %" in lines
+    assert lines[-1].endswith("(promised on val, with the mix of classes there: 98.0 %)")
 
 
 def test_without_a_threshold_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +94,7 @@ def test_foreign_folders_get_rows_of_their_own(capsys: pytest.CaptureFixture[str
     foreign = {"tea [red]pot\x1b": {"num_images": 1200, "decided": {"dog": 1150, "human": 50}}}
     lines = shown(LABELLED | {"foreign": foreign}, capsys)
     assert "tea [red]pot\\x1b 1150 50 1200" in lines
-    assert "on 4 images, with 95 % intervals (bootstrap):" in lines  # without the foreign ones
+    assert "on 4 images, with 95 % intervals:" in lines  # without the foreign ones
 
 
 def test_unreadable_files_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

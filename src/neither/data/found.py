@@ -54,6 +54,16 @@ class Found:
         self.labels += [label] * len(paths)
         self.splits += [split] * len(paths)
 
+    def leave_out(self, folder: Path) -> None:
+        """Leave out the images below a folder inside the root."""
+        below = folder.resolve()
+        if not below.is_relative_to(self.root.resolve()) or below == self.root.resolve():
+            return
+        prefix = f"{below.relative_to(self.root.resolve()).as_posix()}/"
+        kept = [place for place, path in enumerate(self.paths) if not path.startswith(prefix)]
+        for column in (self.paths, self.labels, self.splits):
+            column[:] = [column[place] for place in kept]
+
     def search(
         self, folder: Path, entered: set[Identity] | None = None, prefix: str = ""
     ) -> list[str]:

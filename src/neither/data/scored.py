@@ -124,6 +124,11 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> Found:
     own_name = root.resolve().name
     if own_name in classes and count_loose_images(root):
         raise DataError(f"{root}: --unseen is for other kinds, but {own_name} is a class")
+    for folder in split_folders(root).values():
+        if known := sorted(set(list_folders(root / folder)) & set(classes)):
+            raise DataError(
+                f"{root / folder}: --unseen is for other kinds, but {name_all(known)} is a class"
+            )
     _add_by_first_folder(found, {}, None, own_name)
     if not found.paths:
         raise DataError(f"{root}: no images here for --unseen")

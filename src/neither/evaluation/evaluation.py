@@ -118,6 +118,8 @@ def evaluate(
         metrics["reject_class"] = classifier.reject_class
     if classifier.threshold is not None:
         metrics["threshold"] = classifier.threshold
+    if classifier.priors:
+        metrics["priors"] = dict(zip(classes, classifier.priors, strict=True))
     album = None
     if logits:
         labels = torch.tensor([classes.index(target.label) for target in labelled])

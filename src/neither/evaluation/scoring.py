@@ -49,7 +49,8 @@ def score(
         images: a folder with or without labels, a CSV file, or an image.
         split: train, val or test; None for test where the folder has splits, else for all of it.
         unseen_root: folders of kinds that are no class, if any.
-        output_dir: None for `evaluations/<a>-<b>` in the run's folder, or beside the checkpoint.
+        output_dir: None for `evaluations/<a>-<b>` in the run's folder, or beside the checkpoint;
+            with priors `-priors` is added.
 
     Raises:
         UsageError: if something is not there, or the results would lie among the images.
@@ -64,6 +65,7 @@ def score(
     unseen = None
     if unseen_root is not None:
         unseen = find_unseen_images(unseen_root, classifier.classes)
+        scored.leave_out(unseen_root)  # they get their rows once
     refused = [*scored.refused, *(unseen.refused if unseen else [])]
     for note in [*scored.notes, *(unseen.notes if unseen else [])]:
         say(note)
@@ -74,6 +76,8 @@ def score(
     name = "-".join(whole.resolve().parts[1:][-2:]) or "root"  # without the / or C:\ before them
     if split and whole.resolve() == images.resolve():  # no folder of its own
         name = f"{whole.resolve().name}-{split}"
+    if classifier.priors:  # beside the figures without them, not in their place
+        name += "-priors"
     home = model if model.is_dir() else find_checkpoint(model).parent
     output_dir = output_dir or home / "evaluations" / name
     for root in roots:
@@ -82,7 +86,7 @@ def score(
     next_command = shlex.join(["python", "scripts/predict.py", str(model), "FOLDER"])
     story = Story(
         f"{home.resolve().name} on {name}",
-        str(whole),
+        str(whole) + _mix(classifier),
         rows=read_rows(home),
         warnings=refused,
         commands=[("Say of any other pictures what they show:", next_command)],
@@ -92,6 +96,13 @@ def score(
     (output_dir / "report.html").unlink(missing_ok=True)
     write_report(output_dir / "report.html", evaluation.metrics, evaluation.scored, story)
     return Scoring(evaluation.metrics, whole, output_dir, refused)
+
+
+def _mix(classifier: Classifier) -> str:
+    if not classifier.priors:
+        return ""
+    pairs = zip(classifier.classes, classifier.priors, strict=True)
+    return f", answered for {', '.join(f'{share:.1%} {name}' for name, share in pairs)}"
 
 
 def _find(model: Path, images: Path, split: str | None, classifier: Classifier) -> Found:

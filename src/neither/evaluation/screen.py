@@ -37,6 +37,11 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
         )
     if "accuracy" in metrics:
         show(judge(metrics)[0])
+        if "priors" in metrics:
+            mix = ", ".join(
+                f"{name} {_percent(share)}" for name, share in metrics["priors"].items()
+            )
+            show(f"answered for another mix of classes than in training: {mix}")
         for line in (*_hits(metrics), *_calibration(metrics), *_rejection(metrics)):
             show(line)
         show(_withheld(metrics))
@@ -48,7 +53,7 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
 def _hits(metrics: dict[str, Any]) -> Iterator[str]:
     num = sum(map(sum, metrics["confusion_matrix"]))
     within = metrics["intervals"]
-    yield f"on {num:,} images, with 95 % intervals (bootstrap):"
+    yield f"on {num:,} images, with 95 % intervals:"
     yield (
         f"  accuracy {_percent(metrics['accuracy'])} ({_range(within['accuracy'])}), "
         f"macro recall {_percent(metrics['macro_recall'])} ({_range(within['macro_recall'])})"
@@ -100,7 +105,8 @@ def _threshold(metrics: dict[str, Any]) -> str:
     if "decision" not in metrics:
         return f"unsure below {threshold}"
     found = metrics["decision"]
-    promise = f"(promised {_percent(found['target_precision'])})"
+    mix = ", with the mix of classes there" if "priors" in metrics else ""
+    promise = f"(promised on val{mix}: {_percent(found['target_precision'])})"
     if "precision" not in found:
         return f"unsure below {threshold}: all of the images {promise}"
     return (f"accepted from {threshold} on: {_percent(found['coverage'])} of the images, "

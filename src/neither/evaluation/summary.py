@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from neither.evaluation import calibration
-from neither.evaluation.intervals import macro_recall_interval, mean_interval
+from neither.evaluation.intervals import macro_recall_interval, mean_interval, share_interval
 from neither.evaluation.metrics import (
     accuracy,
     count_confusions,
@@ -48,7 +48,7 @@ def summarize(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[st
     }
     figures |= _calibration(scores, probabilities, labels)
     figures["intervals"] = {
-        "accuracy": list(mean_interval(hits.double())),
+        "accuracy": list(share_interval(figures["accuracy"], len(hits))),
         "macro_recall": list(macro_recall_interval(labels, hits)),
         "nll": list(mean_interval(losses(scores, labels, 1.0))),
     }

@@ -1,6 +1,5 @@
 """A checkpoint as a classifier, and the one way in which logits are computed for use."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +48,7 @@ class Classifier:
         threshold: the least probability to accept; None accepts every prediction.
         target_precision: what the threshold promises of the accepted predictions.
         shares: of each class among the training images; empty if they are not known.
-        shifts: what is added to the tempered logits for another mix of classes; empty for none.
+        priors: of each class where the classifier is used; empty if they are those of training.
     """
 
     network: nn.Module
@@ -63,7 +62,7 @@ class Classifier:
     threshold: float | None = None
     target_precision: float = 1.0
     shares: tuple[float, ...] = ()
-    shifts: tuple[float, ...] = ()
+    priors: tuple[float, ...] = ()
 
     @overload
     def __call__(self, picture: str | Path | Image.Image | _Array) -> Verdict: ...
@@ -137,7 +136,10 @@ class Classifier:
         Softmax of them gives the probabilities.
         """
         scores = logits.double() / self.temperature
-        return scores + torch.tensor(self.shifts, dtype=torch.float64) if self.shifts else scores
+        if not self.priors:
+            return scores
+        shares = torch.tensor([self.priors, self.shares], dtype=torch.float64).log()
+        return scores + shares[0] - shares[1]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return (N, C) float64 probabilities for (N, C) logits.
@@ -168,10 +170,7 @@ class Classifier:
         """
         if not self.shares or not all(self.shares):
             raise CheckpointError("this checkpoint does not know how common each class was")
-        return replace(self, shifts=tuple(
-            math.log(prior / share)
-            for prior, share in zip(in_order(priors, self.classes), self.shares, strict=True)
-        ))  # fmt: skip
+        return replace(self, priors=tuple(in_order(priors, self.classes)))
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
