@@ -4,8 +4,8 @@
 
 Each SOURCE is a folder or a CSV file (path,label,split) with train, val and test. Trains the config
 on each and scores its test images with four networks of the same run: averaged weights at the epoch
-with the best macro recall on val (what the product keeps), at the one with the lowest calibrated
-loss, and at the last, and the weights themselves at the last. Under `--hard` the training images of
+with the lowest calibrated loss on val (what the product keeps), at the one with the best macro
+recall, and at the last, and the weights themselves at the last. Under `--hard` the training images of
 the reject class whose path matches are drawn twice as often as the class's others; the class and
 the number of steps stay as large as they were, whatever an epoch is then called.
 """
@@ -40,7 +40,7 @@ from neither.training import loop
 from neither.training.run import Run, open_run
 from neither.training.state import State
 
-CHOICES = ("best recall", "best loss", "last", "last, not averaged")
+CHOICES = ("best loss", "best recall", "last", "last, not averaged")
 SUMMED = ("val_macro_recall", "val_nll", "macro_recall", "nll")
 PASSES = 2  # through the training images in one epoch under --hard, so that halves come out whole
 
@@ -95,12 +95,12 @@ def measure(
     with (
         open_run(config, folder / "run", fresh=False) as run,
         patch.object(loop, "load_dataset", harder(load_dataset, config, hard)),
-        patch.object(loop, "_save_epoch", keeping_least_loss(loop._save_epoch)),
+        patch.object(loop, "_save_epoch", keeping_best_recall(loop._save_epoch)),
     ):
         loop.train(config, run)
     chosen = {
-        "best recall": load_checkpoint(run.best),
-        "best loss": load_checkpoint(run.folder / "least_loss.pt"),
+        "best loss": load_checkpoint(run.best),
+        "best recall": load_checkpoint(run.folder / "best_recall.pt"),
         "last": load_checkpoint(run.last),
     }
     chosen["last, not averaged"] = not_averaged(chosen["last"], run, find(source, config, "val"))
@@ -158,15 +158,15 @@ def harder(
     return loaded
 
 
-def keeping_least_loss(save: Callable[[State, Run], None]) -> Callable[[State, Run], None]:
-    """Return `_save_epoch` that also keeps the epoch with the lowest calibrated loss on val."""
-    least = [float("inf")]
+def keeping_best_recall(save: Callable[[State, Run], None]) -> Callable[[State, Run], None]:
+    """Return `_save_epoch` that also keeps the epoch with the highest macro recall on val."""
+    most = [-1.0]
 
     def saving(state: State, run: Run) -> None:
         save(state, run)
-        if state.epoch and state.metrics and state.metrics["calibrated_loss"] < least[0]:
-            least[0] = state.metrics["calibrated_loss"]
-            state.save(run.folder / "least_loss.pt", to_go_on=False)
+        if state.epoch and state.metrics and state.metrics["macro_recall"] > most[0]:
+            most[0] = state.metrics["macro_recall"]
+            state.save(run.folder / "best_recall.pt", to_go_on=False)
 
     return saving
 

@@ -192,16 +192,16 @@ def test_an_epoch_begins_new_sums_and_keeps_the_step(make_config: MakeConfig) ->
 @pytest.mark.parametrize(
     ("macro_recall", "loss", "better"),
     [
-        (0.6, 9.0, True),
-        (0.4, 0.1, False),
-        (0.5, 0.9, True),  # a tie is decided by the loss
-        (0.5, 1.1, False),
+        (0.4, 0.9, True),
+        (0.9, 1.1, False),
+        (0.6, 1.0, True),  # a tie is decided by macro recall
+        (0.4, 1.0, False),
         (0.5, 1.0, False),  # equal in both: the earlier stays
         (0.9, math.nan, False),
         (0.9, math.inf, False),
     ],
 )
-def test_best_is_by_macro_recall_then_by_loss(
+def test_best_is_by_loss_then_by_macro_recall(
     macro_recall: float, loss: float, better: bool, make_config: MakeConfig
 ) -> None:
     state = make_state(make_config())

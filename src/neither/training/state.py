@@ -113,9 +113,10 @@ class State:
         self.tally = Tally(len(self.config.classes), self.tally.loss.device)
 
     def is_best(self) -> bool:
-        """Say whether the last epoch beats the best so far: by macro recall, then calibrated loss.
+        """Say whether the last epoch beats the best so far: by calibrated loss, then macro recall.
 
-        A loss that is not finite beats nothing.
+        The loss after temperature is finer than a count of right answers, and so less a matter of
+        luck: `benchmarks/LOG.md` compares them. One that is not finite beats nothing.
         """
         if self.metrics is None or not math.isfinite(self.metrics["calibrated_loss"]):
             return False
@@ -242,7 +243,7 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    return metrics["macro_recall"], -metrics["calibrated_loss"]
+    return -metrics["calibrated_loss"], metrics["macro_recall"]
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
