@@ -4,10 +4,10 @@
 
 Each SOURCE is a folder or a CSV file (path,label,split) with train, val and test. Trains the config
 on each and scores its test images with four networks of the same run: averaged weights at the epoch
-with the lowest calibrated loss on val (what the product keeps), at the one with the best macro
-recall, and at the last, and the weights themselves at the last. Under `--hard` the training images of
-the reject class whose path matches are drawn twice as often as the class's others; the class and
-the number of steps stay as large as they were, whatever an epoch is then called.
+with the lowest calibrated loss on val (what the product keeps), with the best macro recall there,
+and at the last, and the last weights not averaged. Under `--hard` the training images of the reject
+class whose path matches are drawn twice as often as the class's others; the class and the number of
+steps stay as large as they were, whatever an epoch is then called.
 """
 
 import argparse
