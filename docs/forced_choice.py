@@ -30,10 +30,10 @@ def main() -> None:
     called = Counter(row["predicted"] for row in two)
     names = " and ".join(f"{num} {name}" for name, num in sorted(called.items()))
     print(f"two outputs:   {len(two)} pictures of {SUBJECT} called {names}, "
-          f"at a mean confidence of {mean_confidence(two):.2f}")  # fmt: skip
+          f"at a mean confidence of {mean_confidence(two):.3f}")  # fmt: skip
     right = sum(row["predicted"] == SUBJECT for row in three)
     print(f"three outputs: {right} of the same {len(three)} called {SUBJECT}, "
-          f"at a mean confidence of {mean_confidence(three):.2f}")  # fmt: skip
+          f"at a mean confidence of {mean_confidence(three):.3f}")  # fmt: skip
     if arguments.picture:
         draw(two, three, arguments.picture)
 

@@ -76,7 +76,7 @@ def draw_predictions(target: Path) -> None:
         right = row["predicted"] == true
         cell.set_title(
             f"{row['true_label']} → {row['predicted']} {float(row['confidence']):.2f}",
-            fontsize=9.5,
+            fontsize=8,
             color="black" if right else "#b00020",
         )
         bars = cell.inset_axes((0, -0.36, 1, 0.32))
