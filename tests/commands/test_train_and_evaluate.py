@@ -291,7 +291,7 @@ def test_what_is_unseen_has_one_row_and_what_is_asked_for_another_mix_a_folder_o
             {"dog": 0.1, "human": 0.2, "neither": 0.7} if more else None
         )
         page = next(run.glob(f"evaluations/*-{name}/report.html")).read_text()
-        assert ("answered for 10.0% dog, 20.0% human, 70.0% neither" in page) == bool(more)
+        assert ("answered for dog 10.0 %, human 20.0 %, neither 70.0 %" in page) == bool(more)
 
 
 def test_evaluate_knows_the_aliases_of_the_checkpoint(call: Call, tmp_path: Path) -> None:

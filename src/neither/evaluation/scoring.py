@@ -12,6 +12,7 @@ from neither.data.split_file import find_split, read_hashes
 from neither.evaluation.evaluation import evaluate
 from neither.evaluation.history import read_rows
 from neither.evaluation.report import Story, write_report
+from neither.evaluation.verdict import percent
 from neither.inference.classifier import Classifier
 from neither.model.checkpoint import find_checkpoint
 from neither.terminal import say, warn
@@ -102,7 +103,7 @@ def _mix(classifier: Classifier) -> str:
     if not classifier.priors:
         return ""
     pairs = zip(classifier.classes, classifier.priors, strict=True)
-    return f", answered for {', '.join(f'{share:.1%} {name}' for name, share in pairs)}"
+    return f", answered for {', '.join(f'{name} {percent(share)}' for name, share in pairs)}"
 
 
 def _find(model: Path, images: Path, split: str | None, classifier: Classifier) -> Found:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 UNSURE = "unsure"
-_MOST_DIGITS = 17  # that tell two numbers of float64 apart
+_FEWEST_DIGITS, _MOST_DIGITS = 4, 17  # 17 tell any two numbers of float64 apart
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ def decide(
     if threshold is None:
         return Decision(predicted, predicted, "no threshold", confidence)
     is_sure = confidence >= threshold
-    digits = 4
-    while (
-        not is_sure
-        and digits < _MOST_DIGITS
-        and f"{confidence:.{digits}f}" == (f"{threshold:.{digits}f}")
-    ):
-        digits += 1  # nobody believes 0.9877 < 0.9877
+    digits = _FEWEST_DIGITS if is_sure else _digits_apart(confidence, threshold)
     reason = f"{confidence:.{digits}f} {'>=' if is_sure else '<'} {threshold:.{digits}f}"
     return Decision(predicted, predicted if is_sure else UNSURE, reason, confidence)
+
+
+def _digits_apart(one: float, other: float) -> int:
+    """Return how many decimals show that two numbers differ: nobody believes 0.9877 < 0.9877."""
+    digits = range(_FEWEST_DIGITS, _MOST_DIGITS)
+    return next((num for num in digits if f"{one:.{num}f}" != f"{other:.{num}f}"), _MOST_DIGITS)
