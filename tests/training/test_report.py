@@ -17,7 +17,7 @@ classes: [dog, human, neither]
 reject_class: neither
 data: {root: images, image_size: 8}
 model: {name: softmax_regression}
-train: {epochs: 2, batch_size: 8}
+train: {epochs: 20, batch_size: 8}
 """
 
 
