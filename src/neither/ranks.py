@@ -210,6 +210,7 @@ def joined() -> Iterator[Ranks]:
     terminal.silence(rank > 0)
     try:
         yield ranks
+        ranks.meet()  # however one of them leaves, the first has written all by then
     except BaseException:
         terminal.silence(not _is_first_to_end(store))
         raise
