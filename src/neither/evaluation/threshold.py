@@ -27,12 +27,9 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
     if not len(kept):
         return None
     place = int(kept.min())
-    least = float(values[place])
-    if place == 0:
-        return least - _HAIR
-    below = float(values[place - 1])
-    hair = max(least - _HAIR, (least + below) / 2)
-    return hair if hair > below else least  # between neighbouring numbers there is no third
+    hair = float(values[place]) - _HAIR
+    is_between = place == 0 or hair > float(values[place - 1])
+    return hair if is_between else float(values[place])
 
 
 def _from_the_top(values: Tensor, tied: Tensor, num: int) -> Tensor:
