@@ -56,10 +56,10 @@ class Found:
 
     def leave_out(self, folder: Path) -> None:
         """Leave out the images below a folder inside the root."""
-        below = folder.resolve()
-        if not below.is_relative_to(self.root.resolve()) or below == self.root.resolve():
+        root, below = self.root.resolve(), folder.resolve()
+        if root not in below.parents:
             return
-        prefix = f"{below.relative_to(self.root.resolve()).as_posix()}/"
+        prefix = f"{below.relative_to(root).as_posix()}/"
         kept = [place for place, path in enumerate(self.paths) if not path.startswith(prefix)]
         for column in (self.paths, self.labels, self.splits):
             column[:] = [column[place] for place in kept]

@@ -119,16 +119,14 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> Found:
     """
     require_folder(root)
     found = Found(root, root)
-    if known := sorted(set(list_folders(root)) & set(classes)):
-        raise DataError(f"{root}: --unseen is for other kinds, but {name_all(known)} is a class")
+    for folder in (root, *(root / split for split in split_folders(root).values())):
+        if known := sorted(set(list_folders(folder)) & set(classes)):
+            raise DataError(
+                f"{folder}: --unseen is for other kinds, but {name_all(known)} is a class"
+            )
     own_name = root.resolve().name
     if own_name in classes and count_loose_images(root):
         raise DataError(f"{root}: --unseen is for other kinds, but {own_name} is a class")
-    for folder in split_folders(root).values():
-        if known := sorted(set(list_folders(root / folder)) & set(classes)):
-            raise DataError(
-                f"{root / folder}: --unseen is for other kinds, but {name_all(known)} is a class"
-            )
     _add_by_first_folder(found, {}, None, own_name)
     if not found.paths:
         raise DataError(f"{root}: no images here for --unseen")

@@ -12,7 +12,6 @@ from neither.data.split_file import find_split, read_hashes
 from neither.evaluation.evaluation import evaluate
 from neither.evaluation.history import read_rows
 from neither.evaluation.report import Story, write_report
-from neither.evaluation.verdict import percent
 from neither.inference.classifier import Classifier
 from neither.model.checkpoint import find_checkpoint
 from neither.terminal import say, warn
@@ -87,7 +86,7 @@ def score(
     next_command = shlex.join(["python", "scripts/predict.py", str(model), "FOLDER"])
     story = Story(
         f"{home.resolve().name} on {name}",
-        str(whole) + _mix(classifier),
+        str(whole),
         rows=read_rows(home),
         warnings=refused,
         commands=[("Say of any other pictures what they show:", next_command)],
@@ -97,13 +96,6 @@ def score(
     (output_dir / "report.html").unlink(missing_ok=True)
     write_report(output_dir / "report.html", evaluation.metrics, evaluation.scored, story)
     return Scoring(evaluation.metrics, whole, output_dir, refused)
-
-
-def _mix(classifier: Classifier) -> str:
-    if not classifier.priors:
-        return ""
-    pairs = zip(classifier.classes, classifier.priors, strict=True)
-    return f", answered for {', '.join(f'{name} {percent(share)}' for name, share in pairs)}"
 
 
 def _find(model: Path, images: Path, split: str | None, classifier: Classifier) -> Found:
