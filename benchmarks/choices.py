@@ -27,18 +27,19 @@ import numpy as np
 import results
 import torch
 
-from neither.config import Config, load_config
+from neither.config.loader import load_config
+from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split, load_dataset
-from neither.data.found import Found
-from neither.data.manifest import find_scored_rows, is_manifest
-from neither.data.scored import find_scored_images
+from neither.data.layout import find_evaluation_images
+from neither.data.manifest import find_evaluation_rows, is_manifest
+from neither.data.scan import ImageTable
+from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.evaluation import evaluate
-from neither.evaluation.temperature import fit_temperature
 from neither.inference.classifier import load_classifier
-from neither.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from neither.training import loop
-from neither.training.run import Run, open_run
-from neither.training.state import State
+from neither.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from neither.training import trainer
+from neither.training.run_folder import RunFolder, open_run_folder
+from neither.training.state import TrainState
 
 CHOICES = ("best loss", "best recall", "last", "last, not averaged")
 SUMMED = ("val_macro_recall", "val_nll", "macro_recall", "nll")
@@ -93,11 +94,11 @@ def measure(
             "val_every_epochs": max(1, train.val_every_epochs // PASSES),
         })})  # fmt: skip
     with (
-        open_run(config, folder / "run", fresh=False) as run,
-        patch.object(loop, "load_dataset", harder(load_dataset, config, hard)),
-        patch.object(loop, "_save_epoch", keeping_best_recall(loop._save_epoch)),
+        open_run_folder(config, folder / "run", fresh=False) as run,
+        patch.object(trainer, "load_dataset", harder(load_dataset, config, hard)),
+        patch.object(trainer, "_save_epoch", keeping_best_recall(trainer._save_epoch)),
     ):
-        loop.train(config, run)
+        trainer.train(config, run)
     chosen = {
         "best loss": load_checkpoint(run.best),
         "best recall": load_checkpoint(run.folder / "best_recall.pt"),
@@ -113,7 +114,7 @@ def measure(
     return {choice: done[each.epoch, "not" in choice] for choice, each in chosen.items()}
 
 
-def score(checkpoint: Checkpoint, test: Found, folder: Path) -> dict[str, Any]:
+def score(checkpoint: Checkpoint, test: ImageTable, folder: Path) -> dict[str, Any]:
     """Return the figures on val that a checkpoint holds, and those on the test images."""
     save_checkpoint(folder / "chosen.pt", checkpoint)
     classifier = load_classifier(folder / "chosen.pt", torch.device("cpu"))
@@ -158,11 +159,13 @@ def harder(
     return loaded
 
 
-def keeping_best_recall(save: Callable[[State, Run], None]) -> Callable[[State, Run], None]:
+def keeping_best_recall(
+    save: Callable[[TrainState, RunFolder], None],
+) -> Callable[[TrainState, RunFolder], None]:
     """Return `_save_epoch` that also keeps the epoch with the highest macro recall on val."""
     most = [-1.0]
 
-    def saving(state: State, run: Run) -> None:
+    def saving(state: TrainState, run: RunFolder) -> None:
         save(state, run)
         if state.epoch and state.metrics and state.metrics["macro_recall"] > most[0]:
             most[0] = state.metrics["macro_recall"]
@@ -171,7 +174,7 @@ def keeping_best_recall(save: Callable[[State, Run], None]) -> Callable[[State, 
     return saving
 
 
-def not_averaged(last: Checkpoint, run: Run, val: Found) -> Checkpoint:
+def not_averaged(last: Checkpoint, run: RunFolder, val: ImageTable) -> Checkpoint:
     """Return the last weights themselves, with a temperature and figures on val of their own."""
     assert last.training is not None
     plain = replace(last, weights=last.training["network"], temperature=1.0, threshold=None)
@@ -186,11 +189,11 @@ def not_averaged(last: Checkpoint, run: Run, val: Found) -> Checkpoint:
     return replace(plain, temperature=temperature, metrics=metrics)
 
 
-def find(source: Path, config: Config, split: str) -> Found:
+def find(source: Path, config: Config, split: str) -> ImageTable:
     """Find the images of a split."""
     if is_manifest(source):
-        return find_scored_rows(source, split, config.data.aliases, config.classes)
-    return find_scored_images(source, config.classes, split, config.data.aliases)
+        return find_evaluation_rows(source, split, config.data.aliases, config.classes)
+    return find_evaluation_images(source, config.classes, split, config.data.aliases)
 
 
 if __name__ == "__main__":

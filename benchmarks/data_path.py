@@ -21,7 +21,7 @@ import results
 from PIL import Image
 
 from neither.data.preprocessing import Preprocessing
-from neither.data.processes import map_in_processes, num_cores
+from neither.data.workers import num_cores, parallel_map
 
 if TYPE_CHECKING:  # decoding processes import this file, and need no torch
     from neither.data.batches import Batches
@@ -75,9 +75,9 @@ def compare(title: str, folder: Path, paths: list[Path], run: Path, rounds: int)
     theirs = show("torchvision ImageFolder + DataLoader, 2 workers", len(paths), rounds,
                   lambda: consume(iter(loader)))  # fmt: skip
     alone = show("Pillow alone: open, load", len(paths), rounds,
-                 lambda: consume(map_in_processes(load, paths)))  # fmt: skip
+                 lambda: consume(parallel_map(load, paths)))  # fmt: skip
     square = show("Pillow alone: open, load, resize to the square", len(paths), rounds,
-                  lambda: consume(map_in_processes(load_square, paths)))  # fmt: skip
+                  lambda: consume(parallel_map(load_square, paths)))  # fmt: skip
     built = show("building the store", len(paths), rounds, partial(build, folder, run))
     print(f"  {built / alone:.2f} of Pillow's decoding alone, {built / square:.2f} with the resize")
     data = build(folder, run, fresh=False)
@@ -91,15 +91,15 @@ def compare(title: str, folder: Path, paths: list[Path], run: Path, rounds: int)
 
 def measure_training(root: Path, run: Path, rounds: int) -> None:
     """Measure what share of training the data path takes, inside the loop."""
-    from neither.config import Config, Data, Train
-    from neither.devices import choose_compute
-    from neither.training.state import new_state
-    from neither.training.step import take_step
+    from neither.config.schema import Config, Data, Train
+    from neither.runtime.devices import choose_compute
+    from neither.training.state import build_state
+    from neither.training.step import train_step
 
     data = build(root, run)
     config = Config(name="x", classes=CLASSES, data=Data(root="x"), train=Train(epochs=100))
     compute = choose_compute("auto", "auto")
-    state = new_state(config, PREPROCESSING, compute)
+    state = build_state(config, PREPROCESSING, compute)
     state.meet(data.train.labels)
     batches, shares = cut(data), []
     for epoch in range(rounds + 1):
@@ -111,7 +111,7 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
             waited += time.perf_counter() - asked
             if batch is None:
                 break
-            take_step(state, batch, 0.1, compute)
+            train_step(state, batch, 0.1, compute)
         shares.append(waited / (time.perf_counter() - started))
     spread = f"({100 * min(shares[1:]):.1f} - {100 * max(shares[1:]):.1f})"
     print(f"\ntraining in {compute.precision}: the data path takes "
@@ -125,7 +125,7 @@ def show(what: str, num: int, rounds: int, work: Callable[[], object]) -> float:
 
 def build(folder: Path, run: Path, fresh: bool = True) -> "Dataset":
     """Load a folder as training does; fresh forgets what was decoded before."""
-    from neither.config import Data
+    from neither.config.schema import Data
     from neither.data.dataset import load_dataset
 
     run.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ def cut(data: "Dataset") -> "Batches":
     """Cut the train split into batches as training does."""
     import torch
 
-    from neither.config import Augmentation
+    from neither.config.schema import Augmentation
     from neither.data.batches import Batches
 
     return Batches(

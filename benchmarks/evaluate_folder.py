@@ -16,7 +16,7 @@ import results
 from data_path import load
 from PIL import Image
 
-from neither.data.processes import map_in_processes, num_cores
+from neither.data.workers import num_cores, parallel_map
 
 LONGER_SIDE = 640
 NUM_IMAGES = 2000
@@ -26,10 +26,10 @@ def main() -> None:
     """Measure, print and write."""
     import torch
 
-    from neither.data.scored import find_scored_images
-    from neither.devices import choose_compute
+    from neither.data.layout import find_evaluation_images
     from neither.evaluation.evaluation import evaluate
     from neither.inference.classifier import load_classifier
+    from neither.runtime.devices import choose_compute
 
     model, folder = Path(sys.argv[1]), Path(sys.argv[2])
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
@@ -42,10 +42,12 @@ def main() -> None:
         side = classifier.preprocessing.image_size
         print(f"{num_cores()} cores, {compute.device}, {len(paths):,} JPEGs of {LONGER_SIDE} "
               f"pixels, network at {side} pixels, {rounds} rounds")  # fmt: skip
-        found = find_scored_images(work / "images", classifier.classes, None, classifier.aliases)
+        found = find_evaluation_images(
+            work / "images", classifier.classes, None, classifier.aliases
+        )
         pixels = torch.zeros((len(paths), side, side, 3), dtype=torch.uint8)
         works: dict[str, Callable[[], object]] = {
-            "Pillow alone: open, load": lambda: list(map_in_processes(load, paths)),
+            "Pillow alone: open, load": lambda: list(parallel_map(load, paths)),
             "the network alone": lambda: classifier.logits(pixels),
             "evaluate": lambda: evaluate(classifier, found, None, (), work / "out"),
         }
@@ -62,7 +64,7 @@ def enlarge(paths: list[Path], folder: Path) -> list[Path]:
     folder.mkdir()
     chosen = [paths[place * len(paths) // NUM_IMAGES] for place in range(NUM_IMAGES)]
     targets = [folder / f"{number:05}.jpg" for number in range(len(chosen))]
-    list(map_in_processes(_enlarge, zip(chosen, targets, strict=True)))
+    list(parallel_map(_enlarge, zip(chosen, targets, strict=True)))
     return targets
 
 

@@ -57,7 +57,7 @@ def load(root: Path, run: Path) -> None:
     """Load the dataset, step by step, and go through the batch indices of an epoch."""
     import torch
 
-    from neither.config import Augmentation, Data
+    from neither.config.schema import Augmentation, Data
     from neither.data.batches import Batches
     from neither.data.dataset import load_dataset
     from neither.data.layout import find_training_images

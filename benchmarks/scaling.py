@@ -19,7 +19,7 @@ import numpy as np
 import results
 from many_files import Peak, anonymous
 
-from neither.data.processes import num_cores
+from neither.data.workers import num_cores
 
 CLASSES = ("dog", "human", "neither")
 STEPS = 30
@@ -71,12 +71,12 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
     """Take some steps as training does and print the figures as JSON."""
     import torch
 
-    from neither.config import Augmentation, Config, Data, Train
+    from neither.config.schema import Augmentation, Config, Data, Train
     from neither.data.batches import Batches
     from neither.data.preprocessing import Preprocessing
-    from neither.devices import choose_compute
-    from neither.training.state import new_state
-    from neither.training.step import take_step
+    from neither.runtime.devices import choose_compute
+    from neither.training.state import build_state
+    from neither.training.step import train_step
 
     if threads:
         torch.set_num_threads(threads)
@@ -91,17 +91,17 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
             pixels, torch.arange(num), torch.arange(num) % len(CLASSES), len(CLASSES), BATCH_SIZE,
             0, Augmentation(), preprocessing, compute.device,
         )  # fmt: skip
-        state = new_state(config, preprocessing, compute)
+        state = build_state(config, preprocessing, compute)
         state.meet(batches.labels)
         coming = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
         first = next(coming)
         first_batch = time.perf_counter() - started
-        take_step(state, first, 0.1, compute)
+        train_step(state, first, 0.1, compute)
         times = []
         for _ in range(STEPS):
             begun = time.perf_counter()
             batch = next(coming)
-            take_step(state, batch, 0.1, compute)
+            train_step(state, batch, 0.1, compute)
             times.append((time.perf_counter() - begun) / len(batch.labels))
     print(json.dumps({
         "num_images": num, "size": size, "threads": torch.get_num_threads(),

@@ -28,15 +28,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from neither.config import Augmentation, Config, Data, Train
+from neither.config.schema import Augmentation, Config, Data, Train
 from neither.data.batches import Batch, Batches
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute, choose_compute
-from neither.training.average import AveragedNetwork
-from neither.training.convolution import use_matrix_gradients
-from neither.training.optimizer import build_optimizer
-from neither.training.state import State, new_state
-from neither.training.step import take_step
+from neither.runtime.devices import Compute, choose_compute
+from neither.training.fast_conv import use_gemm_weight_gradients
+from neither.training.optimizers import build_optimizer
+from neither.training.state import EMA, TrainState, build_state
+from neither.training.step import train_step
 
 SIZE = 64
 BATCH_SIZE = 128
@@ -55,7 +54,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder, cached_in(Path(folder) / "cache"):
         data = build(root, Path(folder) / "run")
-        for name, state in (("small_cnn", new_state(CONFIG, PREPROCESSING, compute)),
+        for name, state in (("small_cnn", build_state(CONFIG, PREPROCESSING, compute)),
                             ("resnet18", resnet_state(compute))):  # fmt: skip
             state.meet(data.train.labels)
             coming = forever(Batches(
@@ -100,10 +99,10 @@ def forever(batches: Batches) -> Iterator[Batch]:
         yield from batches.epoch(epoch)
 
 
-def ours(state: State, batches: Iterator[Batch], compute: Compute) -> Iterator[None]:
+def ours(state: TrainState, batches: Iterator[Batch], compute: Compute) -> Iterator[None]:
     """Take the project's steps."""
     for batch in batches:
-        take_step(state, batch, 0.1, compute)
+        train_step(state, batch, 0.1, compute)
         yield
 
 
@@ -128,23 +127,23 @@ def plain(root: Path, compute: Compute) -> Iterator[None]:
             yield
 
 
-def resnet_state(compute: Compute) -> State:
+def resnet_state(compute: Compute) -> TrainState:
     """Put torchvision's network in the place of the project's, with the plain loop's optimizer."""
-    state = new_state(CONFIG, PREPROCESSING, compute)
+    state = build_state(CONFIG, PREPROCESSING, compute)
     settings = Train(epochs=100, optimizer="sgd")
     network: nn.Module = resnet18(num_classes=len(CLASSES))
     network = network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    use_matrix_gradients(network, compute)
+    use_gemm_weight_gradients(network, compute)
     state.network = network
-    state.average = AveragedNetwork(network, CONFIG.train.ema_decay)
+    state.average = EMA(network, CONFIG.train.ema_decay)
     state.optimizer = build_optimizer(network, settings)
     return state
 
 
-def count_flops(state: State, batch: Batch, compute: Compute) -> float:
+def count_flops(state: TrainState, batch: Batch, compute: Compute) -> float:
     """Count the arithmetic of a step on a full batch."""
     with FlopCounterMode(display=False) as counter:
-        take_step(state, batch, 0.1, compute)
+        train_step(state, batch, 0.1, compute)
     total: int = counter.get_total_flops()
     return total * BATCH_SIZE / len(batch.labels)
 

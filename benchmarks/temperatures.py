@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neither.evaluation.calibration import LEAST, MOST, fit_temperature
 from neither.evaluation.metrics import nll
-from neither.evaluation.temperature import LEAST, MOST, fit_temperature
-from neither.model.softmax import to_probabilities
+from neither.models.softmax import to_probabilities
 
 NUM_CLASSES = 3
 NUM_OTHERS = 20_000

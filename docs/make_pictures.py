@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from neither.model.softmax import to_probabilities
+from neither.models.softmax import to_probabilities
 
 DOCS = Path(__file__).parent
 RUN = DOCS.parent / "runs" / "demo"

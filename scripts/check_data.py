@@ -1,4 +1,4 @@
-from neither.commands.check_data import main
+from neither.cli.check_data import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,4 +1,4 @@
-from neither.commands.evaluate import main
+from neither.cli.evaluate import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

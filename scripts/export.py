@@ -1,4 +1,4 @@
-from neither.commands.export import main
+from neither.cli.export import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

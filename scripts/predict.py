@@ -1,4 +1,4 @@
-from neither.commands.predict import main
+from neither.cli.predict import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

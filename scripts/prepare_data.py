@@ -1,4 +1,4 @@
-from neither.commands.prepare_data import main
+from neither.cli.prepare_data import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

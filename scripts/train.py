@@ -1,4 +1,4 @@
-from neither.commands.train import main
+from neither.cli.train import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.data import cache, processes, store
-from neither.data.decode import Decoded, decode_file
+from neither.data import cache, store, workers
+from neither.data.cache import Rows
+from neither.data.decode import DecodedFile, decode_file
 from neither.data.preprocessing import Preprocessing
-from neither.data.rows import Rows
-from neither.data.store import Store, build_store
-from neither.terminal import open_terminal
+from neither.data.store import ImageStore, build_store
+from neither.runtime.console import setup_console
 
 WAY = Preprocessing(8)
 
@@ -35,11 +35,11 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def build(folder: Path) -> Store:
+def build(folder: Path) -> ImageStore:
     return build_store(folder, names_in(folder), folder, WAY, folder.parent / "spare", 0.5)
 
 
-def check(built: Store, folder: Path) -> None:
+def check(built: ImageStore, folder: Path) -> None:
     """Demand for each file what decoding it alone gives."""
     for place, name in enumerate(names_in(folder)):
         alone = decode_file(folder / name, WAY)
@@ -53,7 +53,7 @@ def build_beside_others(folder: Path, log: Path) -> None:
     """Decode after a line on standard input, noting each file; then check and say so."""
     started = False
 
-    def note(path: Path, preprocessing: Preprocessing) -> Decoded:
+    def note(path: Path, preprocessing: Preprocessing) -> DecodedFile:
         nonlocal started
         if not started:
             started = True
@@ -63,7 +63,7 @@ def build_beside_others(folder: Path, log: Path) -> None:
             file.write(f"{path.name}\n")
         return decode_file(path, preprocessing)
 
-    open_terminal()
+    setup_console()
     store.decode_file = note  # type: ignore[attr-defined]
     check(build(folder), folder)
     print("right", flush=True)
@@ -169,7 +169,7 @@ def main() -> None:
     """Do what the command line asks for."""
     what, folder = sys.argv[1], Path(sys.argv[2])
     if what == "pool":
-        processes.num_cores = lambda: 2
+        workers.num_cores = lambda: 2
         store._AT_ONCE, store._SAVE_EVERY_SECONDS = 16, -1.0
         enter = store._enter
 
@@ -180,7 +180,7 @@ def main() -> None:
         store._enter = tell  # type: ignore[assignment]
         build(folder)
         return
-    processes.num_cores = lambda: 1
+    workers.num_cores = lambda: 1
     if what == "build":
         build_beside_others(folder, Path(sys.argv[3]))
         return

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from neither import terminal
+from neither.runtime import console
 
 
 class Done(NamedTuple):
@@ -33,17 +33,17 @@ def calling(
         monkeypatch: of the test.
         capsys: what hears what a command says; nobody does if it is None.
     """
-    before = list(terminal._log.handlers)
+    before = list(console._log.handlers)
 
     def run(name: str, *arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         if capsys is not None:
             capsys.readouterr()
         try:
-            code = import_module(f"neither.commands.{name}").main()
+            code = import_module(f"neither.cli.main.{name}").main()
         except SystemExit as left:  # argparse's own
             code = left.code
         return Done(code, *(capsys.readouterr() if capsys is not None else ("", "")))
 
     yield run
-    terminal._log.handlers[:] = before
+    console._log.handlers[:] = before

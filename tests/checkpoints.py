@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from neither.config import Model
+from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
-from neither.model.checkpoint import Checkpoint, save_checkpoint
-from neither.model.network import build_network
+from neither.models.checkpoint import Checkpoint, save_checkpoint
+from neither.models.networks import build_network
 
 SIZE = 32
 MODEL = Model(width=8)

@@ -8,22 +8,22 @@ import signal
 import sys
 from typing import Any
 
-from neither.commands.train import main
-from neither.training import loop
-from neither.training.state import State
-from neither.training.step import take_step
+from neither.cli.train import main
+from neither.training import trainer
+from neither.training.state import TrainState
+from neither.training.step import train_step
 
 
 def signalled(rank: str, step: int, number: signal.Signals) -> None:
     """Send the signal to this process if it has that rank, when it has taken that many steps."""
     is_meant = os.environ["RANK"] == rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
-    def take_or_die(state: State, *arguments: Any) -> bool:  # noqa: ANN401
+    def take_or_die(state: TrainState, *arguments: Any) -> bool:  # noqa: ANN401
         if is_meant and state.step == step:
             os.kill(os.getpid(), number)
-        return take_step(state, *arguments)
+        return train_step(state, *arguments)
 
-    vars(loop)["take_step"] = take_or_die
+    vars(trainer)["take_step"] = take_or_die
 
 
 if __name__ == "__main__":

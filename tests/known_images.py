@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.data.facts import FACTS, Flag
-from neither.data.found import Found
-from neither.data.store import Store
+from neither.data.fingerprints import FINGERPRINT, ImageFlag
+from neither.data.scan import ImageTable
+from neither.data.store import ImageStore
 
 LOOK_BITS = 128
 
@@ -27,29 +27,29 @@ def make_facts(looks: Sequence[NDArray[np.uint16] | None]) -> NDArray[np.void]:
     Args:
         looks: of each image; None for a flat one.
     """
-    facts = np.zeros(len(looks), FACTS)
+    facts = np.zeros(len(looks), FINGERPRINT)
     random = np.random.default_rng(11)
     facts["sha256"] = random.integers(0, 256, (len(looks), 32), dtype=np.uint8)
     facts["scene"] = random.permutation(len(looks)) + 1
     for place, look in enumerate(looks):
         if look is None:
-            facts["flags"][place] = Flag.FLAT
+            facts["flags"][place] = ImageFlag.FLAT
             facts["scene"][place] = 0
         else:
             facts["look"][place] = look
     return facts
 
 
-def make_store(facts: NDArray[np.void], reasons: dict[int, str] | None = None) -> Store:
+def make_store(facts: NDArray[np.void], reasons: dict[int, str] | None = None) -> ImageStore:
     """Return a store whose pixels nobody looks at."""
     rows = np.arange(len(facts))
     rows[list(reasons or ())] = -1
-    return Store(np.zeros((len(facts), 1, 1, 3), np.uint8), rows, facts, reasons or {})
+    return ImageStore(np.zeros((len(facts), 1, 1, 3), np.uint8), rows, facts, reasons or {})
 
 
-def make_found(names: Sequence[str], root: str = "photos") -> Found:
+def make_found(names: Sequence[str], root: str = "photos") -> ImageTable:
     """Return images as found in `[train/|val/|test/]<label>/name`."""
-    found = Found(Path(root), Path(root))
+    found = ImageTable(Path(root), Path(root))
     for name in names:
         first, _, rest = name.partition("/")
         split = first if first in ("train", "val", "test") else ""

@@ -14,10 +14,10 @@ import temperatures
 import time_to_accuracy
 import torch
 
-from neither.config import Config
+from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split
+from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import nll
-from neither.evaluation.temperature import fit_temperature
 from scripts import ROOT
 
 

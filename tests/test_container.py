@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neither.config import load_config
+from neither.config.loader import load_config
 from scripts import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

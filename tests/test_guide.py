@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from images import draw_shape
-from neither.config import load_config
+from neither.config.loader import load_config
 from scripts import ROOT
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text()

@@ -13,7 +13,7 @@ import torch
 from torchvision.models import resnet18
 
 from images import make_splits
-from neither.config import load_config
+from neither.config.loader import load_config
 from scripts import ROOT, run_script
 
 README = (ROOT / "README.md").read_text()

@@ -20,13 +20,13 @@ import torch
 import yaml
 from PIL import Image
 
-from neither.config import Config, load_config, to_yaml
-from neither.data.content import UnreadableError
+from neither.config.loader import load_config, to_yaml
+from neither.config.schema import Config
 from neither.data.decode import decode
+from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import FORMATS, Preprocessing
-from neither.errors import CheckpointError, UsageError
-from neither.model.archive import seal_of
-from neither.model.checkpoint import load_checkpoint
+from neither.models.checkpoint import load_checkpoint, seal_of
+from neither.runtime.errors import CheckpointError, UsageError
 
 
 def damage_checkpoint(checkpoint: Path, home: Path, num_flips: int, seed: int) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from typing import Any
 
 from torturing import runs
 
-from neither.errors import CheckpointError
-from neither.model.checkpoint import load_checkpoint
-from neither.training import loop
-from neither.training.step import take_step
+from neither.models.checkpoint import load_checkpoint
+from neither.runtime.errors import CheckpointError
+from neither.training import trainer
+from neither.training.step import train_step
 
 FAULTS = ("kill", "ENOSPC", "EIO", "SIGTERM")
 _CALLS = ("fsync", "replace", "rename", "link", "unlink", "mkdir", "open", "ftruncate")
@@ -135,11 +135,11 @@ def _count_into(reached: mmap.mmap) -> None:
     """Note the number of each step where a killed process leaves it to be read."""
 
     def counted(state: Any, *arguments: Any) -> bool:  # noqa: ANN401
-        taken = take_step(state, *arguments)
+        taken = train_step(state, *arguments)
         reached[:] = struct.pack("q", state.step)
         return taken
 
-    setattr(loop, "take_step", counted)  # noqa: B010 - which mypy would not allow
+    setattr(trainer, "take_step", counted)  # noqa: B010 - which mypy would not allow
 
 
 def _fail_at(number: int, kind: str, counted: mmap.mmap) -> None:

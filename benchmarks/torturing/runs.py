@@ -19,10 +19,8 @@ import torch._dynamo  # torch's optimizers do, and it takes a second
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import neither.evaluation.evaluation
-import neither.training.session  # noqa: F401
-from neither.commands import train
-from neither.model.archive import read_archive
+from neither.cli import train
+from neither.models.checkpoint import read_archive
 
 CLASSES = ("dog", "human", "neither")
 STEPS_PER_EPOCH, EPOCHS = 3, 5

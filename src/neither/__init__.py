@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neither.errors import DataError, UserError
-from neither.inference.verdict import Verdict
+from neither.inference.prediction import Verdict
+from neither.runtime.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from neither.inference.classifier import Classifier
@@ -32,8 +32,8 @@ def load(model: str | Path, device: str = "auto") -> "Classifier":
     Raises:
         UserError: if there is none, it cannot be used, or the device is missing.
     """
-    from neither.devices import choose_device
     from neither.inference.classifier import load_classifier
+    from neither.runtime.devices import choose_device
 
     return load_classifier(Path(model), choose_device(device))
 
@@ -61,12 +61,12 @@ def train(
     Raises:
         UserError: whatever is to be put right: config, images, checkpoint, disk, device.
     """
-    from neither.config import load_config
-    from neither.training.session import trained
+    from neither.config.loader import load_config
+    from neither.training.trainer import run_training
 
     settings = load_config(Path(config), overrides)
     folder = Path("runs") / settings.name if output_dir is None else Path(output_dir)
-    with trained(settings, folder, fresh):
+    with run_training(settings, folder, fresh):
         return folder
 
 
@@ -95,10 +95,13 @@ def evaluate(
     Raises:
         UserError: if the model cannot be used, there is no image, or nothing can be written.
     """
-    from neither.evaluation.scoring import score
+    from neither.evaluation.evaluation import evaluate_path
+    from neither.reporting.html import report_evaluation
 
     others, folder = (None if path is None else Path(path) for path in (unseen, output_dir))
-    return score(Path(model), load(model), Path(images), split, others, folder).metrics
+    evaluation = evaluate_path(Path(model), load(model), Path(images), split, others, folder)
+    report_evaluation(Path(model), evaluation)
+    return evaluation.metrics
 
 
 if not TYPE_CHECKING:  # a type checker knows it from above, and is to know no other name

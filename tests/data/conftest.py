@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neither import terminal
+from neither.runtime import console
 
 Draw = Callable[..., Path]
 
@@ -28,9 +28,9 @@ def draw() -> Draw:
 @pytest.fixture
 def messages(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """Return a function that returns what was said to the user since it was last called."""
-    log = terminal._log
+    log = console._log
     before, level = list(log.handlers), log.level
-    terminal.open_terminal()
+    console.setup_console()
     yield lambda: capsys.readouterr().err
     log.handlers[:] = before
     log.setLevel(level)

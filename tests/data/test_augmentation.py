@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neither.config import Augmentation
-from neither.data.augmentation import NUM_NUMBERS, augment, normalize
-from neither.data.preprocessing import Preprocessing
+from neither.config.schema import Augmentation
+from neither.data.augmentation import NUM_UNIFORMS, augment
+from neither.data.preprocessing import Preprocessing, normalize
 
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE)
@@ -38,7 +38,7 @@ def smooth(num: int) -> Tensor:
 
 
 def numbers(num: int, seed: int = 0) -> Tensor:
-    return torch.rand(num, NUM_NUMBERS, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(num, NUM_UNIFORMS, generator=torch.Generator().manual_seed(seed))
 
 
 def apply(pixels: Tensor, drawn: Tensor, settings: Augmentation) -> Tensor:
@@ -102,7 +102,7 @@ def test_a_crop_is_the_share_of_the_area_that_the_settings_say() -> None:
 
 
 def test_crops_reach_every_corner() -> None:
-    drawn = torch.full((4, NUM_NUMBERS), MIDDLE)
+    drawn = torch.full((4, NUM_UNIFORMS), MIDDLE)
     drawn[:, 0] = 0
     drawn[:, 2:4] = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     images = apply(pictures(1).repeat(4, 1, 1, 1), drawn, only(crop_scale=(0.25, 0.25)))
@@ -118,7 +118,7 @@ def test_crops_reach_every_corner() -> None:
 
 
 def test_a_quarter_turn_turns_by_a_quarter() -> None:
-    drawn = torch.full((2, NUM_NUMBERS), MIDDLE)
+    drawn = torch.full((2, NUM_UNIFORMS), MIDDLE)
     drawn[:, 5] = torch.tensor([0.0, 1.0])
     images = apply(pictures(1).repeat(2, 1, 1, 1), drawn, only(rotate_degrees=90.0))
     plain = normalize(pictures(1), PREPROCESSING)[0]
@@ -156,7 +156,7 @@ def recolored(
 def test_colours_change_as_a_plain_reference_does(
     drawn: list[float], color: float, seed: int
 ) -> None:
-    row = torch.full((1, NUM_NUMBERS), MIDDLE)
+    row = torch.full((1, NUM_UNIFORMS), MIDDLE)
     row[0, 6:9] = torch.tensor(drawn)
     pixels = pictures(1, seed)
     image = apply(pixels, row, only(color=color))[0].permute(1, 2, 0).numpy()
@@ -211,10 +211,10 @@ def test_the_pixels_and_numbers_are_left_as_they_were() -> None:
 
 def test_each_number_changes_something() -> None:
     settings = Augmentation(grey=0.5, erase=0.9, rotate_degrees=30.0)
-    base = torch.full((1, NUM_NUMBERS), 0.4)
+    base = torch.full((1, NUM_UNIFORMS), 0.4)
     base[0, 9] = 0.6  # not grey
     image = apply(pictures(1), base, settings)
-    for column in range(NUM_NUMBERS):
+    for column in range(NUM_UNIFORMS):
         drawn = base.clone()
         drawn[0, column] = 0.95 if column != 9 else 0.05
         assert not close(apply(pictures(1), drawn, settings), image, 1e-3), column

@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neither.config import Augmentation
-from neither.data.augmentation import normalize
+from neither.config.schema import Augmentation
 from neither.data.batches import Batch, Batches
-from neither.data.preprocessing import Preprocessing
-from neither.ranks import Ranks
+from neither.data.preprocessing import Preprocessing, normalize
+from neither.runtime.distributed import World
 
 SIZE = 8
 OFF = Augmentation(
@@ -155,7 +154,7 @@ def test_the_store_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(("num", "size", "fewest"), [(3, 1, 1), (4, 1, 2), (5, 2, 1), (100, 1, 24)])
 def test_the_fewest_images_at_once_are_known_beforehand(num: int, size: int, fewest: int) -> None:
     batch_size = 32 if num == 100 else num if size == 2 else 2
-    ranks = [Ranks(rank, size) for rank in range(size)]
+    ranks = [World(rank, size) for rank in range(size)]
     every = [make(num, batch_size=batch_size, ranks=each, settings=OFF) for each in ranks]
     parts = [len(batch.images) for batches in every for batch in batches.epoch(0)]
     assert every[0].fewest() == min(part for part in parts if part) == fewest

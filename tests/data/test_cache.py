@@ -13,13 +13,13 @@ import PIL
 import pytest
 from numpy.typing import NDArray
 
-from neither import stopping
 from neither.data import cache as module
 from neither.data.cache import Cache, open_cache
-from neither.data.facts import FACTS
+from neither.data.fingerprints import FINGERPRINT
 from neither.data.preprocessing import Preprocessing
-from neither.errors import OutputError
-from neither.stopping import Stopped
+from neither.runtime import signals
+from neither.runtime.errors import OutputError
+from neither.runtime.signals import Stopped
 
 SIDE = 4
 WAY = Preprocessing(SIDE)
@@ -226,8 +226,8 @@ FOREIGN: dict[str, dict[str, NDArray[np.generic] | None]] = {
     "without rows": {"rows": None},
     "fewer keys": {"keys": keys(1)},
     "fewer rows": {"rows": np.zeros(1, np.int64)},
-    "fewer facts": {"facts": np.zeros(1, FACTS)},
-    "other facts": {"facts": np.zeros(3, FACTS[["sha256", "look"]])},
+    "fewer facts": {"facts": np.zeros(1, FINGERPRINT)},
+    "other facts": {"facts": np.zeros(3, FINGERPRINT[["sha256", "look"]])},
     "signed keys": {"keys": np.zeros((3, 2), np.int64)},
     "short keys": {"keys": np.zeros((3, 1), np.uint64)},
     "rows as floats": {"rows": np.zeros(3)},
@@ -520,7 +520,7 @@ def test_what_killed_writers_left_is_swept(home: Path, photos: Path, tmp_path: P
 
 @pytest.mark.usefixtures("watchdog", "home")
 def test_one_at_a_time_and_a_signal_ends_the_waiting(photos: Path, tmp_path: Path) -> None:
-    with stopping.watched(), open_cache(photos, WAY, tmp_path / "spare"):
+    with signals.installed(), open_cache(photos, WAY, tmp_path / "spare"):
         other = replace(WAY, image_size=5)
         assert opened(photos, tmp_path / "spare", other).exists()  # which nobody holds
         os.kill(os.getpid(), signal.SIGTERM)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from neither.config import Data
+from neither.config.schema import Data
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
-from neither.errors import DataError, UsageError
+from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
 PREPROCESSING = Preprocessing(16)

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from neither.data import decode as module
-from neither.data.content import MAX_BYTES, UnreadableError
 from neither.data.decode import (
     MAX_PIXELS,
     MAX_WEBP_PIXELS,
-    Decoded,
+    DecodedFile,
     decode,
     decode_file,
-    examine,
+    decode_with_traits,
     open_upright,
 )
-from neither.data.facts import Flag
+from neither.data.fingerprints import ImageFlag
+from neither.data.image_file import MAX_BYTES, UnreadableError
 from neither.data.preprocessing import Preprocessing
 from pictures import SIZE, STORED, encode, noise, oriented, photo, smooth
 
@@ -228,10 +228,10 @@ def test_of_several_frames_the_first_is_taken(kind: str) -> None:
     content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     with Image.open(io.BytesIO(content)) as image:
         assert getattr(image, "n_frames", 1) == 3
-    pixels, traits = examine(content, SQUASH)
+    pixels, traits = decode_with_traits(content, SQUASH)
     assert mean(pixels) == [255, 0, 0]
-    assert traits.flags == Flag.ANIMATED
-    assert examine(encode(frames[0], kind, **options), SQUASH)[1].flags == Flag(0)
+    assert traits.flags == ImageFlag.ANIMATED
+    assert decode_with_traits(encode(frames[0], kind, **options), SQUASH)[1].flags == ImageFlag(0)
 
 
 def test_a_photo_with_a_second_one_behind_it_is_a_jpeg_and_not_animated() -> None:
@@ -239,8 +239,8 @@ def test_a_photo_with_a_second_one_behind_it_is_a_jpeg_and_not_animated() -> Non
     content = encode(images[0], "MPO", save_all=True, append_images=images[1:])
     with Image.open(io.BytesIO(content)) as image:
         assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
-    pixels, traits = examine(content, SQUASH)
-    assert (traits.format, traits.flags) == ("JPEG", Flag(0))
+    pixels, traits = decode_with_traits(content, SQUASH)
+    assert (traits.format, traits.flags) == ("JPEG", ImageFlag(0))
     assert distance(pixels, decode(encode(images[0], "PNG"), SQUASH)) <= 8
 
 
@@ -275,9 +275,9 @@ def test_a_turned_palette_image_keeps_its_transparency() -> None:
 def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
-    pixels, traits = examine(encode(noise(), "PNG", exif=exif), SQUASH)
+    pixels, traits = decode_with_traits(encode(noise(), "PNG", exif=exif), SQUASH)
     assert np.array_equal(pixels, plain(noise()))
-    assert traits.flags == Flag.ODD_EXIF
+    assert traits.flags == ImageFlag.ODD_EXIF
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_corrupt_exif_is_ignored(exif: bytes, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_exif_that_cannot_be_read_is_noted(kind: str) -> None:
     content = encode(smooth(), kind, exif=b"Exif\0\0garbage garbage")
-    assert examine(content, SQUASH)[1].flags == Flag.ODD_EXIF
+    assert decode_with_traits(content, SQUASH)[1].flags == ImageFlag.ODD_EXIF
 
 
 def tags_with_a_date(kind: int) -> bytes:
@@ -310,9 +310,9 @@ def tags_with_a_date(kind: int) -> bytes:
 def test_an_odd_tag_beside_the_orientation_does_not_leave_the_picture_sideways(kind: int) -> None:
     image = smooth(48, 30)
     stored = image.transpose(Image.Transpose.ROTATE_90)
-    turned, traits = examine(encode(stored, "PNG", exif=tags_with_a_date(kind)), SQUASH)
+    turned, traits = decode_with_traits(encode(stored, "PNG", exif=tags_with_a_date(kind)), SQUASH)
     assert np.array_equal(turned, decode(encode(image, "PNG"), SQUASH))
-    assert (traits.width, traits.height, traits.flags) == (48, 30, Flag.ROTATED)
+    assert (traits.width, traits.height, traits.flags) == (48, 30, ImageFlag.ROTATED)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -321,9 +321,9 @@ def test_an_odd_tag_beside_the_orientation_does_not_leave_the_picture_sideways(k
 def test_the_size_that_is_told_is_the_originals_and_upright(
     size: tuple[int, int], kind: str, orientation: int
 ) -> None:
-    traits = examine(oriented(smooth(*size), kind, orientation), SQUASH)[1]
+    traits = decode_with_traits(oriented(smooth(*size), kind, orientation), SQUASH)[1]
     assert (traits.width, traits.height, traits.format) == (*size, kind)
-    assert traits.flags == (Flag.ROTATED if orientation > 1 else Flag(0))
+    assert traits.flags == (ImageFlag.ROTATED if orientation > 1 else ImageFlag(0))
 
 
 # Refused
@@ -464,7 +464,7 @@ def test_a_file_that_is_too_large_is_an_answer_without_a_hash(tmp_path: Path) ->
     path = tmp_path / "large.png"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    assert decode_file(path, SQUASH) == Decoded(None, None, b"", "larger than 50,000,000 bytes")
+    assert decode_file(path, SQUASH) == DecodedFile(None, None, b"", "larger than 50,000,000 bytes")
 
 
 # Squares
@@ -555,7 +555,7 @@ def test_a_draft_is_not_shifted_where_its_last_pixel_lies_half_outside(
     # 401 pixels, read at an eighth, make 51, of which 50.1 count; 416 make 52, which all count.
     content = oriented(photo(3, *size), "JPEG", orientation, quality=95)
     way = Preprocessing(33, resize)
-    drafts, full = examine(content, way), examine(in_full(content), way)
+    drafts, full = decode_with_traits(content, way), decode_with_traits(in_full(content), way)
     assert mean_distance(drafts[0], full[0]) <= 2
     thumbnails = [np.frombuffer(each[1].thumbnail, np.uint8) for each in (drafts, full)]
     assert mean_distance(*thumbnails) <= 1
@@ -570,7 +570,7 @@ def test_a_draft_is_as_small_as_may_be_but_no_less_than_one_and_a_half_squares(
     with pytest.MonkeyPatch.context() as patch:
         read: list[tuple[int, int]] = []
 
-        def spy(content: bytes, least: int) -> module.Upright:
+        def spy(content: bytes, least: int) -> module.UprightImage:
             upright = open_upright(content, least)
             read.append(upright.image.size)
             return upright
@@ -605,7 +605,7 @@ def test_the_traits_are_the_same_for_every_square(
     image = photo(5, *size).convert(options.pop("mode", "RGB"))
     content = oriented(image, "JPEG", options.pop("exif", 1), **options)
     told = {
-        examine(content, Preprocessing(side, resize))[1]
+        decode_with_traits(content, Preprocessing(side, resize))[1]
         for side in (8, 24, 32, 64, 65, 96, 128, 224, 500)
         for resize in get_args(Resize)
     }
@@ -628,7 +628,7 @@ def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
     assert decoded.pixels is not None
     assert mean_distance(decoded.pixels, decode(encode(smooth(96, 64), "PNG"), SQUASH)) <= 2
     assert decoded.traits is not None
-    assert decoded.traits[:4] == (96, 64, "HEIF", Flag(0))
+    assert decoded.traits[:4] == (96, 64, "HEIF", ImageFlag(0))
 
 
 def test_heic_that_is_cut_short_is_unreadable() -> None:
@@ -732,4 +732,4 @@ def test_a_bad_file_is_an_answer_with_its_hash(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_an_answer_too(tmp_path: Path) -> None:
     gone = decode_file(tmp_path / "gone.jpg", SQUASH)
-    assert gone == Decoded(None, None, b"", "no such file or directory")
+    assert gone == DecodedFile(None, None, b"", "no such file or directory")

@@ -9,12 +9,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from known_images import LOOK_BITS, make_facts, make_look
-from neither.data.duplicates import MAX_DISTANCE, MAX_LEVELS, MAX_SHARE, group_alike, group_equal
-from neither.data.facts import FACTS, Flag, Traits, describe
+from neither.data.fingerprints import (
+    FINGERPRINT,
+    MAX_DISTANCE,
+    MAX_LEVELS,
+    MAX_SHARE,
+    ImageFlag,
+    ImageTraits,
+    compute_fingerprints,
+    find_near_duplicates,
+    group_exact_duplicates,
+)
 
 
 def facts_of(looks: NDArray[np.uint16]) -> NDArray[np.void]:
-    facts = np.zeros(len(looks), FACTS)
+    facts = np.zeros(len(looks), FINGERPRINT)
     facts["look"] = looks
     return facts
 
@@ -43,7 +52,7 @@ def as_places(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> set[tuple
 
 
 def check(looks: NDArray[np.uint16]) -> None:
-    numbers, pairs = group_alike(facts_of(looks))
+    numbers, pairs = find_near_duplicates(facts_of(looks))
     assert as_places(numbers, pairs) == by_brute_force(looks)
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len(np.unique(pairs, axis=0)) == len(pairs)
@@ -81,7 +90,7 @@ def test_exactly_seven_bits_are_near_wherever_they_lie(seed: int) -> None:
     flips = np.random.default_rng(seed).permutation(LOOK_BITS)
     for num in range(1, MAX_DISTANCE + 3):
         facts = make_facts([make_look(0), make_look(0, flips[:num].tolist())])
-        assert len(group_alike(facts)[1]) == (num <= MAX_DISTANCE)
+        assert len(find_near_duplicates(facts)[1]) == (num <= MAX_DISTANCE)
 
 
 def test_one_bit_in_each_of_seven_bands_is_still_near() -> None:
@@ -89,13 +98,13 @@ def test_one_bit_in_each_of_seven_bands_is_still_near() -> None:
     for spared in range(8):
         flips = [16 * band + 3 for band in range(8) if band != spared]
         facts = make_facts([make_look(0), make_look(0, flips)])
-        assert group_alike(facts)[1].tolist() == [[0, 1]]
+        assert find_near_duplicates(facts)[1].tolist() == [[0, 1]]
 
 
 def test_thousands_of_equal_looks_are_one_look() -> None:
     looks = np.concatenate([np.tile(make_look(0), (5000, 1)), np.tile(make_look(1), (5000, 1))])
     tracemalloc.start()
-    numbers, pairs = group_alike(facts_of(looks))
+    numbers, pairs = find_near_duplicates(facts_of(looks))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(pairs) == 0
@@ -112,7 +121,7 @@ def test_thousands_of_nearly_equal_looks_are_all_paired_in_bounded_memory() -> N
         row[random.choice(LOOK_BITS, 3, replace=False)] = 1
     looks = np.packbits(bits, axis=1).view("<u2") ^ make_look(0)
     tracemalloc.start()
-    numbers, pairs = group_alike(facts_of(looks))
+    numbers, pairs = find_near_duplicates(facts_of(looks))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     num = int(numbers.max()) + 1
@@ -122,9 +131,9 @@ def test_thousands_of_nearly_equal_looks_are_all_paired_in_bounded_memory() -> N
 
 def test_numbers_do_not_hang_on_the_order_of_the_images() -> None:
     looks = np.stack([make_look(number % 5, range(number % 3)) for number in range(40)])
-    numbers, pairs = group_alike(facts_of(looks))
+    numbers, pairs = find_near_duplicates(facts_of(looks))
     order = np.random.default_rng(0).permutation(len(looks))
-    again, same_pairs = group_alike(facts_of(looks[order]))
+    again, same_pairs = find_near_duplicates(facts_of(looks[order]))
     assert (again == numbers[order]).all()
     assert (pairs == same_pairs).all()
 
@@ -133,7 +142,7 @@ def test_files_with_the_same_bytes_have_one_number() -> None:
     facts = make_facts([make_look(number) for number in range(6)])
     facts["sha256"][[1, 4]] = facts["sha256"][0]
     facts["sha256"][3] = 0  # could not be read
-    numbers = group_equal(facts)
+    numbers = group_exact_duplicates(facts)
     assert numbers[0] == numbers[1] == numbers[4]
     assert numbers[3] == -1
     assert sorted({*numbers.tolist()}) == [-1, 0, 1, 2]
@@ -143,15 +152,15 @@ def test_bytes_that_differ_in_one_bit_are_other_bytes() -> None:
     for place in range(16):  # half of the hash is plenty
         facts = make_facts([make_look(0)] * 2)
         facts["sha256"][1] = facts["sha256"][0]
-        assert len({*group_equal(facts).tolist()}) == 1
+        assert len({*group_exact_duplicates(facts).tolist()}) == 1
         facts["sha256"][1, place] ^= 1
-        assert len({*group_equal(facts).tolist()}) == 2
+        assert len({*group_exact_duplicates(facts).tolist()}) == 2
 
 
 def test_no_images_have_no_groups() -> None:
-    none = np.zeros(0, FACTS)
-    assert group_equal(none).shape == (0,)
-    numbers, pairs = group_alike(none)
+    none = np.zeros(0, FINGERPRINT)
+    assert group_exact_duplicates(none).shape == (0,)
+    numbers, pairs = find_near_duplicates(none)
     assert (numbers.shape, pairs.shape) == ((0,), (0, 2))
 
 
@@ -161,7 +170,7 @@ def test_looks_of_other_light_are_no_copies(column: str) -> None:
         facts = make_facts([make_look(0), make_look(0), make_look(1)])
         facts[column] = 100
         facts[column][1] += levels
-        numbers, pairs = group_alike(facts)
+        numbers, pairs = find_near_duplicates(facts)
         assert (numbers[0] == numbers[1] or len(pairs) == 1) == (levels <= MAX_LEVELS)
 
 
@@ -174,8 +183,10 @@ def test_things_on_an_even_ground_are_no_copies_of_each_other() -> None:
         disc = (x - left) ** 2 + (y - top) ** 2 < radius**2
         pixels = np.where(disc[:, :, None], random.integers(0, 200, 3), 255).astype(np.uint8)
         thumbnail = Image.fromarray(pixels).resize((9, 9), Image.Resampling.BOX).tobytes()
-        traits.append(Traits(90, 90, "PNG", Flag(0), thumbnail))
-    facts = describe(traits, [bytes([1 + n // 250, 1 + n % 250]) * 16 for n in range(400)])
-    assert len(group_alike(facts)[1]) < 80  # of 79,800 pairs
+        traits.append(ImageTraits(90, 90, "PNG", ImageFlag(0), thumbnail))
+    facts = compute_fingerprints(
+        traits, [bytes([1 + n // 250, 1 + n % 250]) * 16 for n in range(400)]
+    )
+    assert len(find_near_duplicates(facts)[1]) < 80  # of 79,800 pairs
     _, sizes = np.unique(facts["scene"], return_counts=True)
     assert sizes.max() < 40

@@ -3,10 +3,8 @@ from collections.abc import Callable
 import numpy as np
 
 from known_images import make_facts, make_found, make_look, make_store
-from neither.data.facts import Flag
-from neither.data.findings import tell_findings
-from neither.data.split_file import ADDED
-from neither.data.splits import Assignment
+from neither.data.fingerprints import ImageFlag
+from neither.data.splits import ADDED, SplitAssignment, log_split_summary
 
 Messages = Callable[[], str]
 
@@ -21,8 +19,10 @@ def tell(
     facts = make_facts([make_look(number) for number in range(len(sides))])
     facts["flags"] = flags
     left_out = {**(unreadable or {}), **(reasons or {})}
-    assignment = Assignment(np.array(sides, np.int8), left_out)
-    tell_findings(make_found(names), make_store(facts, unreadable), assignment, ["dog", "human"])
+    assignment = SplitAssignment(np.array(sides, np.int8), left_out)
+    log_split_summary(
+        make_found(names), make_store(facts, unreadable), assignment, ["dog", "human"]
+    )
 
 
 def test_the_counts_of_each_split_and_class_are_told(messages: Messages) -> None:
@@ -38,12 +38,16 @@ def test_the_counts_of_each_split_and_class_are_told(messages: Messages) -> None
 def test_only_what_is_odd_is_told(messages: Messages) -> None:
     tell([1, 1, 2, 2])
     assert len(messages().splitlines()) == 3
-    tell([1, 1, 2, 0], unreadable={3: "damaged"}, flags=Flag.ROTATED | Flag.ANIMATED | Flag.GREY)
+    tell(
+        [1, 1, 2, 0],
+        unreadable={3: "damaged"},
+        flags=ImageFlag.ROTATED | ImageFlag.ANIMATED | ImageFlag.GREY,
+    )
     said = messages()
     assert "images turned upright by their EXIF tag: 3" in said
     assert "images with several frames or pages, of which the first counts: 3" in said
     assert "makes no sense" not in said
-    tell([1, 1, 2, 2], flags=Flag.ODD_EXIF)
+    tell([1, 1, 2, 2], flags=ImageFlag.ODD_EXIF)
     assert "images with an EXIF tag that makes no sense, which was ignored: 4" in messages()
 
 

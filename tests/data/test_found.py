@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from folders import lay_out
-from neither.data.found import Found, ImageFile
-from neither.errors import DataError
+from neither.data.scan import ImageFile, ImageTable
+from neither.runtime.errors import DataError
 
 
 def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
-    found = Found(tmp_path, tmp_path)
+    found = ImageTable(tmp_path, tmp_path)
     found.add(["a.jpg", "b.jpg"], "dog", "train")
     found.add(["c.jpg"], "human")
     found.add([], "nothing", "val")
@@ -26,7 +26,7 @@ def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
 def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_path: Path) -> None:
     lay_out(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/.b.jpg", "human/c.jpg")
     os.mkfifo(tmp_path / "dog/pipe.jpg")
-    found = Found(tmp_path, tmp_path)
+    found = ImageTable(tmp_path, tmp_path)
     assert found.search(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
     assert found.search(tmp_path / "human") == ["c.jpg"]
     assert found.paths == found.listing.paths == []
@@ -42,7 +42,7 @@ def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_pat
 def test_notes_escape_what_would_drive_a_terminal(tmp_path: Path) -> None:
     lay_out(tmp_path, "\x1b[31m/a.txt")
     (tmp_path / "\x1b[31m/\n.jpg").symlink_to("nowhere")
-    found = Found(tmp_path, tmp_path)
+    found = ImageTable(tmp_path, tmp_path)
     found.search(tmp_path / "\x1b[31m")
     assert len(found.notes) == 2
     assert all(letter.isprintable() for note in found.notes for letter in note)
@@ -50,4 +50,4 @@ def test_notes_escape_what_would_drive_a_terminal(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing: this folder cannot be read"):
-        Found(tmp_path, tmp_path).search(tmp_path / "missing")
+        ImageTable(tmp_path, tmp_path).search(tmp_path / "missing")

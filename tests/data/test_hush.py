@@ -6,20 +6,20 @@ import warnings
 
 import pytest
 
-from neither.data.hush import hushed
+from neither.data.image_file import silence_pillow
 
 
 def test_threads_that_overlap_leave_the_warnings_as_they_were() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with hushed():
+        with silence_pillow():
             inside.set()
             assert leave.wait(30)
 
     before, handlers = list(warnings.filters), list(logging.getLogger("PIL").handlers)
     thread = threading.Thread(target=other)
-    with hushed():
+    with silence_pillow():
         thread.start()
         assert inside.wait(30)
         warnings.warn("nobody hears this", stacklevel=1)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neither.data.facts import FACTS
-from neither.data.index import Index, identify_files
+from neither.data.cache import Index, identify_files
+from neither.data.fingerprints import FINGERPRINT
 
 Keys = NDArray[np.uint64]
 LARGEST = 2**64 - 1
@@ -65,7 +65,7 @@ def test_added_records_are_empty() -> None:
     index.extend(keys((2, 2), (3, 3)))
     assert index.rows.tolist() == [7, 0, 0]
     assert index.facts["width"].tolist() == [9, 0, 0]
-    assert index.facts.dtype == FACTS
+    assert index.facts.dtype == FINGERPRINT
 
 
 def test_only_earlier_states_of_the_files_asked_for_are_not_current() -> None:

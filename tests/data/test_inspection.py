@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from hostile import photo
-from neither.data.facts import Flag
-from neither.data.inspection import Inspection, inspect_images
-from neither.data.scored import find_all_images
+from neither.data.dataset_report import Inspection, inspect_images
+from neither.data.fingerprints import ImageFlag
+from neither.data.layout import find_all_images
 
 Draw = Callable[..., Path]
 
@@ -32,7 +32,7 @@ def test_each_image_has_its_facts_mode_and_figures(root: Path) -> None:
     places, seen = inspect(root)
     grey = places["dog/grey.png"]
     assert seen.modes[grey] == "L"
-    assert seen.store.facts["flags"][grey] & Flag.GREY
+    assert seen.store.facts["flags"][grey] & ImageFlag.GREY
     assert {seen.modes[place] for path, place in places.items() if path != "dog/grey.png"} == {
         "RGB"
     }

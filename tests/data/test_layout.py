@@ -6,14 +6,14 @@ import pytest
 
 from folders import lay_out
 from images import make_splits
-from neither.data.found import Found, ImageFile
 from neither.data.layout import find_training_images
-from neither.errors import DataError, UsageError
+from neither.data.scan import ImageFile, ImageTable
+from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
 
 
-def training(root: Path, ignored: tuple[str, ...] = (), **aliases: str) -> Found:
+def training(root: Path, ignored: tuple[str, ...] = (), **aliases: str) -> ImageTable:
     return find_training_images(root, CLASSES, ignored, aliases)
 
 

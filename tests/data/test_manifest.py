@@ -6,15 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neither.data.found import Found, ImageFile
 from neither.data.manifest import (
-    find_scored_rows,
+    find_evaluation_rows,
     find_training_rows,
     is_manifest,
     read_manifest,
 )
+from neither.data.scan import ImageFile, ImageTable
 from neither.data.split_file import csv_line
-from neither.errors import DataError, UsageError
+from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
 Write = Callable[..., Path]
@@ -33,7 +33,7 @@ def write(tmp_path: Path) -> Write:
     return write_lines
 
 
-def training(path: Path, ignored: tuple[str, ...] = (), **aliases: str) -> Found:
+def training(path: Path, ignored: tuple[str, ...] = (), **aliases: str) -> ImageTable:
     return find_training_rows(path, CLASSES, ignored, aliases)
 
 
@@ -46,7 +46,7 @@ def refused(path: Path, ignored: tuple[str, ...] = (), **aliases: str) -> str:
 
 def refused_by_all(path: Path) -> str:
     said = refused(path)
-    for read in (read_manifest, lambda path: find_scored_rows(path, None)):
+    for read in (read_manifest, lambda path: find_evaluation_rows(path, None)):
         with pytest.raises(DataError) as caught:
             read(path)
         assert str(caught.value).replace(str(path), "@") == said
@@ -255,7 +255,7 @@ def test_a_manifest_is_known_by_its_suffix(tmp_path: Path) -> None:
 
 
 def scored(path: Path, split: str | None = None, **aliases: str) -> list[tuple[str, str]]:
-    found = find_scored_rows(path, split, aliases)
+    found = find_evaluation_rows(path, split, aliases)
     return list(zip(found.paths, found.labels, strict=True))
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neither.data.content import UnreadableError
-from neither.data.decode import decode
-from neither.data.picture import square_of_array, square_of_image
+from neither.data.decode import decode, decode_array, decode_image
+from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import Preprocessing
 from pictures import encode, oriented, photo
 
@@ -36,18 +35,18 @@ def files() -> dict[str, bytes]:
 def test_an_image_gives_the_pixels_of_its_file(kind: str, resize: str) -> None:
     content, preprocessing = files()[kind], Preprocessing(32, resize)  # type: ignore[arg-type]
     with Image.open(io.BytesIO(content)) as image:
-        assert np.array_equal(square_of_image(image, preprocessing), decode(content, preprocessing))
+        assert np.array_equal(decode_image(image, preprocessing), decode(content, preprocessing))
 
 
 def test_an_array_gives_the_pixels_of_its_file() -> None:
     image = photo(0, 61, 43)
-    assert np.array_equal(square_of_array(np.asarray(image), SQUASH),
+    assert np.array_equal(decode_array(np.asarray(image), SQUASH),
                           decode(encode(image, "PNG"), SQUASH))  # fmt: skip
 
 
 def test_the_image_stays_as_it_is() -> None:
     with Image.open(io.BytesIO(oriented(photo(0, 640, 400), "JPEG", 6))) as image:
-        square_of_image(image, SQUASH)
+        decode_image(image, SQUASH)
         assert image.size == (400, 640)  # neither turned nor read at a part of its size
         assert image.getexif()[0x0112] == 6
 
@@ -55,9 +54,9 @@ def test_the_image_stays_as_it_is() -> None:
 def test_a_damaged_file_and_numbers_of_unknown_range_are_unreadable(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(encode(photo(0, 61, 43), "PNG")[:900])
     with Image.open(tmp_path / "cut.png") as image, pytest.raises(UnreadableError, match="damaged"):
-        square_of_image(image, SQUASH)
+        decode_image(image, SQUASH)
     with pytest.raises(UnreadableError, match="32-bit"):
-        square_of_image(Image.new("F", (8, 8)), SQUASH)
+        decode_image(Image.new("F", (8, 8)), SQUASH)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +70,4 @@ def test_a_damaged_file_and_numbers_of_unknown_range_are_unreadable(tmp_path: Pa
 )
 def test_what_is_no_picture_is_refused(values: np.ndarray, error: type[Exception]) -> None:
     with pytest.raises(error, match="a picture is"):
-        square_of_array(values, SQUASH)
+        decode_array(values, SQUASH)

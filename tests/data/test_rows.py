@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neither.data.rows import Rows, allot
-from neither.errors import OutputError
+from neither.data.cache import Rows, allot
+from neither.runtime.errors import OutputError
 
 ROW = 12
 

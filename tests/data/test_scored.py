@@ -6,26 +6,26 @@ import pytest
 
 from folders import lay_out
 from images import make_splits
-from neither.data.found import Found, ImageFile
-from neither.data.layout import find_training_images
-from neither.data.scored import (
+from neither.data.layout import (
     find_all_images,
-    find_scored_images,
+    find_evaluation_images,
+    find_training_images,
     find_unseen_images,
-    given_splits,
 )
-from neither.errors import DataError, UsageError
+from neither.data.manifest import given_splits
+from neither.data.scan import ImageFile, ImageTable
+from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
 
 
 @pytest.mark.parametrize("find", [
     lambda path: find_training_images(path, CLASSES, ()),
-    lambda path: find_scored_images(path, CLASSES, None),
+    lambda path: find_evaluation_images(path, CLASSES, None),
     lambda path: find_unseen_images(path, CLASSES),
 ])  # fmt: skip
 def test_a_path_that_does_not_exist_is_refused_with_the_nearest(
-    tmp_path: Path, find: Callable[[Path], Found]
+    tmp_path: Path, find: Callable[[Path], ImageTable]
 ) -> None:
     lay_out(tmp_path, "photos/dog/a.jpg")
     with pytest.raises(UsageError, match=r"no such file or folder; did you mean .*/photos\?"):
@@ -35,13 +35,13 @@ def test_a_path_that_does_not_exist_is_refused_with_the_nearest(
 
 
 def scored(root: Path, split: str | None = None) -> list[tuple[str, str]]:
-    found = find_scored_images(root, CLASSES, split)
+    found = find_evaluation_images(root, CLASSES, split)
     return [(image.path, image.label) for image in found.images]
 
 
 def test_a_file_is_scored_without_a_label(tmp_path: Path) -> None:
     lay_out(tmp_path, "dog/a.xyz")
-    found = find_scored_images(tmp_path / "dog/a.xyz", CLASSES, None)
+    found = find_evaluation_images(tmp_path / "dog/a.xyz", CLASSES, None)
     assert (found.root, found.images) == (tmp_path / "dog", [ImageFile("a.xyz", "")])
 
 
@@ -65,7 +65,7 @@ def test_one_class_folder_makes_a_folder_labelled_and_the_others_foreign(tmp_pat
 
 def test_near_misses_of_an_unlabelled_folder_are_noted(tmp_path: Path) -> None:
     lay_out(tmp_path, "Dogs/a.jpg", "cup/b.jpg")
-    found = find_scored_images(tmp_path, CLASSES, None)
+    found = find_evaluation_images(tmp_path, CLASSES, None)
     assert {image.label for image in found.images} == {""}
     assert found.notes == [
         f"{tmp_path / 'Dogs'}: not read as dog: the name must be the same, or one of the run's "
@@ -78,7 +78,7 @@ def test_test_is_scored_where_there_are_splits(tmp_path: Path) -> None:
     assert scored(tmp_path) == [("cup/d.jpg", "cup"), ("dog/c.jpg", "dog")]
     assert scored(tmp_path, "val") == [("dog/b.jpg", "dog")]
     assert scored(tmp_path, "train") == [("dog/a.jpg", "dog")]
-    assert find_scored_images(tmp_path, CLASSES, None).root == tmp_path / "test"
+    assert find_evaluation_images(tmp_path, CLASSES, None).root == tmp_path / "test"
 
 
 def test_a_split_that_is_not_there_is_refused_and_never_replaced(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_splits_of_classes_are_not_unseen(tmp_path: Path) -> None:
 
 def test_a_folder_inside_can_be_left_out(tmp_path: Path) -> None:
     lay_out(tmp_path, "dog/a.jpg", "unseen/cup/b.jpg", "unseen2/c.jpg", "human/unseen/d.jpg")
-    found = find_scored_images(tmp_path, CLASSES, None)
+    found = find_evaluation_images(tmp_path, CLASSES, None)
     every = len(found.paths)
     for outside in (tmp_path, tmp_path.parent, tmp_path.parent / "other"):
         found.leave_out(outside)
@@ -140,12 +140,12 @@ def test_a_folder_inside_can_be_left_out(tmp_path: Path) -> None:
 def test_one_image_has_no_splits(tmp_path: Path) -> None:
     root = make_splits(tmp_path / "images", classes=CLASSES)
     with pytest.raises(UsageError, match="one image has no splits"):
-        find_scored_images(root / "test" / "dog" / "000.png", CLASSES, "val")
+        find_evaluation_images(root / "test" / "dog" / "000.png", CLASSES, "val")
 
 
 def test_folders_with_other_names_for_a_class_have_its_label(tmp_path: Path) -> None:
     lay_out(tmp_path, "people/a.jpg", "human/b.jpg", "dog/c.jpg", "cup/d.jpg", "humans/e.jpg")
-    found = find_scored_images(tmp_path, CLASSES, None, {"people": "human", "unused": "dog"})
+    found = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human", "unused": "dog"})
     assert [(image.path, image.label) for image in found.images] == [
         ("cup/d.jpg", "cup"),
         ("dog/c.jpg", "dog"),
@@ -159,14 +159,14 @@ def test_folders_with_other_names_for_a_class_have_its_label(tmp_path: Path) -> 
 def test_another_name_for_a_class_makes_a_folder_labelled(tmp_path: Path) -> None:
     lay_out(tmp_path, "people/a.jpg", "cup/b.jpg")
     assert scored(tmp_path) == [("cup/b.jpg", ""), ("people/a.jpg", "")]
-    found = find_scored_images(tmp_path, CLASSES, None, {"people": "human"})
+    found = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human"})
     assert found.labels == ["cup", "human"]
 
 
 def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
     lay_out(tmp_path, "dog/a.jpg", "dog/a.txt", ".hidden", "b.md")
     (tmp_path / "dog/gone.jpg").symlink_to("nowhere")
-    found = find_scored_images(tmp_path, CLASSES, None)
+    found = find_evaluation_images(tmp_path, CLASSES, None)
     assert (found.listing.others, found.listing.num_hidden) == ({".txt": 1, ".md": 1}, 1)
     assert found.notes == [
         f"{tmp_path}: 2 other files are not read",
@@ -182,7 +182,7 @@ def test_what_is_no_file_is_refused_and_never_opened(
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     with pytest.raises(UsageError, match=f"{name}: (not a folder|no such file or folder)"):
-        find_scored_images(tmp_path / name, CLASSES, None)
+        find_evaluation_images(tmp_path / name, CLASSES, None)
 
 
 @pytest.mark.parametrize(

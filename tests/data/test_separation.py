@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from known_images import make_facts, make_look
-from neither.data.duplicates import MAX_DISTANCE
-from neither.data.separation import SPLITS, separate
+from neither.data.fingerprints import MAX_DISTANCE
+from neither.data.splits import SPLITS, separate_duplicates
 
 NOWHERE, TRAIN, VAL, TEST = range(4)
 
@@ -33,7 +33,7 @@ class Case:
     def separate(self) -> list[int]:
         """Return which images are left out, once it is sure that each was for a reason."""
         before = self.sides.copy()
-        out, partner = separate(self.facts, self.sides, self.given, self.groups)
+        out, partner = separate_duplicates(self.facts, self.sides, self.given, self.groups)
         assert (self.sides == before).all()
         kept = (self.sides > 0) & ~out
         assert not (out & (self.sides == NOWHERE)).any()
@@ -239,5 +239,5 @@ def test_many_images_without_copies_all_stay() -> None:
     facts = make_facts([None] * num)
     facts["look"] = random.integers(0, 2**16, (num, 8), dtype=np.uint16)
     sides = random.integers(1, 4, num).astype(np.int8)
-    out, _ = separate(facts, sides, np.zeros(num, bool), [None] * num)
+    out, _ = separate_duplicates(facts, sides, np.zeros(num, bool), [None] * num)
     assert not out.any()

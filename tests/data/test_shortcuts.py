@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neither.data.facts import FACTS, KNOWN_FORMATS, Flag
-from neither.data.shortcuts import find_shortcuts, guess_classes
+from neither.data.dataset_report import find_shortcuts, guess_classes
+from neither.data.fingerprints import FINGERPRINT, KNOWN_FORMATS, ImageFlag
 
 
 def make_facts(num: int, seed: int = 0) -> NDArray[np.void]:
     """Make facts in which no trait has to do with any class."""
     random = np.random.default_rng(seed)
-    facts = np.zeros(num, FACTS)
+    facts = np.zeros(num, FINGERPRINT)
     facts["sha256"] = random.integers(1, 256, (num, 32))
     facts["width"] = random.integers(100, 1000, num)
     facts["height"] = random.integers(100, 1000, num)
@@ -49,7 +49,7 @@ def test_small_tall_grey_and_mode_are_each_told() -> None:
         name.partition(" 1")[0].partition(" 2")[0] for name in traits(facts, LABELS)
     }
     facts = make_facts(300)
-    facts["flags"][human] = Flag.GREY
+    facts["flags"][human] = ImageFlag.GREY
     assert traits(facts, LABELS) == {"human: grey"}
     modes = ["L" if label == "human" else "RGB" for label in LABELS]
     assert "human: mode L" in traits(make_facts(300), LABELS, modes)
@@ -60,7 +60,7 @@ def test_small_tall_grey_and_mode_are_each_told() -> None:
 
 def test_a_weak_trait_of_few_images_is_chance() -> None:
     facts = make_facts(30)
-    facts["flags"][:2] = Flag.GREY  # two of ten dogs
+    facts["flags"][:2] = ImageFlag.GREY  # two of ten dogs
     labels = ["dog"] * 10 + ["human"] * 20
     assert "dog: grey" not in traits(facts, labels)
 
@@ -68,8 +68,8 @@ def test_a_weak_trait_of_few_images_is_chance() -> None:
 def test_a_rare_trait_that_one_class_alone_has_is_told() -> None:
     facts = make_facts(3000)
     labels = ["human"] * 1000 + ["dog"] * 2000
-    facts["flags"][:90] = Flag.GREY
-    facts["flags"][1000:1030] = Flag.GREY
+    facts["flags"][:90] = ImageFlag.GREY
+    facts["flags"][1000:1030] = ImageFlag.GREY
     assert "human: grey" in traits(facts, labels)
 
 

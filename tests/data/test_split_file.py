@@ -11,20 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from known_images import make_facts, make_found, make_look, make_store
-from neither.data.found import Found
-from neither.data.separation import SPLITS
+from neither.data.scan import ImageTable
 from neither.data.split_file import (
     csv_line,
-    find_split,
-    fingerprint,
-    match_again,
+    data_fingerprint,
+    match_splits,
     read_hashes,
+    read_split,
     safe_cell,
     write_splits,
 )
-from neither.data.splits import Assignment
-from neither.data.store import Store
-from neither.errors import DataError
+from neither.data.splits import SPLITS, SplitAssignment
+from neither.data.store import ImageStore
+from neither.runtime.errors import DataError
 
 NAMES = ["dog/a.jpg", "dog/b.jpg", "human/c.jpg", "human/d.jpg"]
 TOLD = "the same bytes as dog/a.jpg, which is in train"
@@ -32,11 +31,11 @@ TOLD = "the same bytes as dog/a.jpg, which is in train"
 
 def make(
     names: Sequence[str] = NAMES, sides: Sequence[int] = (1, 2, 3, 0), reason: str = TOLD
-) -> tuple[Found, Store, Assignment]:
+) -> tuple[ImageTable, ImageStore, SplitAssignment]:
     """Return images in these splits; the reason is for all that are in none."""
     facts = make_facts([make_look(number) for number in range(len(names))])
     reasons = {place: reason for place, side in enumerate(sides) if not side}
-    return make_found(names), make_store(facts), Assignment(np.array(sides, np.int8), reasons)
+    return make_found(names), make_store(facts), SplitAssignment(np.array(sides, np.int8), reasons)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -66,10 +65,10 @@ def test_the_file_has_the_columns_of_the_design_and_every_image(path: Path) -> N
 def test_the_same_images_keep_their_splits_in_any_order(path: Path) -> None:
     found, store, assignment = make()
     write_splits(path, found, store, assignment)
-    again, added = match_again(path, found, store)
+    again, added = match_splits(path, found, store)
     assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: TOLD}, [])
     turned = make_found(NAMES[::-1])
-    again, added = match_again(path, turned, make_store(store.facts[::-1]))
+    again, added = match_splits(path, turned, make_store(store.facts[::-1]))
     assert (again.sides.tolist(), again.reasons, added) == ([0, 3, 2, 1], {0: TOLD}, [])
 
 
@@ -78,7 +77,7 @@ def test_added_images_are_named_and_left_out(path: Path) -> None:
     names = ["dog/0.jpg", *NAMES, "human/new.jpg"]
     facts = make_facts([make_look(number) for number in range(6)])
     facts[1:5] = make()[1].facts
-    again, added = match_again(path, make_found(names), make_store(facts))
+    again, added = match_splits(path, make_found(names), make_store(facts))
     assert added == ["dog/0.jpg", "human/new.jpg"]
     assert again.sides.tolist() == [0, 1, 2, 3, 0, 0]
     since = "added since this run began"
@@ -91,9 +90,9 @@ def test_images_of_a_split_that_are_not_as_they_were_are_refused(path: Path, pla
     write_splits(path, found, store, assignment)
     name, others = NAMES[place], [number for number in range(4) if number != place]
 
-    def refused(found: Found, store: Store) -> str:
+    def refused(found: ImageTable, store: ImageStore) -> str:
         with pytest.raises(DataError) as caught:
-            match_again(path, found, store)
+            match_splits(path, found, store)
         assert str(caught.value).endswith("put them back, or start over with --fresh")
         return str(caught.value).partition(";")[0]
 
@@ -117,17 +116,17 @@ def test_all_that_are_missing_are_counted(path: Path) -> None:
     _, store, _ = make()
     write_splits(path, *make())
     with pytest.raises(DataError, match=r"3 images of this run are missing, among them dog/a\.jpg"):
-        match_again(path, make_found(NAMES[3:]), make_store(store.facts[3:]))
+        match_splits(path, make_found(NAMES[3:]), make_store(store.facts[3:]))
 
 
 def test_an_image_that_was_left_out_anyway_may_vanish_or_change(path: Path) -> None:
     found, store, assignment = make()
     write_splits(path, found, store, assignment)
-    again, added = match_again(path, make_found(NAMES[:3]), make_store(store.facts[:3]))
+    again, added = match_splits(path, make_found(NAMES[:3]), make_store(store.facts[:3]))
     assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3], {}, [])
     store.facts["sha256"][3] ^= 1
-    assert match_again(path, found, store)[0].reasons == {3: TOLD}
-    assert match_again(path, found, make_store(store.facts, {3: "damaged"}))[1] == []
+    assert match_splits(path, found, store)[0].reasons == {3: TOLD}
+    assert match_splits(path, found, make_store(store.facts, {3: "damaged"}))[1] == []
 
 
 ODD = ["a,b.jpg", 'say "x".jpg', "new\nline.jpg", "re\rturn.jpg", "\r\n.jpg", "=1+1.jpg", "+a",
@@ -140,8 +139,8 @@ def test_odd_names_come_back_as_they_were(path: Path) -> None:
     found, store, assignment = make(ODD, [1] * len(ODD))
     found.labels[:] = ODD[::-1]  # a label is the name of a folder: just as odd
     write_splits(path, found, store, assignment)
-    assert match_again(path, found, store)[0].sides.tolist() == [1] * len(ODD)
-    again = find_split(path, Path("photos"), "train")
+    assert match_splits(path, found, store)[0].sides.tolist() == [1] * len(ODD)
+    again = read_split(path, Path("photos"), "train")
     assert (again.paths, again.labels) == (found.paths, found.labels)
 
 
@@ -161,9 +160,9 @@ def test_any_run_reads_back_as_it_was_written(path: Path, data: st.DataObject) -
     found, store, assignment = make(names, sides, data.draw(PATHS))
     found.labels[:] = data.draw(st.lists(PATHS, min_size=num, max_size=num))
     write_splits(path, found, store, assignment)
-    again, added = match_again(path, found, store)
+    again, added = match_splits(path, found, store)
     assert (again.sides.tolist(), again.reasons, added) == (sides, assignment.reasons, [])
-    assert fingerprint(found, store, again) == fingerprint(found, store, assignment)
+    assert data_fingerprint(found, store, again) == data_fingerprint(found, store, assignment)
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\x01"])
@@ -196,46 +195,46 @@ def test_a_run_knows_the_hashes_and_images_of_each_of_its_splits(path: Path) -> 
     assert read_hashes(path, "val") == {hashes[1]}
     folder = path.parent / "photos"
     folder.mkdir()
-    train = find_split(path, folder, "train")
+    train = read_split(path, folder, "train")
     assert (train.root, train.source) == (folder, folder)
     assert (train.paths, train.labels) == (["dog/a.jpg", "dog/e.jpg"], ["dog", "dog"])
-    assert find_split(path, folder, "test").paths == ["human/c.jpg"]
+    assert read_split(path, folder, "test").paths == ["human/c.jpg"]
 
 
 def test_images_of_a_manifest_lie_beside_it(path: Path) -> None:
     write_splits(path, *make())
     manifest = path.parent / "photos.csv"
     manifest.touch()
-    assert find_split(path, manifest, "val").root == path.parent
+    assert read_split(path, manifest, "val").root == path.parent
 
 
 def test_a_split_without_images_is_refused(path: Path) -> None:
     write_splits(path, *make(sides=[1, 2, 1, 2]))
     with pytest.raises(DataError, match="no image is in the split test"):
-        find_split(path, Path("photos"), "test")
+        read_split(path, Path("photos"), "test")
 
 
 def test_the_fingerprint_tells_every_change_of_what_is_used() -> None:
     found, store, assignment = make()
-    first = fingerprint(found, store, assignment)
-    assert fingerprint(*make()) == first
+    first = data_fingerprint(found, store, assignment)
+    assert data_fingerprint(*make()) == first
     seen = {first}
-    seen.add(fingerprint(*make(["dog/a.png", *NAMES[1:]])))
-    seen.add(fingerprint(*make(sides=(2, 2, 3, 0))))
-    seen.add(fingerprint(*make(sides=(1, 2, 3, 1))))
-    seen.add(fingerprint(*make(sides=(1, 2, 0, 0))))
+    seen.add(data_fingerprint(*make(["dog/a.png", *NAMES[1:]])))
+    seen.add(data_fingerprint(*make(sides=(2, 2, 3, 0))))
+    seen.add(data_fingerprint(*make(sides=(1, 2, 3, 1))))
+    seen.add(data_fingerprint(*make(sides=(1, 2, 0, 0))))
     labels = ["human", *found.labels[1:]]
-    seen.add(fingerprint(replace(found, labels=labels), store, assignment))
+    seen.add(data_fingerprint(replace(found, labels=labels), store, assignment))
     facts = store.facts.copy()
     facts["sha256"][2, 0] ^= 1
-    seen.add(fingerprint(found, make_store(facts), assignment))
+    seen.add(data_fingerprint(found, make_store(facts), assignment))
     assert len(seen) == 7
 
 
 def test_the_fingerprint_hangs_on_nothing_that_is_left_out() -> None:
-    first = fingerprint(*make())
-    assert fingerprint(*make(reason="another")) == first
-    assert fingerprint(*make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 0])) == first
+    first = data_fingerprint(*make())
+    assert data_fingerprint(*make(reason="another")) == first
+    assert data_fingerprint(*make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 0])) == first
 
 
 HEADER = b"path,label,split,sha256,reason\n"
@@ -251,9 +250,9 @@ def test_a_file_of_another_form_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     found, store, _ = make()
     for read in (
-        lambda: match_again(path, found, store),
+        lambda: match_splits(path, found, store),
         lambda: read_hashes(path, "train"),
-        lambda: find_split(path, Path("photos"), "train"),
+        lambda: read_split(path, Path("photos"), "train"),
     ):
         with pytest.raises(DataError, match=r"cannot be read back: .*; start over with --fresh"):
             read()

@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from known_images import LOOK_BITS, make_facts, make_found, make_look, make_store
-from neither.config import Data
-from neither.data.duplicates import MAX_DISTANCE
-from neither.data.facts import Flag
-from neither.data.found import Found
-from neither.data.separation import SPLITS
-from neither.data.splits import Assignment, assign, check_counts, contradictions
-from neither.errors import DataError
+from neither.config.schema import Data
+from neither.data.fingerprints import MAX_DISTANCE, ImageFlag
+from neither.data.scan import ImageTable
+from neither.data.splits import (
+    SPLITS,
+    SplitAssignment,
+    assign_splits,
+    check_class_counts,
+    find_label_conflicts,
+)
+from neither.runtime.errors import DataError
 
 Messages = Callable[[], str]
 
@@ -36,7 +40,9 @@ def split(
     """Return the split and the reason of each image by its name."""
     found = make_found(names)
     unreadable = keys.pop("unreadable", None)
-    assignment = assign(found, make_store(facts, unreadable), seed, Data(root="photos", **keys))
+    assignment = assign_splits(
+        found, make_store(facts, unreadable), seed, Data(root="photos", **keys)
+    )
     placed = dict(zip(names, [SPLITS[side] for side in assignment.sides], strict=True))
     reasons = {names[place]: why for place, why in assignment.reasons.items()}
     assert {name for name in names if not placed[name]} == set(reasons)
@@ -324,9 +330,13 @@ def test_unreadable_files_of_the_same_bytes_contradict_nothing() -> None:
 
 def test_contradictions_are_told_with_the_first_image_of_the_content() -> None:
     labels = ["dog", "dog", "human", "cat", "human", "dog"]
-    assert contradictions(labels, np.array([5, 5, 5, 1, 1, -1])) == [(0, 2), (3, 4)]
-    assert contradictions(labels, np.array([0, 0, -1, -1, -1, -1])) == []
-    assert contradictions(labels, np.full(6, -1)) == contradictions([], np.zeros(0, np.int64)) == []
+    assert find_label_conflicts(labels, np.array([5, 5, 5, 1, 1, -1])) == [(0, 2), (3, 4)]
+    assert find_label_conflicts(labels, np.array([0, 0, -1, -1, -1, -1])) == []
+    assert (
+        find_label_conflicts(labels, np.full(6, -1))
+        == find_label_conflicts([], np.zeros(0, np.int64))
+        == []
+    )
 
 
 @pytest.mark.parametrize("kind", ["identical", "black", "black and identical"])
@@ -351,7 +361,7 @@ def test_images_that_show_nothing_are_split_all_the_same_with_a_warning(
 def test_flat_images_are_kept_apart_like_all_others(messages: Messages) -> None:
     """Plain red and plain blue can be told apart, and so can fine textures."""
     facts = make_facts([None] * 40)
-    facts["flags"] |= np.uint8(Flag.FLAT)
+    facts["flags"] |= np.uint8(ImageFlag.FLAT)
     facts["brightness"] = 100
     facts["sha256"][20:] = facts["sha256"][:20]
     placed, reasons = split(numbered(40), facts)
@@ -362,8 +372,10 @@ def test_flat_images_are_kept_apart_like_all_others(messages: Messages) -> None:
         split([*numbered(20), *(f"human/{n}.jpg" for n in range(20))], facts)
 
 
-def counted(found: Found, sides: Sequence[int], reasons: dict[int, str] | None = None) -> None:
-    check_counts(found, Assignment(np.array(sides, np.int8), reasons or {}), ["dog", "human"])
+def counted(found: ImageTable, sides: Sequence[int], reasons: dict[int, str] | None = None) -> None:
+    check_class_counts(
+        found, SplitAssignment(np.array(sides, np.int8), reasons or {}), ["dog", "human"]
+    )
 
 
 @pytest.mark.parametrize("empty", ["train", "val"])
@@ -388,9 +400,9 @@ def test_a_class_with_nothing_to_learn_from_or_be_judged_by_is_refused_with_advi
 def test_a_class_of_one_image_is_refused_and_one_of_a_thousand_is_not() -> None:
     names, facts = [*numbered(1000), "human/only.jpg"], different(1001)
     found = make_found(names)
-    assignment = assign(found, make_store(facts), 0, Data(root="photos"))
+    assignment = assign_splits(found, make_store(facts), 0, Data(root="photos"))
     with pytest.raises(DataError, match=r"class human has no image in (train|val)"):
-        check_counts(found, assignment, ["dog", "human"])
+        check_class_counts(found, assignment, ["dog", "human"])
 
 
 def test_few_images_of_a_class_in_val_are_told(messages: Messages) -> None:

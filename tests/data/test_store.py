@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neither import stopping
-from neither.data import cache, decode, processes, store
-from neither.data.content import UnreadableError
-from neither.data.decode import Decoded, decode_file
-from neither.data.facts import describe
+from neither.data import cache, decode, store, workers
+from neither.data.decode import DecodedFile, decode_file
+from neither.data.fingerprints import compute_fingerprints
+from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import Preprocessing
-from neither.data.store import Store, build_store
-from neither.errors import DataError, OutputError
-from neither.stopping import Stopped
+from neither.data.store import ImageStore, build_store
+from neither.runtime import signals
+from neither.runtime.errors import DataError, OutputError
+from neither.runtime.signals import Stopped
 
 Draw = Callable[..., Path]
 SMALL = Preprocessing(8)
@@ -43,7 +43,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded, one after the other."""
     names: list[str] = []
 
-    def spy(path: Path, preprocessing: Preprocessing) -> Decoded:
+    def spy(path: Path, preprocessing: Preprocessing) -> DecodedFile:
         names.append(path.name)
         return decode_file(path, preprocessing)
 
@@ -53,13 +53,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def build(
     photos: Path, names: list[str], preprocessing: Preprocessing = SMALL, max_unreadable: float = 1
-) -> Store:
+) -> ImageStore:
     spare = photos.parent / "spare"
     return build_store(photos, names, photos, preprocessing, spare, max_unreadable)
 
 
 def check(
-    built: Store, photos: Path, names: list[str], preprocessing: Preprocessing = SMALL
+    built: ImageStore, photos: Path, names: list[str], preprocessing: Preprocessing = SMALL
 ) -> None:
     """Demand for each file what decoding it alone gives."""
     assert len(built.rows) == len(built.facts) == len(names)
@@ -71,7 +71,7 @@ def check(
             assert built.rows[place] < 0
         else:
             assert np.array_equal(built.pixels[built.rows[place]], alone.pixels)
-            assert built.facts[place] == describe([alone.traits], [alone.sha256])[0]
+            assert built.facts[place] == compute_fingerprints([alone.traits], [alone.sha256])[0]
 
 
 # What is built
@@ -111,7 +111,7 @@ def test_a_path_that_is_named_twice_is_there_twice(photos: Path) -> None:
 def test_many_images_are_decoded_in_processes_in_order(
     tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
     names = [f"{number % 3}/{number}.png" for number in range(300)]
     for number, name in enumerate(names):
         draw(tmp_path / "photos" / name, number)
@@ -325,7 +325,7 @@ def test_too_many_are_named_each_with_its_reason_but_no_more_than_ten(
 def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
     photos: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    monkeypatch.setattr(processes, "num_cores", lambda: 1)
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_AT_ONCE", 4)
     names = [f"{number:02}.png" for number in range(40)]
     for number, name in enumerate(names):
@@ -345,17 +345,17 @@ def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
 def test_a_signal_ends_the_work_and_what_was_decoded_is_kept(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "num_cores", lambda: 1)
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_AT_ONCE", 2)
     done: list[str] = []
 
-    def interrupt(path: Path, preprocessing: Preprocessing) -> Decoded:
+    def interrupt(path: Path, preprocessing: Preprocessing) -> DecodedFile:
         done.append(path.name)
         if len(done) == 5:
             os.kill(os.getpid(), signal.SIGINT)
         return decode_file(path, preprocessing)
 
-    with monkeypatch.context() as patch, stopping.watched():
+    with monkeypatch.context() as patch, signals.installed():
         patch.setattr(store, "decode_file", interrupt)
         with pytest.raises(Stopped):
             build(photos, NAMES)
@@ -369,12 +369,12 @@ def test_a_signal_ends_the_work_and_what_was_decoded_is_kept(
 def test_what_was_saved_now_and_then_is_kept_whatever_ends_the_work(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "num_cores", lambda: 1)
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_AT_ONCE", 2)
     monkeypatch.setattr(store, "_SAVE_EVERY_SECONDS", -1.0)
     done: list[str] = []
 
-    def fail(path: Path, preprocessing: Preprocessing) -> Decoded:
+    def fail(path: Path, preprocessing: Preprocessing) -> DecodedFile:
         done.append(path.name)
         if len(done) == 5:
             raise ZeroDivisionError

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from neither.data import processes
+from neither.data import workers
 from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 
@@ -34,7 +34,7 @@ def classifier() -> Classifier:
 @pytest.fixture
 def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str, int], None]:
     """Return a function that draws an image in the colour of a class; here, no process starts."""
-    monkeypatch.setattr(processes, "num_cores", lambda: 1)
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
 
     def draw_one(path: Path, colour_of: str, shade: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from neither.evaluation.calibration import adaptive_ece, bins_of, brier, classwise_ece, ece
-from neither.model.softmax import to_probabilities
+from neither.evaluation.calibration import adaptive_ece, bin_index, brier, classwise_ece, ece
+from neither.models.softmax import to_probabilities
 
 MEASURES = [ece, adaptive_ece, classwise_ece]
 every = pytest.mark.parametrize("measure", MEASURES)
@@ -60,8 +60,8 @@ def test_ece_is_that_of_the_definition_and_of_torchmetrics(seed: int) -> None:
 
 def test_bins_are_closed_on_the_right_and_hold_both_ends() -> None:
     edges = torch.arange(16, dtype=torch.float64) / 15
-    assert bins_of(edges).tolist() == [0, *range(15)]
-    assert bins_of(edges[1:] + 1e-12)[:-1].tolist() == list(range(1, 15))
+    assert bin_index(edges).tolist() == [0, *range(15)]
+    assert bin_index(edges[1:] + 1e-12)[:-1].tolist() == list(range(1, 15))
 
 
 def test_t1_a_confidence_of_exactly_one_is_counted() -> None:

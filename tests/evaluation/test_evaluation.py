@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from neither.data import processes
-from neither.data.manifest import find_scored_rows
-from neither.data.scored import find_scored_images, find_unseen_images
-from neither.errors import CheckpointError
+from neither.data import workers
+from neither.data.layout import find_evaluation_images, find_unseen_images
+from neither.data.manifest import find_evaluation_rows
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import BATCH_SIZE, Classifier
-from neither.terminal import logged_to
+from neither.runtime.console import log_to_file
+from neither.runtime.errors import CheckpointError
 
 Draw = Callable[..., None]
 
@@ -31,7 +31,7 @@ def score(
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Evaluate as the command does; return what the two files hold."""
     output_dir.mkdir(exist_ok=True)
-    scored = find_scored_images(images, classifier.classes, None)
+    scored = find_evaluation_images(images, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
     returned = evaluate(classifier, scored, others, set(), output_dir).metrics
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
@@ -308,7 +308,7 @@ def test_the_last_partial_batch_counts_whatever_the_processes(
     metrics, rows = score(classifier, tmp_path / "images", tmp_path / "one")
     assert metrics["confusion_matrix"] == [[BATCH_SIZE, 6, 0], [0, 0, 0], [0, 0, 0]]
     assert len(rows) == metrics["num_images"] == num
-    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
     assert score(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
 
 
@@ -320,13 +320,13 @@ def test_images_that_were_trained_on_are_counted_and_told(
     copy.parent.mkdir(parents=True)
     copy.write_bytes((labelled / "dog" / "0.png").read_bytes())
     (labelled / "dog" / "bad.png").write_bytes(b"was learned from before it was damaged")
-    scored = find_scored_images(labelled, classifier.classes, None)
+    scored = find_evaluation_images(labelled, classifier.classes, None)
     unseen = find_unseen_images(tmp_path / "unseen", classifier.classes)
     learned = {sha256((labelled / "dog" / name).read_bytes()).hexdigest()
                for name in ("0.png", "1.png", "bad.png")}  # fmt: skip
 
     def said(trained_on: set[str]) -> str:
-        with logged_to(tmp_path / "log.txt"):
+        with log_to_file(tmp_path / "log.txt"):
             evaluate(classifier, scored, unseen, trained_on, tmp_path / "out")
         text = (tmp_path / "log.txt").read_text()
         (tmp_path / "log.txt").unlink()
@@ -349,7 +349,7 @@ def test_a_manifest_is_scored_row_by_row(
         f"{labelled}/human/1.png,teapot\nimages/human/2.png,\nimages/gone.png,human\n"
     )
     (tmp_path / "out").mkdir()
-    scored = find_scored_rows(manifest, None)
+    scored = find_evaluation_rows(manifest, None)
     metrics = evaluate(classifier, scored, None, set(), tmp_path / "out").metrics
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from neither.evaluation.intervals import macro_recall_interval, mean_interval
+from neither.evaluation.metrics import macro_recall_interval, mean_interval
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial() -> None:

@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 from neither.evaluation.metrics import (
     accuracy,
     count_confusions,
-    curve_figures,
+    curve_metrics,
     macro_recall,
     nll,
     per_class,
@@ -146,7 +146,7 @@ def test_a_class_that_is_predicted_without_having_images_has_a_precision_alone()
 
 
 def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
-    assert curve_figures(0.25, HAND, CLASSES) == {
+    assert curve_metrics(0.25, HAND, CLASSES) == {
         "loss": 0.25,
         "accuracy": 0.7,
         "macro_recall": pytest.approx(17 / 24),

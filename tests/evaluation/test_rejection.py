@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from neither.evaluation.rejection import auroc, fpr_at_tpr, measure_rejection
+from neither.evaluation.selective import auroc, fpr_at_tpr, measure_rejection
 
 scores = st.lists(st.integers(0, 12).map(lambda n: n / 12), min_size=1, max_size=25)
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from neither.evaluation.intervals import share_interval
-from neither.evaluation.summary import summarize
+from neither.evaluation.evaluation import compute_metrics
+from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import Classifier
 
 # Red is a dog, green a human, blue neither: one logit each, at temperature 1.25.
@@ -18,7 +18,7 @@ LESS = math.exp(2) / (math.exp(2) + 2)
 
 
 def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
-    found = summarize(classifier, LOGITS, LABELS)
+    found = compute_metrics(classifier, LOGITS, LABELS)
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(found))
     losses = [-math.log(SURE)] * 9 + [-math.log((1 - LESS) / 2)]
     assert found["accuracy"] == 0.9
@@ -39,12 +39,12 @@ def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
     assert found["rejection"]["aurc"] == found["selective"]["aurc"] == pytest.approx(0.01)
     assert found["decision"] == {"target_precision": 1.0, "coverage": 1.0, "precision": 0.9}
     low, high = found["intervals"]["accuracy"]
-    assert (low, high) == pytest.approx(share_interval(0.9, 10))
+    assert (low, high) == pytest.approx(wilson_interval(0.9, 10))
     assert set(found["chance"]) == {"ece", "adaptive_ece", "classwise_ece"}
 
 
 def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:
-    alone = summarize(classifier, LOGITS[:3], LABELS[:3])
+    alone = compute_metrics(classifier, LOGITS[:3], LABELS[:3])
     assert "rejection" not in alone
     assert "auroc" not in alone["selective"]
     assert "null" not in json.dumps(alone)
@@ -60,6 +60,6 @@ def test_other_priors_move_every_figure(classifier: Classifier) -> None:
     parts = [0.05 / 0.25, math.exp(2) * 0.05 / 0.5, 0.9 / 0.25]
     expected = [each / sum(parts) for each in parts]
     assert priors.probabilities(LOGITS[-1:])[0].tolist() == pytest.approx(expected)
-    assert summarize(priors, LOGITS, LABELS)["accuracy"] == 1.0
+    assert compute_metrics(priors, LOGITS, LABELS)["accuracy"] == 1.0
     same = known.with_priors(dict(zip(known.classes, known.shares, strict=True)))
     assert same.probabilities(LOGITS).allclose(known.probabilities(LOGITS))

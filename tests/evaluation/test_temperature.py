@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import nll
-from neither.evaluation.temperature import fit_temperature
-from neither.model.softmax import to_probabilities
+from neither.models.softmax import to_probabilities
 
 
 def sample(num: int, seed: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

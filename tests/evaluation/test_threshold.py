@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neither.evaluation.threshold import choose_threshold
+from neither.evaluation.calibration import choose_threshold
 
 
 @given(

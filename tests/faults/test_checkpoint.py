@@ -15,9 +15,8 @@ import torch
 from calls import Call, Done
 from faults.tiny import assert_refused, read_scores
 from images import CLASSES, draw_shape
-from neither import files
-from neither.model.archive import read_archive, write_archive
-from neither.model.checkpoint import SCHEMA_VERSION, load_checkpoint
+from neither.models.checkpoint import SCHEMA_VERSION, load_checkpoint, read_archive, write_archive
+from neither.runtime import files
 
 GOLDEN = Path(__file__).parent.parent / "model" / "golden"
 
@@ -192,7 +191,7 @@ def test_who_reads_while_another_writes_gets_one_whole_version(home: Path) -> No
     reader.start()
     try:
         for step in range(100):
-            files.keep_as(last.with_name("previous.pt"), last)
+            files.keep_copy(last.with_name("previous.pt"), last)
             write_archive(last, content | {"step": step})
     finally:
         done.set()

@@ -26,12 +26,11 @@ import torch
 
 from calls import Call
 from faults.tiny import assert_refused
-from neither.commands import train as train_command
+from neither.cli import train as train_command
 from neither.data import store
-from neither.model.archive import read_archive
-from neither.model.checkpoint import load_checkpoint
-from neither.training import loop, validation
-from neither.training.step import take_step
+from neither.models.checkpoint import load_checkpoint, read_archive
+from neither.training import trainer, validation
+from neither.training.step import train_step
 from scripts import ROOT, drop_rights, run_script, start_script
 
 
@@ -90,7 +89,7 @@ MOMENTS = {
     "decoding": before(store, "decode_file", 5, terminate),
     "first validation": before(validation, "compute_logits", 1, terminate),
     "first save": before(os, "fsync", 5, terminate),
-    "step": before(loop, "take_step", 2, terminate),
+    "step": before(trainer, "take_step", 2, terminate),
     "validation": before(validation, "compute_logits", 3, terminate),
     "save": before(os, "replace", 9, terminate),
 }
@@ -299,7 +298,7 @@ def test_a_run_folder_that_vanishes_ends_the_run_at_the_next_save(
     config: Path, call: Call, monkeypatch: Patch
 ) -> None:
     run = config.with_name("run")
-    before(loop, "take_step", 2, lambda: shutil.rmtree(run))(monkeypatch)
+    before(trainer, "take_step", 2, lambda: shutil.rmtree(run))(monkeypatch)
     assert_refused(train(call, config), 6, str(run / "checkpoints"), "No such file or directory")
 
 
@@ -307,7 +306,7 @@ def test_a_run_folder_that_vanishes_ends_the_run_at_the_next_save(
 def test_images_that_vanish_in_mid_run_are_not_missed(
     config: Path, whole: Path, images: Path, call: Call, monkeypatch: Patch
 ) -> None:
-    before(loop, "take_step", 2, lambda: shutil.rmtree(images))(monkeypatch)
+    before(trainer, "take_step", 2, lambda: shutil.rmtree(images))(monkeypatch)
     done = train(call, config)
     assert done.code == 0, done.err
     assert_same_end(config.with_name("run"), whole)
@@ -353,13 +352,13 @@ def test_random_numbers_of_others_change_nothing_and_are_left_alone(
 
     def noisy(*arguments: Any) -> bool:  # noqa: ANN401
         spend()
-        return take_step(*arguments)
+        return train_step(*arguments)
 
     spend()
     states = list_states()
     assert train(call, config).code == 0
     assert list_states() == states
-    monkeypatch.setattr(loop, "take_step", noisy)
+    monkeypatch.setattr(trainer, "take_step", noisy)
     assert train(call, config, "--fresh").code == 0
     assert_same_end(config.with_name("run"), whole)
 
@@ -398,10 +397,10 @@ def test_many_epochs_leave_no_files_open_and_no_threads_running(config: Path, ca
     def look(*arguments: Any) -> bool:  # noqa: ANN401
         memory = int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
         during.append((open_files(), threading.active_count(), memory))
-        return take_step(*arguments)
+        return train_step(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "take_step", look)
+        patch.setattr(trainer, "take_step", look)
         assert train(call, config, "train.epochs=100", "--fresh").code == 0
     assert (open_files(), threading.active_count()) == (files, threads)
     assert {each[:2] for each in during[3:]} == {during[3][:2]}

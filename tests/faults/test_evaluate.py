@@ -18,7 +18,7 @@ from calls import Call, Done
 from faults.tiny import assert_refused, read_scores
 from hostile import encode, photo
 from images import draw_shape
-from neither.inference import answers
+from neither.inference import classifier
 from scripts import ROOT, run_script
 
 
@@ -121,12 +121,12 @@ def test_one_bad_file_of_many_ends_with_3_after_the_others(home: Path, call: Cal
 def test_results_are_the_same_bytes_whatever_the_number_of_processes(
     home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neither.data import processes
+    from neither.data import workers
 
     scored = make_flat(home / "scored", "dog", "human", "neither", num=40)
     contents = []
     for cores in (1, 2, 2):
-        monkeypatch.setattr(processes, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(workers, "num_cores", lambda cores=cores: cores)
         assert evaluate(call, home, scored).code == 0
         contents.append(
             [(home / "out" / name).read_bytes() for name in ("predictions.csv", "metrics.json")]
@@ -154,7 +154,7 @@ def test_what_ends_half_way_leaves_the_old_results_whole(
     scored = make_flat(home / "scored", "dog", "human", "neither", num=30)
     assert evaluate(call, home, scored).code == 0
     before = {path.name: path.read_bytes() for path in (home / "out").iterdir()}
-    answer_files, number = answers.answer_files, 0
+    answer_files, number = classifier.answer_files, 0
 
     def cut_off(*arguments: Any) -> Any:  # noqa: ANN401
         nonlocal number

@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from neither.config import Model
-from neither.data import processes
+from neither.config.schema import Model
+from neither.data import workers
 from neither.data.decode import decode_file
 from neither.data.preprocessing import Preprocessing
-from neither.inference.answers import answer_files
-from neither.inference.classifier import BATCH_SIZE, Classifier
-from neither.model.network import build_network
+from neither.inference.classifier import BATCH_SIZE, Classifier, answer_files
+from neither.models.networks import build_network
 
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE)
@@ -81,7 +80,7 @@ def test_each_answer_has_the_hash_of_its_file(classifier: Classifier, tmp_path: 
 def test_order_is_kept_across_processes_and_batches(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
     paths = make_images(tmp_path, 2 * BATCH_SIZE + 3)
     bad = {0, BATCH_SIZE - 1, BATCH_SIZE, 100}
     for number in bad:

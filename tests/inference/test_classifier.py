@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neither import stopping
-from neither.config import Model
-from neither.data.augmentation import normalize
-from neither.data.preprocessing import Preprocessing
-from neither.errors import CheckpointError, UsageError
+from neither.config.schema import Model
+from neither.data.preprocessing import Preprocessing, normalize
 from neither.inference.classifier import BATCH_SIZE, Classifier, compute_logits, load_classifier
-from neither.model.checkpoint import Checkpoint, save_checkpoint
-from neither.model.network import build_network
+from neither.models.checkpoint import Checkpoint, save_checkpoint
+from neither.models.networks import build_network
+from neither.runtime import signals
+from neither.runtime.errors import CheckpointError, UsageError
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -101,9 +100,9 @@ def test_probabilities_follow_the_temperature(temperature: float, expected: floa
 
 def test_a_signal_stops_scoring_between_batches() -> None:
     classifier = make_classifier("softmax_regression")
-    with stopping.watched():
+    with signals.installed():
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(stopping.Stopped):
+        with pytest.raises(signals.Stopped):
             classifier.logits(make_pixels(1))
 
 

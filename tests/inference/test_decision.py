@@ -2,7 +2,7 @@
 
 import pytest
 
-from neither.inference.decision import UNSURE, Decision, decide
+from neither.inference.prediction import UNSURE, Decision, decide
 
 CLASSES = ("dog", "human", "neither")
 

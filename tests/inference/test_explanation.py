@@ -6,13 +6,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neither.config import Model
+from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
-from neither.inference.decision import Decision
-from neither.inference.explanation import Explainer, draw_evidence, explain
-from neither.inference.predictions import Prediction
-from neither.model.network import build_network
+from neither.inference.explain import Explainer, contrast_map, draw_heat_map
+from neither.inference.prediction import Decision, Prediction
+from neither.models.networks import build_network
 
 CLASSES = ("dog", "human", "neither")
 
@@ -36,7 +35,7 @@ def halves(size: int = 16) -> np.ndarray:
 
 def test_the_evidence_of_a_class_is_its_lead_over_the_mean() -> None:
     classifier, pixels = make_classifier(), halves()
-    maps = [explain(classifier, pixels, number) for number in range(3)]
+    maps = [contrast_map(classifier, pixels, number) for number in range(3)]
     assert torch.allclose(sum(maps), torch.zeros(16, 16), atol=1e-5)  # type: ignore[arg-type]
     assert (maps[0][:, :8] > 0).all()
     assert (maps[0][:, 8:] < 0).all()
@@ -46,7 +45,7 @@ def test_the_evidence_of_a_class_is_its_lead_over_the_mean() -> None:
 
 def test_red_is_drawn_for_and_blue_against_a_class() -> None:
     classifier, pixels = make_classifier(), halves()
-    drawn = draw_evidence(pixels, explain(classifier, pixels, 0)).astype(int)
+    drawn = draw_heat_map(pixels, contrast_map(classifier, pixels, 0)).astype(int)
     assert drawn.shape == (256, 512, 3)
     plain, heat = drawn[:, :256], drawn[:, 256:]
     assert plain[:, 50].mean(axis=0).argmax() == 0
@@ -55,7 +54,7 @@ def test_red_is_drawn_for_and_blue_against_a_class() -> None:
 
 
 def test_without_evidence_the_picture_is_grey() -> None:
-    drawn = draw_evidence(halves(), torch.zeros(4, 4))
+    drawn = draw_heat_map(halves(), torch.zeros(4, 4))
     assert (np.ptp(drawn[:, 256:].astype(int), axis=2) == 0).all()
 
 

@@ -13,11 +13,10 @@ import torch
 
 from checkpoints import SIZE, make_checkpoint
 from images import draw_shape
-from neither.errors import OutputError
 from neither.inference import export
 from neither.inference.classifier import Classifier
-from neither.inference.export import Format, require_packages, require_same, run, to_file
-from neither.inference.graph import describe
+from neither.inference.export import Format, describe, require_packages, require_same, run, to_file
+from neither.runtime.errors import OutputError
 
 CHECKPOINT = make_checkpoint(Path("images"))
 PIXELS = np.stack([np.asarray(draw_shape("dog", seed, SIZE)) for seed in range(66)])

@@ -10,16 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neither.inference.decision import Decision, decide
-from neither.inference.predictions import (
+from neither.inference.prediction import (
+    Decision,
     Prediction,
     csv_header,
+    decide,
     encode,
     to_bars,
     to_csv,
     to_json,
 )
-from neither.model.softmax import to_probabilities
+from neither.models.softmax import to_probabilities
 
 CLASSES = ("dog", "human, or so")
 

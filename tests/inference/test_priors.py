@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from neither.data.preprocessing import Preprocessing
-from neither.errors import CheckpointError
 from neither.inference.classifier import Classifier
+from neither.runtime.errors import CheckpointError
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
 

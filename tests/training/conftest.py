@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neither.config import Config
+from neither.config.schema import Config
 
 
 @pytest.fixture

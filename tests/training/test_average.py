@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neither.training.average import AveragedNetwork
+from neither.training.state import EMA
 
 
 def make_network() -> nn.Sequential:
@@ -28,7 +28,7 @@ def values(network: nn.Module, wanted: Callable[[Tensor], bool]) -> set[float]:
 
 def test_the_average_begins_as_an_equal_copy() -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.9)
+    average = EMA(network, 0.9)
     copied = average.network.state_dict()
     for name, tensor in network.state_dict().items():
         assert torch.equal(copied[name], tensor)
@@ -37,7 +37,7 @@ def test_the_average_begins_as_an_equal_copy() -> None:
 
 def test_the_first_step_forgets_nearly_all_of_the_random_start() -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.98)
+    average = EMA(network, 0.98)
     fill(average.network, 0.0)
     fill(network, 1.0)
     average.update(1)
@@ -47,7 +47,7 @@ def test_the_first_step_forgets_nearly_all_of_the_random_start() -> None:
 @pytest.mark.parametrize(("step", "share"), [(1, 0.1), (9, 0.5), (91, 0.9), (10_000, 0.9)])
 def test_the_decay_rises_to_its_final_value(step: int, share: float) -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.9)
+    average = EMA(network, 0.9)
     fill(average.network, 1.0)
     fill(network, 0.0)
     average.update(step)
@@ -56,7 +56,7 @@ def test_the_decay_rises_to_its_final_value(step: int, share: float) -> None:
 
 def test_the_average_converges_to_weights_that_rest() -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.9)
+    average = EMA(network, 0.9)
     fill(network, 3.0)
     for step in range(1, 200):
         average.update(step)
@@ -66,7 +66,7 @@ def test_the_average_converges_to_weights_that_rest() -> None:
 
 def test_a_decay_of_zero_is_the_network_itself() -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.0)
+    average = EMA(network, 0.0)
     for step in (1, 50):
         fill(network, float(step))
         average.update(step)
@@ -76,7 +76,7 @@ def test_a_decay_of_zero_is_the_network_itself() -> None:
 
 def test_statistics_follow_and_counters_are_copied() -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.9)
+    average = EMA(network, 0.9)
     network.train()(5 + torch.randn(8, 3, 2, 2))
     average.update(9)  # half of each
     theirs, mine = network.state_dict(), average.network.state_dict()
@@ -87,7 +87,7 @@ def test_statistics_follow_and_counters_are_copied() -> None:
 
 def test_the_average_only_evaluates() -> None:
     network = make_network().train()
-    average = AveragedNetwork(network, 0.9)
+    average = EMA(network, 0.9)
     average.update(1)
     assert not any(module.training for module in average.network.modules())
     assert not any(weights.requires_grad for weights in average.network.parameters())
@@ -97,7 +97,7 @@ def test_the_average_only_evaluates() -> None:
 
 def test_following_leaves_the_network_alone() -> None:
     network = make_network()
-    average = AveragedNetwork(network, 0.5)
+    average = EMA(network, 0.5)
     fill(average.network, 7.0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     average.update(3)
@@ -107,7 +107,7 @@ def test_following_leaves_the_network_alone() -> None:
 def test_the_average_follows_weights_that_were_loaded_later() -> None:
     """A resumed run puts its weights into the network after the average was made."""
     network = make_network()
-    average = AveragedNetwork(network, 0.0)
+    average = EMA(network, 0.0)
     network.load_state_dict({name: torch.full_like(each, 2) for name, each in
                              network.state_dict().items()})  # fmt: skip
     average.update(1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from neither.training.compilation import compile_network
+from neither.training.fast_conv import compile_network
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neither.devices import Compute
-from neither.training.convolution import neighbourhoods, use_matrix_gradients
+from neither.runtime.devices import Compute
+from neither.training.fast_conv import im2col, use_gemm_weight_gradients
 
 BFLOAT16 = Compute(torch.device("cpu"), "bfloat16")
 FLOAT32 = Compute(torch.device("cpu"), "float32")
@@ -22,7 +22,7 @@ def test_neighbourhoods_times_the_kernel_is_the_convolution(
     kernel = torch.randn(5, 3, 3, 3)
     columns = kernel.permute(0, 2, 3, 1).flatten(1)
     expected = F.conv2d(features, kernel, None, stride, 1).permute(0, 2, 3, 1).reshape(-1, 5)
-    torch.testing.assert_close(neighbourhoods(features, stride) @ columns.mT, expected)
+    torch.testing.assert_close(im2col(features, stride) @ columns.mT, expected)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -35,7 +35,7 @@ def test_forward_is_the_same_and_gradients_differ_by_rounding(stride: int, size:
     answers = {}
     for name in ("plain", "swapped"):
         if name == "swapped":
-            use_matrix_gradients(plain, BFLOAT16)
+            use_gemm_weight_gradients(plain, BFLOAT16)
         plain.zero_grad()
         inputs = features.clone().requires_grad_()
         with BFLOAT16.autocast():
@@ -63,7 +63,7 @@ def test_one_place_has_the_gradient_of_float32(stride: int) -> None:
     assert plain.weight.grad is not None
     expected = plain.weight.grad.clone()
     plain.zero_grad()
-    use_matrix_gradients(plain, BFLOAT16)
+    use_gemm_weight_gradients(plain, BFLOAT16)
     with BFLOAT16.autocast():
         result = plain(features)
     result.backward(wanted.to(result.dtype))
@@ -73,7 +73,7 @@ def test_one_place_has_the_gradient_of_float32(stride: int) -> None:
 def test_the_gradient_really_comes_another_way() -> None:
     """Else the comparison above would compare a thing with itself."""
     small = nn.Conv2d(4, 4, 3, padding=1, bias=False)
-    use_matrix_gradients(small, BFLOAT16)
+    use_gemm_weight_gradients(small, BFLOAT16)
     with BFLOAT16.autocast():
         few, many = small(torch.randn(1, 4, 8, 8)), small(torch.randn(1, 4, 9, 8))
     assert "Convolution" not in few.grad_fn.name()
@@ -88,9 +88,9 @@ def test_what_it_is_not_made_for_stays() -> None:
         nn.Conv2d(4, 4, 3, padding=2, dilation=2, bias=False),
         nn.Conv2d(4, 4, 3, padding=1, bias=False, padding_mode="reflect"),
     )  # fmt: skip
-    use_matrix_gradients(network, FLOAT32)
+    use_gemm_weight_gradients(network, FLOAT32)
     assert all(type(each) is nn.Conv2d for each in network)
     names = list(network.state_dict())
-    use_matrix_gradients(network, BFLOAT16)
+    use_gemm_weight_gradients(network, BFLOAT16)
     assert [type(each) is nn.Conv2d for each in network] == [False] + 6 * [True]
     assert list(network.state_dict()) == names

@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neither.config import Augmentation, Config
+from neither.config.schema import Augmentation, Config
 from neither.data.batches import Batch, Batches
 from neither.data.dataset import Split
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute
-from neither.training.doubts import Doubts
-from neither.training.state import new_state
-from neither.training.step import take_step
-from neither.training.suspects import find_suspects
+from neither.runtime.devices import Compute
+from neither.training.label_issues import LabelStats, find_label_issues
+from neither.training.state import build_state
+from neither.training.step import train_step
 
 CLASSES = ("dog", "human", "neither")
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -36,7 +35,7 @@ def name(*classes: int) -> Tensor:
 
 
 def test_doubted_epochs_and_the_class_that_most_of_them_name_are_counted() -> None:
-    doubts = Doubts(LABELS)
+    doubts = LabelStats(LABELS)
     for named in ((0, 1, 2, 2), (0, 1, 0, 1), (1, 1, 0, 2), (0, 1, 0, 2)):
         doubts.add(name(*named), make_batch([0, 1, 2, 3]))
         doubts.end_epoch(is_counted=True)
@@ -49,7 +48,7 @@ def test_doubted_epochs_and_the_class_that_most_of_them_name_are_counted() -> No
 
 
 def test_an_image_with_a_part_of_another_class_is_not_counted() -> None:
-    doubts = Doubts(LABELS)
+    doubts = LabelStats(LABELS)
     doubts.add(name(1, 2), make_batch([0, 1], shares=0.9))
     doubts.add(name(1, 1), make_batch([2, 3]))
     doubts.end_epoch(is_counted=True)
@@ -59,7 +58,7 @@ def test_an_image_with_a_part_of_another_class_is_not_counted() -> None:
 
 
 def test_an_epoch_that_is_left_out_leaves_nothing() -> None:
-    doubts, fresh = Doubts(LABELS), Doubts(LABELS)
+    doubts, fresh = LabelStats(LABELS), LabelStats(LABELS)
     doubts.add(name(1, 1), make_batch([0, 2]))
     doubts.end_epoch(is_counted=False)
     for part, value in doubts.state().items():
@@ -67,7 +66,7 @@ def test_an_epoch_that_is_left_out_leaves_nothing() -> None:
 
 
 def test_restored_doubts_go_on_to_the_bit_in_mid_epoch() -> None:
-    whole, before, after = Doubts(LABELS), Doubts(LABELS), Doubts(LABELS)
+    whole, before, after = LabelStats(LABELS), LabelStats(LABELS), LabelStats(LABELS)
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     for doubts in (whole, before):
         doubts.add(logits[:2], make_batch([3, 0]))
@@ -104,17 +103,17 @@ def test_false_labels_are_the_first_suspects(make_config: Callable[..., Config])
     settings = Augmentation(mix=0.5, erase=0, color=0, grey=0)
     config = make_config(train={"epochs": epochs, "batch_size": 30}, augmentation=settings)
     preprocessing = Preprocessing(32)
-    state = new_state(config, preprocessing, compute)
+    state = build_state(config, preprocessing, compute)
     state.meet(labels)
     batches = Batches(draw_pixels(truth), torch.arange(180), labels, 3, 30, 0, settings,
                       preprocessing, compute.device)  # fmt: skip
     for epoch in range(epochs):
         for batch in batches.epoch(epoch):
-            assert take_step(state, batch, 0.5, compute)
+            assert train_step(state, batch, 0.5, compute)
         state.end_epoch(None)
     assert int(state.doubts.num_epochs.max()) <= epochs // 2  # the first half does not count
     split = Split([str(place) for place in range(180)], torch.arange(180), labels)
-    rows = find_suspects(state.doubts, split, CLASSES)
+    rows = find_label_issues(state.doubts, split, CLASSES)
     first = [row for row in rows if int(row["path"]) in false]
     found = [int(row["path"]) in false for row in rows[: len(false)]]
     assert sum(found) >= 0.75 * len(false), rows[:20]

@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from neither.config import Config
+from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute
-from neither.terminal import logged_to
-from neither.training.environment import write_environment
-from neither.training.run import Run
-from neither.training.state import new_state
+from neither.runtime.console import log_to_file
+from neither.runtime.devices import Compute
+from neither.training.run_folder import RunFolder, write_environment
+from neither.training.state import build_state
 
 CPU = torch.device("cpu")
 
 
-def read(run: Run) -> dict[str, object]:
+def read(run: RunFolder) -> dict[str, object]:
     content: dict[str, object] = json.loads((run.folder / "environment.json").read_text())
     return content
 
@@ -27,7 +26,7 @@ def read(run: Run) -> dict[str, object]:
 def test_environment_says_what_the_figures_hang_on(tmp_path: Path) -> None:
     import sys
 
-    run = Run(tmp_path, None)
+    run = RunFolder(tmp_path, None)
     write_environment(run, Compute(CPU, "bfloat16"), "abc123")
     environment = read(run)
     assert environment["torch"] == torch.__version__
@@ -40,10 +39,10 @@ def test_environment_says_what_the_figures_hang_on(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def begun(tmp_path: Path, make_config: Callable[..., Config]) -> Run:
+def begun(tmp_path: Path, make_config: Callable[..., Config]) -> RunFolder:
     """Return a run that goes on after a break."""
-    state = new_state(make_config(), Preprocessing(32), Compute(CPU, "float32"))
-    run = Run(tmp_path, None)
+    state = build_state(make_config(), Preprocessing(32), Compute(CPU, "float32"))
+    run = RunFolder(tmp_path, None)
     (tmp_path / "checkpoints").mkdir()
     state.metrics = {"loss": 1.0}
     state.save(run.best, to_go_on=True)
@@ -51,17 +50,17 @@ def begun(tmp_path: Path, make_config: Callable[..., Config]) -> Run:
     return replace(run, resumed=run.read_best())
 
 
-def test_going_on_in_the_same_environment_needs_no_word(begun: Run, tmp_path: Path) -> None:
-    with logged_to(tmp_path / "log.txt"):
+def test_going_on_in_the_same_environment_needs_no_word(begun: RunFolder, tmp_path: Path) -> None:
+    with log_to_file(tmp_path / "log.txt"):
         write_environment(begun, Compute(CPU, "float32"), "abc123")
     assert (tmp_path / "log.txt").read_text() == ""
 
 
 @pytest.mark.fault("R23", "K14")
-def test_going_on_in_another_environment_is_told(begun: Run, tmp_path: Path) -> None:
+def test_going_on_in_another_environment_is_told(begun: RunFolder, tmp_path: Path) -> None:
     path = tmp_path / "environment.json"
     path.write_text(json.dumps(read(begun) | {"threads": 99, "torch": "2.99.0", "python": "3.99"}))
-    with logged_to(tmp_path / "log.txt"):
+    with log_to_file(tmp_path / "log.txt"):
         write_environment(begun, Compute(CPU, "bfloat16"), "abc123")
     (line,) = (tmp_path / "log.txt").read_text().splitlines()
     assert "not to the same bits" in line
@@ -73,7 +72,7 @@ def test_going_on_in_another_environment_is_told(begun: Run, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("content", ["", "[]", "{half"])
 def test_an_environment_that_cannot_be_read_stops_nothing(
-    content: str, begun: Run, tmp_path: Path
+    content: str, begun: RunFolder, tmp_path: Path
 ) -> None:
     (tmp_path / "environment.json").write_text(content)
     write_environment(begun, Compute(CPU, "float32"), "abc123")

@@ -15,17 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from images import make_splits
-from neither import stopping
-from neither.config import Config, Train
+from neither.config.schema import Config, Train
 from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute
-from neither.training import gallery, loop
-from neither.training.gallery import is_shown
-from neither.training.run import open_run
-from neither.training.state import new_state
-from neither.training.step import take_step
-from neither.training.tracking import Tracker
+from neither.runtime import signals
+from neither.runtime.devices import Compute
+from neither.training import summaries, trainer
+from neither.training.run_folder import open_run_folder
+from neither.training.state import build_state
+from neither.training.step import train_step
+from neither.training.summaries import is_logged
+from neither.training.tensorboard import MetricsLogger
 
 CLASSES = ("dog", "human", "neither")
 STEPS = [3, 6]  # after each of two epochs
@@ -49,14 +49,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventAccumulato
         taken += 1
         if taken == 5:
             signal.raise_signal(signal.SIGTERM)
-        return take_step(*arguments)
+        return train_step(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch, stopping.watched():
-        patch.setattr(loop, "take_step", stopped)
-        with pytest.raises(stopping.Stopped), open_run(config, folder / "run", False) as run:
-            loop.train(config, run)
-    with open_run(config, folder / "run", False) as run:
-        loop.train(config, run)
+    with pytest.MonkeyPatch.context() as patch, signals.installed():
+        patch.setattr(trainer, "take_step", stopped)
+        with pytest.raises(signals.Stopped), open_run_folder(config, folder / "run", False) as run:
+            trainer.train(config, run)
+    with open_run_folder(config, folder / "run", False) as run:
+        trainer.train(config, run)
     events = {}
     for split in ("train", "val"):
         events[split] = EventAccumulator(
@@ -155,7 +155,7 @@ def test_ten_evenly_spaced_epochs_are_shown_with_the_last(
 ) -> None:
     settings = Train(epochs=epochs, val_every_epochs=every)
     measured = [each for each in range(1, epochs + 1) if each % every == 0 or each == epochs]
-    assert [each for each in measured if is_shown(each, settings)] == expected
+    assert [each for each in measured if is_logged(each, settings)] == expected
 
 
 def test_a_network_without_places_is_shown_without_heat_maps(
@@ -164,14 +164,14 @@ def test_a_network_without_places_is_shown_without_heat_maps(
     def unknown(*_: object) -> None:
         raise TypeError("no places are known")
 
-    monkeypatch.setattr(gallery, "lead_of", unknown)
+    monkeypatch.setattr(summaries, "lead_of", unknown)
     labels, pixels = torch.tensor([0, 1]), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     compute = Compute(torch.device("cpu"), "float32")
-    state = new_state(make_config(), Preprocessing(32), compute)
+    state = build_state(make_config(), Preprocessing(32), compute)
     split = Split(["a.png", "b.png"], torch.arange(2), labels)
-    with closing(Tracker(tmp_path, None)) as tracker:
+    with closing(MetricsLogger(tmp_path, None)) as tracker:
         dataset = Dataset(pixels, split, split, "")
-        gallery.show_epoch(tracker, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
+        summaries.log_epoch(tracker, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "val"))
     events.Reload()
     assert len(events.Images("val/worst_mistakes")) == 1

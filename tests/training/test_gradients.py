@@ -9,26 +9,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neither.config import Config
+from neither.config.schema import Config
 from neither.data.batches import Batches
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute
-from neither.ranks import Ranks
-from neither.training.state import State, new_state
-from neither.training.step import take_step
+from neither.runtime.devices import Compute
+from neither.runtime.distributed import World
+from neither.training.state import TrainState, build_state
+from neither.training.step import train_step
 
 CPU = torch.device("cpu")
 COMPUTE = Compute(CPU, "float32")
 NUM = 11  # images: what is left of two batches of 6 and 5 is cut unevenly
 
 
-def begin(config: Config, ranks: Ranks) -> State:
-    state = new_state(config, Preprocessing(32), COMPUTE, ranks=ranks)
+def begin(config: Config, ranks: World) -> TrainState:
+    state = build_state(config, Preprocessing(32), COMPUTE, ranks=ranks)
     state.meet(torch.arange(NUM) % 3)
     return state
 
 
-def steps(state: State) -> State:
+def steps(state: TrainState) -> TrainState:
     """Take the steps of one epoch on noise."""
     config, ranks = state.config, state.ranks
     generator = torch.Generator().manual_seed(0)
@@ -39,19 +39,19 @@ def steps(state: State) -> State:
     )  # fmt: skip
     for batch in batches.epoch(0):
         assert len(batch.images) == len(range(len(batch.labels))[ranks.part(len(batch.labels))])
-        assert take_step(state, batch, 1.0, COMPUTE)
+        assert train_step(state, batch, 1.0, COMPUTE)
     return state
 
 
 @pytest.fixture
-def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, int], list[State]]:
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, int], list[TrainState]]:
     """Return a function that takes the steps by several ranks."""
 
-    def run(config: Config, size: int) -> list[State]:
+    def run(config: Config, size: int) -> list[TrainState]:
         barrier = threading.Barrier(size, timeout=60)
         given: dict[int, Tensor] = {}
 
-        def reduce(self: Ranks, tensor: Tensor, how: object) -> None:
+        def reduce(self: World, tensor: Tensor, how: object) -> None:
             assert how == dist.ReduceOp.SUM
             given[self.rank] = tensor.clone()
             barrier.wait()
@@ -59,9 +59,9 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, int], list[
             barrier.wait()
             tensor.copy_(whole)
 
-        monkeypatch.setattr(Ranks, "_reduce", reduce)
+        monkeypatch.setattr(World, "_reduce", reduce)
         # One after the other: first weights come from a generator that threads share.
-        states = [begin(config, Ranks(rank, size)) for rank in range(size)]
+        states = [begin(config, World(rank, size)) for rank in range(size)]
         with ThreadPoolExecutor(size) as pool:
             return list(pool.map(steps, states))
 
@@ -72,14 +72,14 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, int], list[
 def test_uneven_and_empty_parts_add_up_to_the_whole_batch(
     size: int,
     make_config: Callable[..., Config],
-    in_threads: Callable[[Config, int], list[State]],
+    in_threads: Callable[[Config, int], list[TrainState]],
 ) -> None:
     config = make_config(
         model={"name": "softmax_regression"},
         train={"batch_size": 6, "optimizer": "sgd", "lr": 0.01, "label_smoothing": 0.1},
         augmentation={"mix": 1.0},
     )
-    alone = steps(begin(config, Ranks()))
+    alone = steps(begin(config, World()))
     for state in in_threads(config, size):
         for one, other in zip(alone.network.parameters(), state.network.parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-6, rtol=0)
@@ -89,7 +89,7 @@ def test_uneven_and_empty_parts_add_up_to_the_whole_batch(
 
 
 def test_all_ranks_hold_the_same_bits_with_statistics_of_all_images(
-    make_config: Callable[..., Config], in_threads: Callable[[Config, int], list[State]]
+    make_config: Callable[..., Config], in_threads: Callable[[Config, int], list[TrainState]]
 ) -> None:
     config = make_config(train={"batch_size": 6})
     first, *others = in_threads(config, 4)
@@ -102,7 +102,7 @@ def test_all_ranks_hold_the_same_bits_with_statistics_of_all_images(
     # In the first step the mean over the ranks of the means that enter the first normalisation is
     # that of the whole batch, if weighted by images: what comes before is linear.
     one_step = make_config(train={"batch_size": NUM})
-    alone, whole = steps(begin(one_step, Ranks())), in_threads(one_step, 4)[0]
+    alone, whole = steps(begin(one_step, World())), in_threads(one_step, 4)[0]
     name = "stem.1.running_mean"
     assert torch.allclose(alone.network.state_dict()[name], whole.network.state_dict()[name],
                           atol=1e-6)  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from neither.training.muon import Muon, orthogonalize
+from neither.training.optimizers import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 8, 72), (2, 90, 7), (1, 1, 5)])

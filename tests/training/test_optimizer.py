@@ -8,10 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neither.config import Model, Train
-from neither.model.network import build_network
-from neither.training.muon import Muon
-from neither.training.optimizer import build_optimizer, current_share, rate_share, set_rate
+from neither.config.schema import Model, Train
+from neither.models.networks import build_network
+from neither.training.optimizers import (
+    Muon,
+    build_optimizer,
+    current_lr_factor,
+    lr_factor,
+    set_lr_factor,
+)
 
 OPTIMIZERS = pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
 KINDS = {"muon": Muon, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
@@ -103,7 +108,7 @@ def test_all_rates_rise_and_fall_together(name: str) -> None:
     highest = [group["lr"] for group in optimizer.param_groups]
     assert highest[0] == 0.3
     for share in (0.5, 0.25, 1.0):
-        set_rate(optimizer, share)
+        set_lr_factor(optimizer, share)
         assert [group["lr"] for group in optimizer.param_groups] == [share * lr for lr in highest]
 
 
@@ -112,8 +117,8 @@ def test_a_backbone_learns_at_a_share_of_the_rate(name: str, head_lr: float) -> 
     network = build_network(Model(name="shufflenet_v2_x0_5"), 3, 64, seed=0)
     settings = make_settings(optimizer=name, lr=0.3, weight_decay=0.1)
     optimizer = build_optimizer(network, settings, backbone_lr=0.1)
-    set_rate(optimizer, 0.5)
-    assert current_share(optimizer) == 0.5
+    set_lr_factor(optimizer, 0.5)
+    assert current_lr_factor(optimizer) == 0.5
     rates = {id(weights): (group["lr"], group["weight_decay"])
              for group in optimizer.param_groups for weights in group["params"]}  # fmt: skip
     assert len(rates) == len(list(network.parameters()))
@@ -147,8 +152,8 @@ schedules = st.integers(1, 30).flatmap(
 @settings(max_examples=50, deadline=None)
 def test_the_rate_rises_peaks_and_falls_to_zero(schedule: Train) -> None:
     warmup, epochs = schedule.warmup_epochs, schedule.epochs
-    rising = [rate_share(schedule, warmup * place / 20) for place in range(21)]
-    falling = [rate_share(schedule, warmup + (epochs - warmup) * place / 20)
+    rising = [lr_factor(schedule, warmup * place / 20) for place in range(21)]
+    falling = [lr_factor(schedule, warmup + (epochs - warmup) * place / 20)
                for place in range(21)]  # fmt: skip
     assert rising[-1] == falling[0] == 1
     assert falling[-1] == pytest.approx(0, abs=1e-12)
@@ -161,17 +166,17 @@ def test_the_rate_rises_peaks_and_falls_to_zero(schedule: Train) -> None:
 
 def test_the_rise_is_straight_and_the_fall_a_half_cosine() -> None:
     schedule = make_settings(epochs=12, warmup_epochs=4)
-    assert rate_share(schedule, 1) == pytest.approx(0.25)
-    assert rate_share(schedule, 3) == pytest.approx(0.75)
-    assert rate_share(schedule, 8) == pytest.approx(0.5)  # half way down
-    assert rate_share(schedule, 4 + 8 / 3) == pytest.approx(0.75)  # cos 60 degrees is a half
+    assert lr_factor(schedule, 1) == pytest.approx(0.25)
+    assert lr_factor(schedule, 3) == pytest.approx(0.75)
+    assert lr_factor(schedule, 8) == pytest.approx(0.5)  # half way down
+    assert lr_factor(schedule, 4 + 8 / 3) == pytest.approx(0.75)  # cos 60 degrees is a half
 
 
 def test_without_warmup_the_first_step_has_the_highest_rate() -> None:
     schedule = make_settings(warmup_epochs=0)
-    assert rate_share(schedule, 0) == 1
+    assert lr_factor(schedule, 0) == 1
 
 
 def test_the_last_step_still_learns_a_little() -> None:
     schedule = make_settings(epochs=10)
-    assert 0 < rate_share(schedule, 10 - 0.5 / 100) < 1e-5
+    assert 0 < lr_factor(schedule, 10 - 0.5 / 100) < 1e-5

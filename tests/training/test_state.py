@@ -9,28 +9,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neither.config import Config
+from neither.config.schema import Config
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute
-from neither.errors import CheckpointError
-from neither.model.checkpoint import load_checkpoint
-from neither.model.softmax import to_probabilities
-from neither.terminal import logged_to
-from neither.training.state import State, new_state
+from neither.models.checkpoint import load_checkpoint
+from neither.models.softmax import to_probabilities
+from neither.runtime.console import log_to_file
+from neither.runtime.devices import Compute
+from neither.runtime.errors import CheckpointError
+from neither.training.state import TrainState, build_state
 
 CPU = Compute(torch.device("cpu"), "float32")
 MakeConfig = Callable[..., Config]
 LABELS = torch.arange(6) % 3
 
 
-def make_state(config: Config) -> State:
-    state = new_state(config, Preprocessing(config.data.image_size), CPU)
+def make_state(config: Config) -> TrainState:
+    state = build_state(config, Preprocessing(config.data.image_size), CPU)
     state.meet(LABELS)
     return state
 
 
-def take_step(state: State) -> None:
+def take_step(state: TrainState) -> None:
     """Take one step on images that depend on the number of the step alone."""
     generator = torch.Generator().manual_seed(state.step)
     images = torch.randn(6, 3, 32, 32, generator=generator)
@@ -50,7 +50,7 @@ def figures(macro_recall: float, loss: float) -> dict[str, float]:
     return {"calibrated_loss": loss, "accuracy": 0.5, "macro_recall": macro_recall}
 
 
-def assert_equal(one: State, other: State) -> None:
+def assert_equal(one: TrainState, other: TrainState) -> None:
     for mine, theirs in ((one.network, other.network),
                          (one.average.network, other.average.network)):  # fmt: skip
         for name, tensor in mine.state_dict().items():
@@ -155,7 +155,7 @@ def test_a_run_begun_before_labels_were_watched_goes_on_and_says_so(
     assert checkpoint.training is not None
     del checkpoint.training["doubts"]
     resumed = make_state(make_config())
-    with logged_to(tmp_path / "log.txt"):
+    with log_to_file(tmp_path / "log.txt"):
         resumed.restore(checkpoint)
     assert "did not watch labels" in (tmp_path / "log.txt").read_text()
     assert resumed.step == 1
@@ -164,7 +164,7 @@ def test_a_run_begun_before_labels_were_watched_goes_on_and_says_so(
 
 def test_a_checkpoint_of_other_images_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
-    other = new_state(make_config(), Preprocessing(32), CPU)
+    other = build_state(make_config(), Preprocessing(32), CPU)
     other.meet(LABELS[:5])
     with pytest.raises(CheckpointError, match="6 images, not 5"):
         other.restore(load_checkpoint(tmp_path / "last.pt"))

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from neither import files
 from neither.data.dataset import Split
-from neither.terminal import logged_to
-from neither.training.doubts import Doubts
-from neither.training.suspects import find_suspects, write_suspects
+from neither.runtime import files
+from neither.runtime.console import log_to_file
+from neither.training.label_issues import LabelStats, find_label_issues, write_label_issues
 
 CLASSES = ("dog", "human", "neither")
 SPLIT = Split(
@@ -20,8 +19,8 @@ SPLIT = Split(
 )
 
 
-def make_doubts() -> Doubts:
-    doubts = Doubts(SPLIT.labels)
+def make_doubts() -> LabelStats:
+    doubts = LabelStats(SPLIT.labels)
     doubts.num_epochs += torch.tensor([10, 10, 10, 0], dtype=torch.int32)
     doubts.num_doubted += torch.tensor([6, 9, 5, 0], dtype=torch.int32)
     doubts.confidences += torch.tensor([3.0, 4.0, 1.0, 0.0])
@@ -31,7 +30,7 @@ def make_doubts() -> Doubts:
 
 
 def test_who_is_doubted_in_most_epochs_is_listed_by_falling_loss() -> None:
-    rows = find_suspects(make_doubts(), SPLIT, CLASSES)
+    rows = find_label_issues(make_doubts(), SPLIT, CLASSES)
     assert rows == [
         {"path": "a.png", "label": "dog", "looks_like": "neither", "doubted": "0.600",
          "confidence": "0.300", "loss": "3.000"},
@@ -41,8 +40,8 @@ def test_who_is_doubted_in_most_epochs_is_listed_by_falling_loss() -> None:
 
 
 def test_the_file_holds_the_rows_and_no_formula(tmp_path: Path) -> None:
-    rows = find_suspects(make_doubts(), SPLIT, CLASSES)
-    write_suspects(tmp_path / "suspects.csv", rows)
+    rows = find_label_issues(make_doubts(), SPLIT, CLASSES)
+    write_label_issues(tmp_path / "suspects.csv", rows)
     with (tmp_path / "suspects.csv").open(newline="", errors="surrogateescape") as file:
         read = list(csv.DictReader(file))
     assert read[0] == rows[0]
@@ -56,6 +55,6 @@ def test_a_full_disk_is_told_and_does_not_raise(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files, "replacing", full_disk)
-    with logged_to(tmp_path / "log.txt"):
-        write_suspects(tmp_path / "suspects.csv", [])
+    with log_to_file(tmp_path / "log.txt"):
+        write_label_issues(tmp_path / "suspects.csv", [])
     assert "suspects.csv: cannot be written" in (tmp_path / "log.txt").read_text()

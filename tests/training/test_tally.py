@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neither.evaluation.metrics import count_confusions, curve_figures, nll
-from neither.training.tally import Tally
+from neither.evaluation.metrics import count_confusions, curve_metrics, nll
+from neither.training.state import EpochMetrics
 
 CPU = torch.device("cpu")
 CLASSES = ("dog", "human", "neither")
@@ -23,7 +23,7 @@ def make_images(num: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return 3 * torch.randn(num, 3, generator=generator), labels
 
 
-def add(tally: Tally, logits: Tensor, labels: Tensor, norm: float = 1.0) -> None:
+def add(tally: EpochMetrics, logits: Tensor, labels: Tensor, norm: float = 1.0) -> None:
     tally.add(F.cross_entropy(logits, labels), logits, labels, torch.tensor(norm))
 
 
@@ -31,13 +31,13 @@ def add(tally: Tally, logits: Tensor, labels: Tensor, norm: float = 1.0) -> None
 @settings(max_examples=30, deadline=None)
 def test_uneven_batches_add_up_to_the_figures_of_all_images(sizes: list[int], seed: int) -> None:
     logits, labels = make_images(sum(sizes), seed)
-    tally = Tally(3, CPU)
+    tally = EpochMetrics(3, CPU)
     for number, batch in enumerate(
         zip(torch.split(logits, sizes), torch.split(labels, sizes), strict=True)
     ):
         add(tally, *batch, norm=float(number))
     confusion = count_confusions(labels, logits.argmax(1), 3)
-    expected = curve_figures(nll(logits, labels, 1.0), confusion, CLASSES)
+    expected = curve_metrics(nll(logits, labels, 1.0), confusion, CLASSES)
     found = tally.figures(CLASSES)
     assert found.pop("gradient_norm") == pytest.approx((len(sizes) - 1) / 2)
     assert found.keys() == expected.keys()
@@ -45,20 +45,20 @@ def test_uneven_batches_add_up_to_the_figures_of_all_images(sizes: list[int], se
 
 
 def test_mean_loss_weighs_images_not_batches() -> None:
-    tally = Tally(3, CPU)
+    tally = EpochMetrics(3, CPU)
     for loss, num in ((4.0, 1), (1.0, 3)):
         tally.add(torch.tensor(loss), *make_images(num), torch.tensor(1.0))
     assert tally.mean_loss() == (4 + 3) / 4
 
 
 def test_nothing_added_yet_has_no_loss() -> None:
-    assert Tally(3, CPU).mean_loss() == 0
-    assert Tally(3, CPU).is_finite()
+    assert EpochMetrics(3, CPU).mean_loss() == 0
+    assert EpochMetrics(3, CPU).is_finite()
 
 
 def test_counting_holds_on_to_no_graph() -> None:
     logits, labels = make_images(4)
-    tally = Tally(3, CPU)
+    tally = EpochMetrics(3, CPU)
     add(tally, logits.requires_grad_(), labels)
     assert not tally.loss.requires_grad
     assert tally.loss.grad_fn is None
@@ -66,7 +66,7 @@ def test_counting_holds_on_to_no_graph() -> None:
 
 def test_a_restored_tally_goes_on_to_the_bit() -> None:
     logits, labels = make_images(20)
-    whole, before, after = Tally(3, CPU), Tally(3, CPU), Tally(3, CPU)
+    whole, before, after = EpochMetrics(3, CPU), EpochMetrics(3, CPU), EpochMetrics(3, CPU)
     for tally in (whole, before):
         add(tally, logits[:7], labels[:7], norm=0.1)
     buffer = io.BytesIO()
@@ -83,7 +83,7 @@ def test_a_restored_tally_goes_on_to_the_bit() -> None:
 
 def test_a_saved_state_does_not_change_with_what_is_added_later() -> None:
     logits, labels = make_images(4)
-    tally = Tally(3, CPU)
+    tally = EpochMetrics(3, CPU)
     add(tally, logits, labels)
     saved = tally.state()
     before = saved["loss"].clone()
@@ -97,7 +97,7 @@ def test_a_saved_state_does_not_change_with_what_is_added_later() -> None:
 @pytest.mark.parametrize("place", ["loss", "norm"])
 def test_what_is_not_finite_stays_noticed(place: str, bad: float) -> None:
     logits, labels = make_images(4)
-    tally = Tally(3, CPU)
+    tally = EpochMetrics(3, CPU)
     add(tally, logits, labels)
     assert tally.is_finite()
     values = {"loss": 1.0, "norm": 1.0} | {place: bad}

@@ -18,12 +18,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from neither import files
-from neither.data.augmentation import normalize
 from neither.data.batches import Batch
-from neither.data.preprocessing import Preprocessing
-from neither.terminal import logged_to
-from neither.training.tracking import Tracker
+from neither.data.preprocessing import Preprocessing, normalize
+from neither.runtime import files
+from neither.runtime.console import log_to_file
+from neither.training.tensorboard import MetricsLogger
 
 CLASSES = ("dog", "human", "neither")
 PREPROCESSING = Preprocessing(32)
@@ -37,7 +36,9 @@ def figures(value: float) -> dict[str, float]:
 
 def write_epochs(folder: Path, done: int | None, epochs: range, value: float) -> None:
     """Write as one attempt of a run would that went on after `done` epochs."""
-    with closing(Tracker(folder, None if done is None else STEPS_PER_EPOCH * done)) as tracker:
+    with closing(
+        MetricsLogger(folder, None if done is None else STEPS_PER_EPOCH * done)
+    ) as tracker:
         for epoch in epochs:
             step = STEPS_PER_EPOCH * epoch
             train = figures(value + epoch / 100) | {"learning_rate": 0.1}
@@ -123,7 +124,7 @@ def test_lost_rows_of_earlier_epochs_cost_neither_curves_nor_the_run(tmp_path: P
     write_epochs(tmp_path, None, range(3), 1.0)
     age_events(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{half a row")
-    with logged_to(tmp_path / "log.txt"):
+    with log_to_file(tmp_path / "log.txt"):
         write_epochs(tmp_path, 1, range(2, 4), 3.0)
     assert "the rows of earlier epochs are lost" in (tmp_path / "log.txt").read_text()
     assert [row["epoch"] for row in read_rows(tmp_path)] == [2, 3]
@@ -139,7 +140,7 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_its_curves_anew(tmp_pa
 
 
 def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
-    with closing(Tracker(tmp_path, None)) as tracker:
+    with closing(MetricsLogger(tmp_path, None)) as tracker:
         tracker.write_text("config", "name: test\n# not a heading\n")
         tracker.write_sheet("training_images", make_batch(40), CLASSES, PREPROCESSING)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
@@ -156,14 +157,14 @@ def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num", [1, 5])
 def test_a_small_batch_makes_a_sheet_too(num: int, tmp_path: Path) -> None:
-    with closing(Tracker(tmp_path, None)) as tracker:
+    with closing(MetricsLogger(tmp_path, None)) as tracker:
         tracker.write_sheet("training_images", make_batch(num), CLASSES, PREPROCESSING)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
     assert len(events.Images("training_images")) == 1
 
 
-def use_all(tracker: Tracker) -> None:
+def use_all(tracker: MetricsLogger) -> None:
     """Write everything that a run writes."""
     with closing(tracker):
         tracker.write_text("config", "name: test")
@@ -190,8 +191,8 @@ def test_a_full_disk_costs_rows_but_does_not_raise(
 ) -> None:
     before = threading.active_count()
     monkeypatch.setattr(files, "write_whole", full_disk)
-    with logged_to(tmp_path / "log.txt"):
-        use_all(Tracker(tmp_path, None))
+    with log_to_file(tmp_path / "log.txt"):
+        use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert threading.active_count() == before  # no writer lives on
 
@@ -201,9 +202,9 @@ def test_a_full_disk_costs_events_but_no_rows(
 ) -> None:
     ended: list[object] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)  # whoever set one before
-    tracker = Tracker(tmp_path, None)
+    tracker = MetricsLogger(tmp_path, None)
     monkeypatch.setattr(RecordWriter, "write", full_disk)
-    with logged_to(tmp_path / "log.txt"):
+    with log_to_file(tmp_path / "log.txt"):
         use_all(tracker)
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
@@ -215,16 +216,16 @@ def test_without_tensorboard_there_are_rows_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with logged_to(tmp_path / "log.txt"):
-        use_all(Tracker(tmp_path, None))
+    with log_to_file(tmp_path / "log.txt"):
+        use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
 
 
 def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
-    with logged_to(tmp_path / "log.txt"):
-        use_all(Tracker(tmp_path, None))
+    with log_to_file(tmp_path / "log.txt"):
+        use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
 
@@ -233,5 +234,5 @@ def test_all_ranks_but_the_first_write_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    use_all(Tracker(None, None))
+    use_all(MetricsLogger(None, None))
     assert list(tmp_path.iterdir()) == []

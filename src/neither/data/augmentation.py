@@ -3,6 +3,12 @@
 Three steps on the computing device: one affine warp (crop, aspect, flip, rotation), one linear map
 of the colours (brightness, contrast, saturation, grey, and the network's normalisation), and one
 erased rectangle. Which change an image gets depends on (seed, epoch, place) alone.
+
+Put a part of one training image into another, and into its target the share that it takes.
+
+CutMix (Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable
+features", 2019). Images are partners two by two in the epoch's order, so which image gets what
+depends on (seed, epoch, place) alone, however batches are cut.
 """
 
 import math
@@ -11,30 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neither.config import Augmentation
+from neither.config.schema import Augmentation
 from neither.data.preprocessing import Preprocessing
 
-NUM_NUMBERS = 18  # uniform numbers that one image needs
+NUM_UNIFORMS = 18  # uniform numbers that one image needs
 
 _ASPECT = 4 / 3  # a crop's width over its height goes from the inverse of this up to this
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _ERASED_SHARE = (0.02, 0.25)  # of the area (Zhong et al., "Random erasing", 2017, took 0.4)
 _ERASED_ASPECT = 3.0
-
-
-def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Turn pixels into the network's input, unchanged otherwise.
-
-    Args:
-        pixels: (B, H, W, 3) uint8 RGB.
-        preprocessing: its mean and standard deviation.
-
-    Returns:
-        (B, 3, H, W) float32, channels last in memory.
-    """
-    mean = 255 * pixels.new_tensor(preprocessing.mean, dtype=torch.float32)
-    std = 255 * pixels.new_tensor(preprocessing.std, dtype=torch.float32)
-    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
 
 
 def augment(
@@ -127,12 +118,12 @@ def _erase(images: Tensor, numbers: Tensor, probability: float) -> Tensor:
     side = _between(numbers[:, 1], *_ERASED_SHARE).sqrt()
     stretch = torch.exp(_between(numbers[:, 2], -1, 1) * (math.log(_ERASED_ASPECT) / 2))
     hit = numbers[:, 0] < probability
-    mask = rectangles(size, hit, numbers[:, 3:5], side * stretch / 2, side / stretch / 2)
+    mask = rectangle_masks(size, hit, numbers[:, 3:5], side * stretch / 2, side / stretch / 2)
     fill = _between(numbers[:, 5:8], -1, 1)[:, :, None, None]
     return torch.where(mask[:, None], fill, images)
 
 
-def rectangles(
+def rectangle_masks(
     size: int, hit: Tensor, middle: Tensor, half_width: Tensor, half_height: Tensor
 ) -> Tensor:
     """Say which pixels lie in one rectangle of each image.
@@ -151,3 +142,32 @@ def rectangles(
     inside_x = (along - middle[:, 0, None]).abs() < half_width[:, None]
     inside_y = (along - middle[:, 1, None]).abs() < half_height[:, None]
     return (inside_y & hit[:, None])[:, :, None] & inside_x[:, None, :]
+
+
+NUM_CUTMIX_UNIFORMS = 4  # uniform numbers that one image needs
+
+
+def cutmix(
+    images: Tensor, targets: Tensor, numbers: Tensor, probability: float
+) -> tuple[Tensor, Tensor]:
+    """Paste a square part of each image's partner over some images.
+
+    Args:
+        images: (B, 3, T, T); the first and second are partners, the third and fourth, and so on;
+            a last one without a partner stays as it is.
+        targets: (B, C) probabilities.
+        numbers: (B, NUM_NUMBERS) uniform in [0, 1), on the same device.
+        probability: of an image to be changed.
+
+    Returns:
+        New images and targets of the same shapes.
+    """
+    num, size = len(images), images.shape[-1]
+    partners = (torch.arange(num, device=images.device) ^ 1).clamp(max=num - 1)
+    half = numbers[:, 1].sqrt() / 2  # of the side, so that shares of the area are uniform
+    taken = rectangle_masks(size, numbers[:, 0] < probability, numbers[:, 2:], half, half)
+    shares = taken.float().mean(dim=(1, 2))[:, None]  # what lies beyond the edges does not count
+    return (
+        torch.where(taken[:, None], images[partners], images),
+        torch.lerp(targets, targets[partners], shares),
+    )

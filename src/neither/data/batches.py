@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neither.config import Augmentation
-from neither.data import mixing
-from neither.data.augmentation import NUM_NUMBERS, augment
+from neither.config.schema import Augmentation
+from neither.data import augmentation
+from neither.data.augmentation import NUM_UNIFORMS, augment
 from neither.data.preprocessing import Preprocessing
-from neither.randomness import Stream, permutation, uniforms
-from neither.ranks import ALONE, Ranks
+from neither.runtime.distributed import SINGLE_PROCESS, World
+from neither.runtime.rng import Stream, permutation, uniform
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Batches:
     settings: Augmentation
     preprocessing: Preprocessing
     device: torch.device
-    ranks: Ranks = ALONE
+    ranks: World = SINGLE_PROCESS
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -72,7 +72,7 @@ class Batches:
     def fewest(self) -> int:
         """Return the fewest images that are ever worked on at once, by a process that has any."""
         nums: set[int] = set(np.diff(self._ends()).tolist())
-        every = [Ranks(rank, self.ranks.size) for rank in range(self.ranks.size)]
+        every = [World(rank, self.ranks.size) for rank in range(self.ranks.size)]
         parts = [len(range(num)[each.part(num)]) for num in nums for each in every]
         return min(filter(None, parts))
 
@@ -87,7 +87,7 @@ class Batches:
     def _batch(self, epoch: int, places: np.ndarray, indices: Tensor) -> Batch:
         part = self.ranks.part(len(places))
         places = places[part]
-        numbers = uniforms(self.seed, Stream.AUGMENTATION, epoch, places, NUM_NUMBERS)
+        numbers = uniform(self.seed, Stream.AUGMENTATION, epoch, places, NUM_UNIFORMS)
         pixels = self.pixels[self.rows[indices[part]]].to(self.device)
         labels = self.labels[indices].to(self.device)
         images = augment(
@@ -95,8 +95,10 @@ class Batches:
         )
         targets = F.one_hot(labels[part], self.num_classes).float()
         if self.settings.mix:
-            numbers = uniforms(self.seed, Stream.MIXING, epoch, places, mixing.NUM_NUMBERS)
-            images, targets = mixing.mix(
+            numbers = uniform(
+                self.seed, Stream.MIXING, epoch, places, augmentation.NUM_CUTMIX_UNIFORMS
+            )
+            images, targets = augmentation.cutmix(
                 images, targets, torch.from_numpy(numbers).to(self.device), self.settings.mix
             )
         return Batch(images, labels, targets, indices)

@@ -10,17 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neither.config import Data
-from neither.data.findings import tell_findings
-from neither.data.found import Found
+from neither.config.schema import Data
 from neither.data.layout import find_training_images
 from neither.data.manifest import find_training_rows
 from neither.data.preprocessing import Preprocessing
-from neither.data.separation import SPLITS
-from neither.data.split_file import fingerprint, match_again, write_splits
-from neither.data.splits import Assignment, assign, check_counts
-from neither.data.store import Store, build_store
-from neither.terminal import printable, say, warn
+from neither.data.scan import ImageTable
+from neither.data.split_file import data_fingerprint, match_splits, write_splits
+from neither.data.splits import (
+    SPLITS,
+    SplitAssignment,
+    assign_splits,
+    check_class_counts,
+    log_split_summary,
+)
+from neither.data.store import ImageStore, build_store
+from neither.runtime.console import info, printable, warn
 
 _MEMORY_SHARE = 0.5  # of what is free: the rest is for the network and everybody else
 
@@ -74,7 +78,7 @@ def load_dataset(
     """
     found = find_images(settings, classes)
     for note in found.notes:
-        say(note)
+        info(note)
     for refusal in found.refused:
         warn(refusal)
     store = build_store(
@@ -83,26 +87,26 @@ def load_dataset(
     )  # fmt: skip
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
-        assignment, added = match_again(splits_file, found, store)
+        assignment, added = match_splits(splits_file, found, store)
         if added:
-            say(f"{len(added):,} images added since this run began are left out, "
+            info(f"{len(added):,} images added since this run began are left out, "
                 f"{printable(added[0])} among them; --fresh takes them in")  # fmt: skip
     else:
-        assignment = assign(found, store, seed, settings)
-        check_counts(found, assignment, classes)
+        assignment = assign_splits(found, store, seed, settings)
+        check_class_counts(found, assignment, classes)
         write_splits(splits_file, found, store, assignment)
-    tell_findings(found, store, assignment, classes)
+    log_split_summary(found, store, assignment, classes)
     used = np.flatnonzero(np.isin(assignment.sides, [SPLITS.index("train"), SPLITS.index("val")]))
     pixels, rows = _keep(store, used, settings.store)
     return Dataset(
         pixels,
         _select(found, assignment, "train", classes, rows),
         _select(found, assignment, "val", classes, rows),
-        fingerprint(found, store, assignment),
+        data_fingerprint(found, store, assignment),
     )
 
 
-def find_images(settings: Data, classes: Sequence[str]) -> Found:
+def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
     """Find the images that a config names, in a folder or by a manifest.
 
     Raises:
@@ -113,7 +117,9 @@ def find_images(settings: Data, classes: Sequence[str]) -> Found:
     return find(settings.source, classes, settings.ignored_folders, settings.aliases)
 
 
-def _keep(store: Store, used: NDArray[np.int64], kind: str) -> tuple[Tensor, NDArray[np.int64]]:
+def _keep(
+    store: ImageStore, used: NDArray[np.int64], kind: str
+) -> tuple[Tensor, NDArray[np.int64]]:
     """Return the pixels to train and validate on, and in which row of them each image lies.
 
     In memory only these are kept: nothing of test may reach training.
@@ -129,8 +135,8 @@ def _keep(store: Store, used: NDArray[np.int64], kind: str) -> tuple[Tensor, NDA
 
 
 def _select(
-    found: Found,
-    assignment: Assignment,
+    found: ImageTable,
+    assignment: SplitAssignment,
     split: str,
     classes: Sequence[str],
     rows: NDArray[np.int64],

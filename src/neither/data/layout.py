@@ -2,23 +2,20 @@
 
 Two layouts are known, `root/<split>/<class>/...` and `root/<class>/...`. A class folder matches by
 its exact name: a folder that is nearly right is named, never guessed.
+
+Which images to evaluate, and what each is labelled: folders as they are, foreign ones too.
 """
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from types import MappingProxyType
 
-from neither.data.folder import (
-    Identity,
-    count_loose_images,
-    identify,
-    list_folders,
-)
-from neither.data.found import Found
-from neither.errors import DataError, UsageError
-from neither.terminal import printable
-from neither.texts import SPLIT_FOLDERS
+from neither.config.schema import SPLIT_FOLDERS
+from neither.data.scan import Identity, ImageTable, count_loose_images, file_identity, list_folders
+from neither.runtime.console import printable
+from neither.runtime.errors import DataError, UsageError
 
 
 def find_training_images(
@@ -26,7 +23,7 @@ def find_training_images(
     classes: Sequence[str],
     ignored: Sequence[str] = (),
     aliases: Mapping[str, str] = MappingProxyType({}),
-) -> Found:
+) -> ImageTable:
     """Find the labelled images of a root, in their splits where it has split folders.
 
     Args:
@@ -40,9 +37,9 @@ def find_training_images(
         DataError: if class folders are missing, empty, extra, or not named exactly.
     """
     require_folder(root)
-    found = Found(root, root)
+    found = ImageTable(root, root)
     splits = split_folders(root)
-    entered = enter(root, splits.values())
+    entered = labelled_folders(root, splits.values())
     if not splits:
         _add_classes(found, "", "", classes, ignored, aliases, entered)
         return found
@@ -51,7 +48,7 @@ def find_training_images(
             f"{root}: there is {', '.join(splits.values())} but no train folder; want "
             "root/train/<class>/..., or root/<class>/... without any split folder"
         )
-    note_beside(found, splits)
+    note_unread(found, splits)
     for split, folder in splits.items():
         _add_classes(found, split, folder, classes, ignored, aliases, entered)
     return found
@@ -64,14 +61,14 @@ def split_folders(root: Path) -> dict[str, str]:
     for split, names in SPLIT_FOLDERS.items():
         present = [name for name in names if name in folders]
         if len(present) > 1:
-            raise DataError(f"{root}: {name_all(present)} both name the {split} split; keep one")
+            raise DataError(f"{root}: {join_names(present)} both name the {split} split; keep one")
         if present:
             splits[split] = present[0]
     return splits
 
 
 def _add_classes(
-    found: Found,
+    found: ImageTable,
     split: str,
     folder: str,
     classes: Sequence[str],
@@ -111,7 +108,7 @@ def _add_classes(
         raise DataError(f"{root}: want one folder for each of {', '.join(classes)}\n       {lines}")
 
 
-def note_beside(found: Found, splits: Mapping[str, str]) -> None:
+def note_unread(found: ImageTable, splits: Mapping[str, str]) -> None:
     """Note what lies beside the split folders and is not read."""
     _note_loose(found, found.root, "split")
     beside = [name for name in list_folders(found.root) if name not in splits.values()]
@@ -122,16 +119,16 @@ def note_beside(found: Found, splits: Mapping[str, str]) -> None:
         meant = ", ".join(dict.fromkeys(close))
         hint = f"; did you mean {meant}?" if meant else ""
         found.notes.append(
-            f"{found.root}: not read, as no split has this name: {name_all(beside)}{hint}"
+            f"{found.root}: not read, as no split has this name: {join_names(beside)}{hint}"
         )
 
 
-def _note_loose(found: Found, folder: Path, kind: str) -> None:
+def _note_loose(found: ImageTable, folder: Path, kind: str) -> None:
     if num_loose := count_loose_images(folder):
         found.notes.append(f"{folder}: {num_loose:,} images beside the {kind} folders are not read")
 
 
-def enter(root: Path, split_names: Iterable[str]) -> set[Identity]:
+def labelled_folders(root: Path, split_names: Iterable[str]) -> set[Identity]:
     """Return the folders that no link may lead to: splits and classes, which would get two labels.
 
     Args:
@@ -139,8 +136,8 @@ def enter(root: Path, split_names: Iterable[str]) -> set[Identity]:
         split_names: of its split folders, if it has any.
     """
     roots = [root, *(root / name for name in split_names)]
-    entered = {identify(each) for each in roots}
-    return entered | {identify(each / name) for each in roots for name in list_folders(each)}
+    entered = {file_identity(each) for each in roots}
+    return entered | {file_identity(each / name) for each in roots for name in list_folders(each)}
 
 
 def near_miss(name: str, classes: Sequence[str]) -> str | None:
@@ -162,6 +159,133 @@ def require_folder(path: Path) -> None:
     raise UsageError(f"{path}: {what}{hint}")
 
 
-def name_all(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """List names for a message."""
     return ", ".join(map(printable, names))
+
+
+def find_evaluation_images(
+    path: Path,
+    classes: Sequence[str],
+    split: str | None,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> ImageTable:
+    """Find what to evaluate: the split of a root with splits, a folder as it is, or one file.
+
+    Args:
+        path: a folder or an image file.
+        classes: of the checkpoint.
+        split: train, val or test; None means test where the folder has splits.
+        aliases: other names of class folders.
+
+    Returns:
+        Each image with its label: empty in a folder without class-named subfolders, else the class
+        that the subfolder names, or its own name if it is foreign.
+
+    Raises:
+        UsageError: if the path does not exist or has no such split.
+        DataError: if there is no image.
+    """
+    if path.is_file():
+        if split is not None:
+            raise UsageError(f"{path}: --split {split}: one image has no splits")
+        return ImageTable(path.parent, path, [path.name], [""], [""])
+    require_folder(path)
+    splits = split_folders(path)
+    if not splits and split is not None:
+        raise UsageError(
+            f"{path}: --split {split}: this folder has no split folders, and is not known to be "
+            "what a run was trained on"
+        )
+    if splits:
+        wanted = split or "test"
+        if wanted not in splits:
+            known = ", ".join(splits)
+            raise UsageError(f"{path}: no {wanted} split here; name another: --split {known}")
+        path = path / splits[wanted]
+    found = ImageTable(path, path)
+    folders = list_folders(path)
+    labelled = any(aliases.get(name, name) in classes for name in folders)
+    absent = [name for name in classes if name not in folders]
+    for name in folders:
+        if aliases.get(name, name) not in classes and (close := near_miss(name, absent)):
+            found.notes.append(
+                f"{printable(path / name)}: not read as {close}: the name must be the same, or one "
+                "of the run's data.aliases"
+            )
+    _add_by_first_folder(found, aliases, "" if not labelled else None)
+    if not found.paths:
+        raise DataError(f"{path}: no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)")
+    return found
+
+
+def find_all_images(root: Path) -> ImageTable:
+    """Find every image of a folder, with the labels and splits that the folders' names say.
+
+    Raises:
+        UsageError: if the root does not exist.
+        DataError: if there is no image.
+    """
+    require_folder(root)
+    found = ImageTable(root, root)
+    splits = split_folders(root)
+    entered = labelled_folders(root, splits.values())
+    if splits:
+        note_unread(found, splits)
+    for split, folder in (splits or {"": ""}).items():
+        above = f"{folder}/" if folder else ""
+        for name in list_folders(root / folder):
+            prefix = f"{above}{name}/"
+            found.add(found.search(root / prefix, entered, prefix), name, split)
+        if num_loose := count_loose_images(root / folder):
+            found.notes.append(
+                f"{root / folder}: {num_loose:,} images beside the class folders are not read"
+            )
+    if not found.paths:  # without class folders they can still be looked at
+        found.add(found.search(root), "")
+    if not found.paths:
+        raise DataError(f"{root}: no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)")
+    return found
+
+
+def find_unseen_images(root: Path, classes: Sequence[str]) -> ImageTable:
+    """Find images of kinds that no class contains: one foreign folder each, or the root itself.
+
+    Raises:
+        UsageError: if the root does not exist.
+        DataError: if a folder bears the name of a class, or there is no image.
+    """
+    require_folder(root)
+    found = ImageTable(root, root)
+    for folder in (root, *(root / split for split in split_folders(root).values())):
+        if known := sorted(set(list_folders(folder)) & set(classes)):
+            raise DataError(
+                f"{folder}: --unseen is for other kinds, but {join_names(known)} is a class"
+            )
+    own_name = root.resolve().name
+    if own_name in classes and count_loose_images(root):
+        raise DataError(f"{root}: --unseen is for other kinds, but {own_name} is a class")
+    _add_by_first_folder(found, {}, None, own_name)
+    if not found.paths:
+        raise DataError(f"{root}: no images here for --unseen")
+    return found
+
+
+def _add_by_first_folder(
+    found: ImageTable, aliases: Mapping[str, str], label: str | None, loose: str = ""
+) -> None:
+    """Add all images below the root, labelled by the first folder unless a label is given.
+
+    Args:
+        found: gets the images.
+        aliases: of the folders' names.
+        label: of all images, or None.
+        loose: the label of images directly in the root.
+    """
+    paths = found.search(found.root)
+    found.paths = paths
+    found.splits = [""] * len(paths)
+    for path in paths:
+        first, slash, _ = path.partition("/")
+        name = intern(aliases.get(first, first)) if slash else loose
+        found.labels.append(name if label is None else label)

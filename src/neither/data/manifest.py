@@ -8,11 +8,14 @@ from pathlib import Path
 from sys import intern
 from types import MappingProxyType
 
-from neither.data.found import Found
-from neither.data.layout import near_miss
-from neither.errors import DataError, UsageError
-from neither.terminal import printable
-from neither.texts import SPLIT_FOLDERS
+from neither.config.schema import SPLIT_FOLDERS
+from neither.data.layout import (
+    near_miss,
+    split_folders,
+)
+from neither.data.scan import ImageTable
+from neither.runtime.console import printable
+from neither.runtime.errors import DataError, UsageError
 
 _SPLITS = {name: split for split, names in SPLIT_FOLDERS.items() for name in names} | {"": ""}
 _COLUMNS = ("path", "label", "split")
@@ -29,7 +32,7 @@ def find_training_rows(
     classes: Sequence[str],
     ignored: Sequence[str] = (),
     aliases: Mapping[str, str] = MappingProxyType({}),
-) -> Found:
+) -> ImageTable:
     """Find the images that a manifest lists for training.
 
     Args:
@@ -42,7 +45,7 @@ def find_training_rows(
         UsageError: if there is no such file.
         DataError: if it is not of this form, names a label that no class has, or misses a class.
     """
-    found = Found(path.parent, path)
+    found = ImageTable(path.parent, path)
     unknown: dict[str, int] = {}
     without_split = 0  # the first such line
     for line, image, label, split in _read(path, aliases):
@@ -74,12 +77,12 @@ def find_training_rows(
     return found
 
 
-def find_scored_rows(
+def find_evaluation_rows(
     path: Path,
     split: str | None,
     aliases: Mapping[str, str] = MappingProxyType({}),
     classes: Sequence[str] = (),
-) -> Found:
+) -> ImageTable:
     """Find the images that a manifest lists for evaluation.
 
     Args:
@@ -95,7 +98,7 @@ def find_scored_rows(
     rows = list(_read(path, aliases))
     known = sorted({row_split for _, _, _, row_split in rows if row_split})
     wanted = split or ("test" if known else "")
-    found = Found(path.parent, path)
+    found = ImageTable(path.parent, path)
     for _, image, label, row_split in rows:
         if row_split == wanted or not wanted:
             found.add([image], label)
@@ -112,14 +115,14 @@ def find_scored_rows(
     return found
 
 
-def read_manifest(path: Path) -> Found:
+def read_manifest(path: Path) -> ImageTable:
     """Find all images of a manifest with the labels and splits that it gives.
 
     Raises:
         UsageError: if there is no such file.
         DataError: if it is not of this form, or lists no image.
     """
-    found = Found(path.parent, path)
+    found = ImageTable(path.parent, path)
     for _, image, label, split in _read(path, {}):
         found.add([image], label, split)
     return found
@@ -176,3 +179,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{path}:{lines.line_num}: not a CSV file: {error}") from error
+
+
+def given_splits(source: Path) -> set[str]:
+    """Name the splits that a folder or manifest itself tells; a run makes those it lacks."""
+    known = read_manifest(source).splits if is_manifest(source) else split_folders(source)
+    return {*known} - {""}

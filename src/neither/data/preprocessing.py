@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = "HEIF"  # as Pillow names it with the extra [heic]
@@ -40,3 +42,18 @@ class Preprocessing:
         """Say in a few words what happens to an image."""
         size = f"{self.image_size}x{self.image_size}"
         return f"{self.resize} to {size} pixels, preprocessing {self.fingerprint()}"
+
+
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Turn pixels into the network's input, unchanged otherwise.
+
+    Args:
+        pixels: (B, H, W, 3) uint8 RGB.
+        preprocessing: its mean and standard deviation.
+
+    Returns:
+        (B, 3, H, W) float32, channels last in memory.
+    """
+    mean = 255 * pixels.new_tensor(preprocessing.mean, dtype=torch.float32)
+    std = 255 * pixels.new_tensor(preprocessing.std, dtype=torch.float32)
+    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)

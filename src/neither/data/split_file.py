@@ -9,28 +9,28 @@ from sys import intern
 
 import numpy as np
 
-from neither import files
-from neither.data.found import Found
-from neither.data.separation import SPLITS
-from neither.data.splits import Assignment
-from neither.data.store import Store
-from neither.errors import DataError
-from neither.terminal import printable
+from neither.data.scan import ImageTable
+from neither.data.splits import ADDED, SPLITS, SplitAssignment
+from neither.data.store import ImageStore
+from neither.runtime import files
+from neither.runtime.console import printable
+from neither.runtime.errors import DataError
 
-ADDED = "added since this run began"  # why an image stays left out of a run that goes on
 _COLUMNS = ["path", "label", "split", "sha256", "reason"]
 
 
-def write_splits(path: Path, found: Found, store: Store, assignment: Assignment) -> None:
+def write_splits(
+    path: Path, found: ImageTable, store: ImageStore, assignment: SplitAssignment
+) -> None:
     """Write one row for each image, whole or not at all."""
-    with files.replacing(path) as file:
+    with files.atomic_writer(path) as file:
         file.write(csv_line(_COLUMNS).encode())
         for row in _rows(found, store, assignment):
             # A file name may hold bytes that are no UTF-8; they come back as they were.
             file.write(csv_line([safe_cell(row[0]), *row[1:]]).encode("utf-8", "surrogateescape"))
 
 
-def fingerprint(found: Found, store: Store, assignment: Assignment) -> str:
+def data_fingerprint(found: ImageTable, store: ImageStore, assignment: SplitAssignment) -> str:
     """Return a hash of every path, label, split and content that the run uses."""
     digest = sha256()
     for row in _rows(found, store, assignment):
@@ -39,7 +39,9 @@ def fingerprint(found: Found, store: Store, assignment: Assignment) -> str:
     return digest.hexdigest()
 
 
-def match_again(path: Path, found: Found, store: Store) -> tuple[Assignment, list[str]]:
+def match_splits(
+    path: Path, found: ImageTable, store: ImageStore
+) -> tuple[SplitAssignment, list[str]]:
     """Hold the images of a folder against the `splits.csv` of an earlier run on it.
 
     Args:
@@ -85,7 +87,7 @@ def match_again(path: Path, found: Found, store: Store) -> tuple[Assignment, lis
                 "back, or start over with --fresh"
             )
     reasons |= dict.fromkeys(added, ADDED)
-    return Assignment(sides, reasons), [found.paths[place] for place in sorted(added)]
+    return SplitAssignment(sides, reasons), [found.paths[place] for place in sorted(added)]
 
 
 def read_hashes(path: Path, split: str) -> set[str]:
@@ -97,7 +99,7 @@ def read_hashes(path: Path, split: str) -> set[str]:
     return {digest for _, _, each, digest, _ in read_splits(path) if each == split}
 
 
-def find_split(path: Path, source: Path, split: str) -> Found:
+def read_split(path: Path, source: Path, split: str) -> ImageTable:
     """Find the images that a run has in one split.
 
     Args:
@@ -108,7 +110,7 @@ def find_split(path: Path, source: Path, split: str) -> Found:
     Raises:
         DataError: if the file is missing or not of this form, or the split is empty.
     """
-    found = Found(source if source.is_dir() else source.parent, source)
+    found = ImageTable(source if source.is_dir() else source.parent, source)
     for image, label, each, _, _ in read_splits(path):
         if each == split:
             found.add([image], intern(label))
@@ -117,7 +119,7 @@ def find_split(path: Path, source: Path, split: str) -> Found:
     return found
 
 
-def _rows(found: Found, store: Store, assignment: Assignment) -> Iterator[list[str]]:
+def _rows(found: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
     for place, (image, label) in enumerate(zip(found.paths, found.labels, strict=True)):
         digest = store.facts["sha256"][place]
         yield [image, label, SPLITS[assignment.sides[place]],

@@ -1,28 +1,175 @@
-"""Which image is in which split: as its folder says, else by hash of what it shows.
+"""Keep copies on one side: no image may be judged by a copy of what was learned.
+
+Two images are linked if they look the same, hold the same bytes, or belong to one named group.
+Where linked images stand in different splits, some are left out; none ever moves, so adding files
+to a folder moves none of those that were there.
+
+Which image is in which split: as its folder says, else by hash of what it shows.
 
 Where folders do not say, the split is a hash of (seed, group). The group is what `data.groups`
 finds in the path, such as a person or a video, else the scene, which copies and near duplicates
 share. So shares hold in expectation within each class, an image's split hangs on that image alone,
 and adding files moves none.
+
+What a run says of its images before it trains on them, in a few lines.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.config import Data
-from neither.data.duplicates import group_equal
-from neither.data.facts import Flag
-from neither.data.found import Found
-from neither.data.separation import SPLITS, Sides, separate
-from neither.data.store import Store
-from neither.errors import DataError
-from neither.randomness import fraction
-from neither.terminal import printable, say, warn
+from neither.config.schema import Data
+from neither.data.fingerprints import ImageFlag, find_near_duplicates, group_exact_duplicates
+from neither.data.scan import ImageTable
+from neither.data.store import ImageStore
+from neither.runtime.console import info, printable, warn
+from neither.runtime.errors import DataError
+from neither.runtime.rng import hash_fraction
+
+ADDED = "added since this run began"  # why an image stays left out of a run that goes on
+
+SPLITS = ("", "train", "val", "test")  # a side is a place here; lower ones give way to higher ones
+_TRAIN, _VAL, _TEST = 1, 2, 3
+
+SplitIndices = NDArray[np.int8]
+
+
+def separate_duplicates(
+    facts: NDArray[np.void],
+    sides: SplitIndices,
+    given: NDArray[np.bool_],
+    groups: Sequence[str | None],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Say which images to leave out, so that no link goes from one split to another.
+
+    Args:
+        facts: (N,) records of `FACTS`.
+        sides: (N,) the split of each; 0 for images in none.
+        given: (N,) whether the user's folders say so. What they put into val or test is kept, and
+            what is linked to it gives way. Among the others as few as possible give way.
+        groups: the named group of each image, or None.
+
+    Returns:
+        left_out: (N,) bool.
+        partner: (N,) int64, the image because of which each was left out; -1 for the others.
+    """
+    nodes, pairs = _nodes(facts)
+    numbers: dict[str, int] = {}
+    named = np.array(
+        [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in groups],
+        dtype=np.int64,
+    )
+    partner = np.full(len(sides), -1, np.int64)
+    sides = sides.copy()
+    for side in (_VAL, _TRAIN):  # val gives way first: what it loses, train need not give way to
+        others = np.where(given & (sides > side), sides, 0)
+        cause = _highest(nodes, pairs, named, others)
+        out = (sides == side) & (cause >= 0)
+        partner[out] = cause[out]
+        sides[out] = 0
+    for node, side, rival in _fewest(nodes, pairs, sides):
+        out = (nodes == node) & (sides == side)
+        partner[out] = rival
+        sides[out] = 0
+    return partner >= 0, partner
+
+
+def _nodes(facts: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number what is the same: by look, or by bytes where an image is too flat to have a look."""
+    looks, pairs = find_near_duplicates(facts)
+    contents = group_exact_duplicates(facts)
+    flat = (looks < 0) & (contents >= 0)
+    return np.where(flat, contents + looks.max(initial=-1) + 1, looks), pairs
+
+
+def _highest(
+    nodes: NDArray[np.int64],
+    pairs: NDArray[np.int64],
+    named: NDArray[np.int64],
+    sides: SplitIndices,
+) -> NDArray[np.int64]:
+    """Return for each image one that it is linked to and that has the highest side, or -1."""
+    num = len(sides)
+    # A side and an image as one number, which is the larger the higher the side.
+    codes = np.where(sides > 0, sides.astype(np.int64) * num + np.arange(num), -1)
+
+    def spread(numbers: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+        best = np.full(int(numbers.max(initial=-1)) + 2, -1, np.int64)  # the last for number -1
+        used = numbers >= 0
+        np.maximum.at(best, numbers[used], codes[used])
+        near = best.copy()
+        np.maximum.at(near, edges[:, 0], best[edges[:, 1]])
+        np.maximum.at(near, edges[:, 1], best[edges[:, 0]])
+        return near[numbers]
+
+    found = np.maximum(spread(nodes, pairs), spread(named, np.zeros((0, 2), np.int64)))
+    return np.where(found >= 0, found % max(num, 1), -1)
+
+
+def _fewest(
+    nodes: NDArray[np.int64], pairs: NDArray[np.int64], sides: SplitIndices
+) -> list[tuple[int, int, int]]:
+    """Choose few images that, left out, leave no link across: (node, side, an image in the way).
+
+    Greedy: what stands in the way of most others goes first; of equals, what also has company on
+    its own side, as it is the bridge; of those, what lies in train.
+    """
+    used = sides > 0
+    num_nodes = int(nodes.max(initial=-1)) + 1
+    counts = np.zeros((num_nodes, len(SPLITS)), np.int32)
+    np.add.at(counts, (nodes[used], sides[used]), 1)
+    split_up = np.flatnonzero((counts > 0).sum(axis=1) > 1)
+    edges = np.concatenate([pairs, np.stack([split_up, split_up], axis=1)])
+    one, other = counts[edges[:, 0]] > 0, counts[edges[:, 1]] > 0
+    across = ((one[:, :, None] & other[:, None, :]) & ~np.eye(len(SPLITS), dtype=bool)).any((1, 2))
+    rivals: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for low, high in edges[across].tolist():
+        for a in np.flatnonzero(counts[low]).tolist():
+            for b in np.flatnonzero(counts[high]).tolist():
+                if a != b:
+                    rivals.setdefault((low, a), set()).add((high, b))
+                    rivals.setdefault((high, b), set()).add((low, a))
+    company = dict.fromkeys(rivals, 0)
+    for low, high in pairs.tolist() if rivals else ():
+        for side in (_TRAIN, _VAL, _TEST):
+            if (low, side) in company:
+                company[low, side] += int(counts[high, side])
+            if (high, side) in company:
+                company[high, side] += int(counts[low, side])
+
+    def rank(unit: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return what is the smaller the sooner a unit should go; it can only grow."""
+        weight = sum(int(counts[rival]) for rival in rivals[unit] - out)
+        return -weight, -company[unit], unit[1], unit[0]
+
+    out: set[tuple[int, int]] = set()
+    waiting = [(rank(unit), unit) for unit in rivals]
+    heapify(waiting)
+    chosen = []
+    while waiting:
+        before, worst = heappop(waiting)
+        if rivals[worst] <= out:  # nothing is in its way any more
+            continue
+        if rank(worst) != before:
+            heappush(waiting, (rank(worst), worst))
+            continue
+        out.add(worst)
+        chosen.append(worst)
+    for unit in reversed(chosen):  # what went first may be needless by what went later
+        if rivals[unit] <= out:
+            out.discard(unit)
+    found = []
+    for unit in sorted(out):
+        node, side = max(rivals[unit] - out)
+        cause = np.flatnonzero(used & (nodes == node) & (sides == side))[0]
+        found.append((*unit, int(cause)))
+    return found
+
 
 _MAX_NAMED = 10
 _MANY = 0.05  # share of the images that are left out, above which the look may be at fault
@@ -31,7 +178,7 @@ _FEW = 10  # val images of a class, below which its recall moves in steps of 10 
 
 
 @dataclass(frozen=True)
-class Assignment:
+class SplitAssignment:
     """The split of each image.
 
     Attributes:
@@ -39,11 +186,13 @@ class Assignment:
         reasons: why an image is in none, by its place.
     """
 
-    sides: Sides
+    sides: SplitIndices
     reasons: dict[int, str]
 
 
-def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
+def assign_splits(
+    found: ImageTable, store: ImageStore, seed: int, settings: Data
+) -> SplitAssignment:
     """Give each image its split, and leave out what is unreadable or would link two splits.
 
     Raises:
@@ -58,7 +207,7 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
     ]  # fmt: skip
     if settings.groups is not None:
         named = [name for name in groups if name is not None]
-        say(f"data.groups: {len(set(named)):,} groups of {len(named):,} images; "
+        info(f"data.groups: {len(set(named)):,} groups of {len(named):,} images; "
             f"{len(groups) - len(named):,} images match nothing")  # fmt: skip
     sides = np.array([SPLITS.index(split) for split in found.splits], np.int8)
     has_folders, has_val = bool(sides.any()), bool((sides == SPLITS.index("val")).any())
@@ -68,7 +217,7 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
         given &= sides != SPLITS.index("train")
         for place in map(int, np.flatnonzero(~given)):
             own = found.paths[place] if nothing else _own_group(store.facts[place])
-            where = fraction(seed, groups[place] or own)
+            where = hash_fraction(seed, groups[place] or own)
             split = "test" if where < test_fraction else "train"
             if test_fraction <= where < test_fraction + settings.val_fraction:
                 split = "val"
@@ -76,8 +225,8 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
     reasons = dict(store.reasons)
     sides[list(reasons)] = 0
     if nothing:
-        return Assignment(sides, reasons)
-    left_out, partner = separate(store.facts, sides, given, groups)
+        return SplitAssignment(sides, reasons)
+    left_out, partner = separate_duplicates(store.facts, sides, given, groups)
     if left_out.sum() > _MANY * len(sides):
         warn(
             f"{left_out.sum():,} of {len(sides):,} images look like others in another split and "
@@ -87,10 +236,12 @@ def assign(found: Found, store: Store, seed: int, settings: Data) -> Assignment:
     for place in np.flatnonzero(left_out).tolist():
         reasons[place] = _reason(found, store, groups, sides, place, int(partner[place]))
     sides[left_out] = 0
-    return Assignment(sides, reasons)
+    return SplitAssignment(sides, reasons)
 
 
-def check_counts(found: Found, assignment: Assignment, classes: Sequence[str]) -> None:
+def check_class_counts(
+    found: ImageTable, assignment: SplitAssignment, classes: Sequence[str]
+) -> None:
     """Refuse to train where a class has nothing to learn from or to be judged by.
 
     Raises:
@@ -124,19 +275,21 @@ def _own_group(facts: np.void) -> str:
     return f"scene {scene}" if scene else facts["sha256"].tobytes().hex()
 
 
-def _shows_nothing(store: Store) -> bool:
+def _shows_nothing(store: ImageStore) -> bool:
     """Tell images that need not be kept apart, as there is nothing to tell them apart by."""
     facts = store.facts[store.rows >= 0]
     if len(facts) <= 1:
         return False
-    black = bool((facts["flags"] & Flag.FLAT).all()) and int(facts["brightness"].max()) <= _BLACK
-    return black or int(group_equal(facts).max()) == 0
+    black = (
+        bool((facts["flags"] & ImageFlag.FLAT).all()) and int(facts["brightness"].max()) <= _BLACK
+    )
+    return black or int(group_exact_duplicates(facts).max()) == 0
 
 
-def _refuse_contradictions(found: Found, store: Store) -> None:
+def _refuse_contradictions(found: ImageTable, store: ImageStore) -> None:
     """Raise a DataError if images of the same bytes bear two labels."""
-    contents = np.where(store.rows >= 0, group_equal(store.facts), -1)
-    pairs = contradictions(found.labels, contents)
+    contents = np.where(store.rows >= 0, group_exact_duplicates(store.facts), -1)
+    pairs = find_label_conflicts(found.labels, contents)
     if pairs:
         lines = "\n       ".join(
             f"{printable(found.paths[one])} and {printable(found.paths[other])}"
@@ -148,7 +301,9 @@ def _refuse_contradictions(found: Found, store: Store) -> None:
         )
 
 
-def contradictions(labels: Sequence[str], contents: NDArray[np.int64]) -> list[tuple[int, int]]:
+def find_label_conflicts(
+    labels: Sequence[str], contents: NDArray[np.int64]
+) -> list[tuple[int, int]]:
     """Return pairs of images with the same bytes and different labels, each with the first one.
 
     Args:
@@ -167,7 +322,12 @@ def contradictions(labels: Sequence[str], contents: NDArray[np.int64]) -> list[t
 
 
 def _reason(
-    found: Found, store: Store, groups: Sequence[str | None], sides: Sides, place: int, other: int
+    found: ImageTable,
+    store: ImageStore,
+    groups: Sequence[str | None],
+    sides: SplitIndices,
+    place: int,
+    other: int,
 ) -> str:
     same = bool((store.facts["sha256"][place] == store.facts["sha256"][other]).all())
     what = "the same bytes as" if same else "nearly the same as"
@@ -176,8 +336,41 @@ def _reason(
     return f"{what} {found.paths[other]}, which is in {SPLITS[sides[other]]}"
 
 
-def _why_none(found: Found, assignment: Assignment, name: str) -> str:
+def _why_none(found: ImageTable, assignment: SplitAssignment, name: str) -> str:
     reasons = [why for place, why in assignment.reasons.items() if found.labels[place] == name]
     if not reasons:
         return ""
     return f" ({len(reasons):,} of its images are left out: {printable(reasons[0])})"
+
+
+_MAX_LOGGED = 10  # images left out that are named on the screen; all of them stand in splits.csv
+
+
+def log_split_summary(
+    found: ImageTable, store: ImageStore, assignment: SplitAssignment, classes: Sequence[str]
+) -> None:
+    """Say how many images are in which split, and what is odd about some."""
+    counts = Counter(zip(assignment.sides.tolist(), found.labels, strict=True))
+    for side, split in enumerate(SPLITS):
+        if split:
+            parts = ", ".join(f"{name} {counts[side, name]:,}" for name in classes)
+            total = sum(counts[side, name] for name in classes)
+            info(f"{split:5} {total:7,} images: {parts}")
+    flags = store.facts["flags"][store.rows >= 0]
+    for flag, what in (
+        (ImageFlag.ROTATED, "turned upright by their EXIF tag"),
+        (ImageFlag.ODD_EXIF, "with an EXIF tag that makes no sense, which was ignored"),
+        (ImageFlag.ANIMATED, "with several frames or pages, of which the first counts"),
+    ):
+        if num := int(np.count_nonzero(flags & flag)):
+            info(f"images {what}: {num:,}")
+    linked = [place for place, reason in assignment.reasons.items()
+              if place not in store.reasons and reason != ADDED]  # fmt: skip
+    for places, what in (
+        (list(store.reasons), "unreadable images"),
+        (linked, "images that are copies of, or in one group with, others in another split"),
+    ):
+        if places:
+            warn(f"{len(places):,} {what} are left out; splits.csv lists each")
+        for place in places[:_MAX_LOGGED]:
+            warn(f"  {printable(found.paths[place])}: {printable(assignment.reasons[place])}")

@@ -12,16 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neither import stopping
-from neither.data.cache import Cache, open_cache
+from neither.data.cache import Cache, Index, Rows, identify_files, open_cache
 from neither.data.decode import decode_file
-from neither.data.facts import FACTS, describe
-from neither.data.index import Index, identify_files
+from neither.data.fingerprints import FINGERPRINT, compute_fingerprints
 from neither.data.preprocessing import Preprocessing
-from neither.data.processes import map_in_processes
-from neither.data.rows import Rows
-from neither.errors import DataError
-from neither.terminal import printable, progress
+from neither.data.workers import parallel_map
+from neither.runtime import signals
+from neither.runtime.console import printable, progress_bar
+from neither.runtime.errors import DataError
 
 _SAVE_EVERY_SECONDS = 10.0
 _AT_ONCE = 32  # images a message to a process
@@ -30,7 +28,7 @@ _MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name what is
 
 
 @dataclass(frozen=True)
-class Store:
+class ImageStore:
     """The pixels and facts of all images, the unreadable ones included.
 
     Attributes:
@@ -53,7 +51,7 @@ def build_store(
     preprocessing: Preprocessing,
     spare: Path,
     max_unreadable: float,
-) -> Store:
+) -> ImageStore:
     """Decode the images that the cache does not know yet, and map all of them.
 
     Args:
@@ -75,12 +73,12 @@ def build_store(
         places = cache.index.find(keys)
         new = np.flatnonzero(places < 0)
         places[new] = cache.index.extend(keys[new])
-        limit = Limit(max_unreadable, len(paths))
+        limit = UnreadableLimit(max_unreadable, len(paths))
         if len(new):
             missing = [paths[place] for place in new.tolist()]
             try:
                 _fill(cache, places[new], root, missing, preprocessing, limit)
-            except (stopping.Stopped, DataError):
+            except (signals.Stopped, DataError):
                 cache.save()
                 raise
             cache.save()
@@ -92,11 +90,11 @@ def build_store(
         facts = cache.index.facts
         if len(places) != len(facts) or (np.diff(places) != 1).any():  # spares a copy on first runs
             facts = facts[places]
-        return Store(cache.pixels(), rows, facts, reasons)
+        return ImageStore(cache.pixels(), rows, facts, reasons)
 
 
 @dataclass(frozen=True)
-class Limit:
+class UnreadableLimit:
     """How many of all images may be unreadable.
 
     Attributes:
@@ -140,15 +138,15 @@ def _fill(
     root: Path,
     paths: Sequence[str],
     preprocessing: Preprocessing,
-    limit: Limit,
+    limit: UnreadableLimit,
 ) -> None:
     """Decode images and enter them at their places in the index; stop when too many are bad."""
     work = partial(_decode_part, root=root, preprocessing=preprocessing)
     cut = (paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE))
-    parts = map_in_processes(work, ((part, cache.reserve(len(part))) for part in cut), 1)
+    parts = parallel_map(work, ((part, cache.reserve(len(part))) for part in cut), 1)
     unreadable: list[str] = []
     saved, done = time.monotonic(), 0
-    with progress("decoding", len(paths)) as bar:
+    with progress_bar("decoding", len(paths)) as bar:
         for part in parts:
             _enter(cache.index, places[done : done + len(part.rows)], part)
             for place, reason in part.reasons.items():
@@ -168,14 +166,14 @@ def _decode_part(
     paths, rows = part
     decoded = []
     for path in paths:
-        stopping.poll()
+        signals.poll()
         decoded.append(decode_file(root / path, preprocessing))
     good = [place for place, each in enumerate(decoded) if each.pixels is not None]
     rows.write([each.pixels for each in decoded if each.pixels is not None])
     lie = np.full(len(paths), -1)
     lie[good] = rows.first + np.arange(len(good))
-    facts = np.zeros(len(paths), FACTS)
-    facts[good] = describe(
+    facts = np.zeros(len(paths), FINGERPRINT)
+    facts[good] = compute_fingerprints(
         [each.traits for each in decoded if each.traits is not None],
         [each.sha256 for each in decoded if each.traits is not None],
     )

@@ -1,1 +1,1 @@
-"""Score a classifier on a folder: metrics, predictions, what goes where."""
+"""Score a classifier: metrics, calibration, selective prediction."""

@@ -1,7 +1,14 @@
-"""A checkpoint as a classifier, and the one way in which logits are computed for use."""
+"""How common each class is where a model is used, by name.
 
-from collections.abc import Mapping, Sequence
+A checkpoint as a classifier, and the one way in which logits are computed for use.
+
+Image files in, one answer for each out, in order and in bounded memory.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,18 +18,41 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from neither import stopping
-from neither.data.augmentation import normalize
-from neither.data.content import UnreadableError, read_file
-from neither.data.decode import decode
-from neither.data.picture import square_of_array, square_of_image
-from neither.data.preprocessing import Preprocessing
-from neither.errors import CheckpointError, DataError
-from neither.inference.decision import Decision, decide
-from neither.inference.priors import in_order
-from neither.inference.verdict import Verdict
-from neither.model.checkpoint import load_checkpoint
-from neither.model.softmax import to_probabilities
+from neither.data.decode import DecodedFile, decode, decode_array, decode_file, decode_image
+from neither.data.image_file import UnreadableError, read_file
+from neither.data.preprocessing import Preprocessing, normalize
+from neither.data.workers import parallel_map
+from neither.inference.prediction import Decision, Prediction, Verdict, decide
+from neither.models.checkpoint import load_checkpoint
+from neither.models.softmax import to_probabilities
+from neither.runtime import signals
+from neither.runtime.console import printable
+from neither.runtime.errors import CheckpointError, DataError, UsageError
+
+_ROUNDING = 1e-3  # of three shares written with three digits
+
+
+def check_priors(priors: Mapping[str, float], classes: Sequence[str]) -> list[float]:
+    """Return the shares in the order of the classes.
+
+    Args:
+        priors: each class with its share, above 0; together 1.
+        classes: names.
+
+    Raises:
+        UsageError: if it is anything else.
+    """
+    odd = [f"{name} is no class" for name in priors if name not in classes]
+    odd += [f"{name} has no share" for name in classes if name not in priors]
+    odd += [f"the share of {name} is above 0 and below 1, not {share:g}"
+            for name, share in priors.items() if not 0 < share < 1]  # fmt: skip
+    if odd:
+        raise UsageError(f"priors: {printable('; '.join(odd))}")
+    total = math.fsum(priors.values())
+    if abs(total - 1) > _ROUNDING:
+        raise UsageError(f"priors: the shares sum to 1, but these to {total:g}")
+    return [priors[name] for name in classes]
+
 
 # One shape for every forward pass: kernels choose their order of summation by shape, so an image
 # gets the same bits alone, in company, and at the end of a folder.
@@ -111,9 +141,9 @@ class Classifier:
             if isinstance(picture, str | Path):
                 return decode(read_file(Path(picture)), self.preprocessing)
             if isinstance(picture, Image.Image):
-                return square_of_image(picture, self.preprocessing)
+                return decode_image(picture, self.preprocessing)
             if isinstance(picture, np.ndarray):
-                return square_of_array(picture, self.preprocessing)
+                return decode_array(picture, self.preprocessing)
         except UnreadableError as error:
             raise DataError(f"{picture}: {error}") from error
         raise TypeError(f"{type(picture).__name__} is no path, Pillow image or array")
@@ -170,7 +200,7 @@ class Classifier:
         """
         if not self.shares or not all(self.shares):
             raise CheckpointError("this checkpoint does not know how common each class was")
-        return replace(self, priors=tuple(in_order(priors, self.classes)))
+        return replace(self, priors=tuple(check_priors(priors, self.classes)))
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
@@ -223,9 +253,63 @@ def compute_logits(
     parts = []
     padded = pixels.new_zeros((BATCH_SIZE, *pixels.shape[1:]))
     for start in range(0, len(rows), BATCH_SIZE):
-        stopping.poll()
+        signals.poll()
         batch = rows[start : start + BATCH_SIZE]
         padded[: len(batch)] = pixels[batch]
         logits = network(normalize(padded.to(device), preprocessing))
         parts.append(logits[: len(batch)].float().cpu())
     return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the classifier says of one file.
+
+    Attributes:
+        logits: (C,) float32, or None if the file is unreadable.
+        reason: why it is unreadable; empty if it is not.
+        sha256: of the file's bytes; empty if they could not be read.
+    """
+
+    logits: Tensor | None
+    reason: str
+    sha256: str
+
+
+def answer_files(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Answer]:
+    """Yield an answer for each path, in order, decoding in parallel.
+
+    Raises:
+        OutputError: if a decoding process was killed.
+        Stopped: if a signal asks for an end.
+    """
+    decode = partial(decode_file, preprocessing=classifier.preprocessing)
+    waiting: list[DecodedFile] = []
+    for decoded in parallel_map(decode, paths):
+        waiting.append(decoded)
+        if len(waiting) == BATCH_SIZE:
+            yield from _answer(classifier, waiting)
+            waiting = []
+    yield from _answer(classifier, waiting)
+
+
+def _answer(classifier: Classifier, images: Sequence[DecodedFile]) -> Iterator[Answer]:
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    logits = iter(classifier.logits(torch.from_numpy(np.stack(pixels))) if pixels else ())
+    for image in images:
+        scored = next(logits) if image.pixels is not None else None
+        yield Answer(scored, image.reason, image.sha256.hex())
+
+
+def predict_one(
+    classifier: Classifier, answer: Answer, shown: str, true_label: str = ""
+) -> Prediction:
+    """Turn an answer into probabilities and a decision.
+
+    Raises:
+        CheckpointError: if a logit is not finite.
+    """
+    if answer.logits is None:
+        return Prediction(shown, true_label=true_label, error=answer.reason)
+    probabilities: list[float] = classifier.probabilities(answer.logits[None])[0].tolist()
+    return Prediction(shown, probabilities, classifier.decide(probabilities), true_label)

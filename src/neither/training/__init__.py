@@ -1,1 +1,1 @@
-"""Train a network: the loop, optimizer, schedule, tracking to TensorBoard."""
+"""Train a network: the loop, the step, the optimizer, the run folder, TensorBoard."""

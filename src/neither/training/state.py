@@ -1,6 +1,15 @@
-"""All that training changes, and how it goes into a checkpoint and comes back."""
+"""A moving average of the weights: steadier than the weights themselves, at no cost in use.
 
+Sums and counts of an epoch so far, kept on the device until it ends.
+
+All that training changes, and how it goes into a checkpoint and comes back.
+
+The loss that is no longer finite: where it was lost, in words.
+"""
+
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,30 +17,112 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neither.config import Config
+from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
-from neither.devices import Compute
-from neither.errors import CheckpointError
-from neither.evaluation.temperature import fit_temperature
-from neither.evaluation.threshold import choose_threshold
-from neither.model.checkpoint import Checkpoint, load_weights, save_checkpoint
-from neither.model.mirror import MirrorAverage
-from neither.model.network import build_network
-from neither.model.pretrained import begin_with_weights
-from neither.model.softmax import to_probabilities
-from neither.model.torchvision_network import TorchvisionNetwork, require_size
-from neither.ranks import ALONE, Ranks
-from neither.terminal import say
-from neither.training.average import AveragedNetwork
-from neither.training.convolution import use_matrix_gradients
-from neither.training.doubts import Doubts
-from neither.training.gradients import synchronize_statistics
-from neither.training.optimizer import build_optimizer
-from neither.training.tally import Tally
+from neither.evaluation.calibration import choose_threshold, fit_temperature
+from neither.evaluation.metrics import count_confusions, curve_metrics
+from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
+from neither.models.networks import FlipTTA, build_network
+from neither.models.pretrained import load_pretrained
+from neither.models.softmax import to_probabilities
+from neither.models.torchvision_networks import TorchvisionNetwork, require_image_size
+from neither.runtime.console import info, log_only, printable
+from neither.runtime.devices import Compute
+from neither.runtime.distributed import SINGLE_PROCESS, World
+from neither.runtime.errors import CheckpointError, DivergedError
+from neither.training.fast_conv import use_gemm_weight_gradients
+from neither.training.label_issues import LabelStats
+from neither.training.optimizers import build_optimizer
+from neither.training.step import convert_sync_batchnorm
+
+
+class EMA:
+    """A copy of a network whose weights and statistics follow the original's, smoothed.
+
+    Polyak averaging with exponential decay (Tarvainen and Valpola, "Mean teachers", 2017). The
+    decay rises to its final value over the first steps, so that the random start is soon forgotten.
+
+    Attributes:
+        network: the averaged copy, always in evaluation mode.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._decay = decay
+        self._averaged, self._counted = _split(self.network)
+        self._followed, self._counts = _split(network)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the network as it is after `step` steps."""
+        decay = min(self._decay, step / (step + 9))
+        torch._foreach_lerp_(self._averaged, self._followed, 1 - decay)
+        for mine, followed in zip(self._counted, self._counts, strict=True):
+            mine.copy_(followed)
+
+
+def _split(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Separate what can be averaged from whole-number counters, live views of the network."""
+    tensors = list(network.state_dict(keep_vars=True).values())
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    return floating, [tensor for tensor in tensors if not tensor.is_floating_point()]
+
+
+class EpochMetrics:
+    """What the steps of one epoch add up to; nothing here waits for the device."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        # Apple's GPUs have no float64; there the sum is a little less exact.
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        self.loss = torch.zeros((), dtype=kind, device=device)
+        self.norm = torch.zeros((), dtype=kind, device=device)
+        self.confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
+        self.num_steps = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, norm: Tensor) -> None:
+        """Count one step.
+
+        Args:
+            loss: scalar, the mean over the batch.
+            logits: (B, C), before the update.
+            labels: (B,) int64.
+            norm: scalar, the length of the gradient before clipping.
+        """
+        self.loss += loss.detach() * len(labels)
+        self.norm += norm
+        self.confusion += count_confusions(labels, logits.detach().argmax(1), len(self.confusion))
+        self.num_steps += 1
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of an image so far; this waits for the device."""
+        return float(self.loss) / max(1, int(self.confusion.sum()))
+
+    def figures(self, classes: Sequence[str]) -> dict[str, float]:
+        """Return the values of the curves; this waits for the device."""
+        figures = curve_metrics(self.mean_loss(), self.confusion, classes)
+        return figures | {"gradient_norm": float(self.norm) / self.num_steps}
+
+    def is_finite(self) -> bool:
+        """Say whether every loss and gradient so far was finite; this waits for the device."""
+        return math.isfinite(float(self.loss)) and math.isfinite(float(self.norm))
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` takes back."""
+        return {name: _copy(value) for name, value in vars(self).items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name, value in state.items():
+            own = getattr(self, name)
+            setattr(self, name, value.to(own.device) if isinstance(own, Tensor) else value)
+
+
+def _copy(value: Tensor | int) -> Tensor | int:
+    return value.cpu().clone() if isinstance(value, Tensor) else value
 
 
 @dataclass
-class State:
+class TrainState:
     """A moment of training.
 
     Order and augmentation are functions of (seed, epoch, place), so no generator is part of it.
@@ -58,9 +149,9 @@ class State:
     config: Config
     preprocessing: Preprocessing
     network: nn.Module
-    average: AveragedNetwork
+    average: EMA
     optimizer: torch.optim.Optimizer
-    tally: Tally
+    tally: EpochMetrics
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -70,14 +161,16 @@ class State:
     temperature: float = 1.0
     threshold: float | None = None
     shares: tuple[float, ...] = ()
-    doubts: Doubts = field(default_factory=lambda: Doubts(torch.zeros(0, dtype=torch.int64)))
-    ranks: Ranks = ALONE
+    doubts: LabelStats = field(
+        default_factory=lambda: LabelStats(torch.zeros(0, dtype=torch.int64))
+    )
+    ranks: World = SINGLE_PROCESS
 
     def meet(self, labels: Tensor) -> None:
         """Learn the (R,) int64 labels of the training images: how common each is, whom to doubt."""
         counts = labels.bincount(minlength=len(self.config.classes))
         self.shares = tuple((counts.double() / len(labels)).tolist())
-        self.doubts = Doubts(labels.to(self.tally.loss.device))
+        self.doubts = LabelStats(labels.to(self.tally.loss.device))
 
     def begin_epoch(self) -> None:
         """Freeze the backbone in the first epochs, if it is asked for, and let it learn then."""
@@ -85,10 +178,10 @@ class State:
             self.network.freeze_backbone(self.epoch < self.config.model.freeze_epochs)
 
     @property
-    def answering(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The averaged network, answering exactly as it will in use."""
         network = self.average.network
-        return MirrorAverage(network).eval() if self.config.augmentation.flip else network
+        return FlipTTA(network).eval() if self.config.augmentation.flip else network
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
@@ -110,7 +203,7 @@ class State:
         self.epoch += 1
         self.step_in_epoch = 0
         self.metrics = metrics
-        self.tally = Tally(len(self.config.classes), self.tally.loss.device)
+        self.tally = EpochMetrics(len(self.config.classes), self.tally.loss.device)
 
     def is_best(self) -> bool:
         """Say whether the last epoch beats the best so far: by calibrated loss, then macro recall.
@@ -194,17 +287,19 @@ class State:
         if "doubts" in training:
             self.doubts.restore(training["doubts"])
         else:
-            say("this run was begun by a version that did not watch labels: suspects.csv will rest "
-                "on the epochs from here on")  # fmt: skip
+            info(
+                "this run was begun by a version that did not watch labels: suspects.csv will rest "
+                "on the epochs from here on"
+            )
 
 
-def new_state(
+def build_state(
     config: Config,
     preprocessing: Preprocessing,
     compute: Compute,
     is_resumed: bool = False,
-    ranks: Ranks = ALONE,
-) -> State:
+    ranks: World = SINGLE_PROCESS,
+) -> TrainState:
     """Return the state before the first step.
 
     Random weights depend on the seed alone. Pretrained ones are read and checked here, unless the
@@ -213,21 +308,21 @@ def new_state(
     network = build_network(config.model, len(config.classes), config.data.image_size, config.seed)
     if isinstance(network, TorchvisionNetwork):
         if config.model.weights != "none" and not is_resumed:
-            begin_with_weights(network, config.model, config.data.image_size)
+            load_pretrained(network, config.model, config.data.image_size)
         for share in (1, config.augmentation.resolution):
             size = round(share * config.data.image_size)
-            require_size(network, config.model.name, min(2, config.train.batch_size), size)
+            require_image_size(network, config.model.name, min(2, config.train.batch_size), size)
     network = network.to(compute.device)
-    average = AveragedNetwork(network, config.train.ema_decay)
-    use_matrix_gradients(network, compute)
-    synchronize_statistics(network, compute.device, ranks)
-    return State(
+    average = EMA(network, config.train.ema_decay)
+    use_gemm_weight_gradients(network, compute)
+    convert_sync_batchnorm(network, compute.device, ranks)
+    return TrainState(
         config=config,
         preprocessing=preprocessing,
         network=network,
         average=average,
         optimizer=build_optimizer(network, config.train, compute.dtype, config.model.backbone_lr),
-        tally=Tally(len(config.classes), compute.device),
+        tally=EpochMetrics(len(config.classes), compute.device),
         ranks=ranks,
     )
 
@@ -248,3 +343,20 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in weights.items()}
+
+
+def diverged_error(state: TrainState, paths: Sequence[str] = ()) -> DivergedError:
+    """Say where the loss was lost: in the step that would come next, or at most a second ago.
+
+    Args:
+        state: with the steps that were taken.
+        paths: of the images of the next step, if it is the one.
+    """
+    step = f"by step {state.step}"
+    if paths:
+        step = f"in step {state.step + 1}, with {printable(paths[0])} in its batch"
+        log_only("the images of this batch: " + ", ".join(map(printable, paths)))
+    return DivergedError(
+        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, {step}; the "
+        "checkpoints are from before. Try a lower train.lr"
+    )

@@ -5,24 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from neither.config import Train
+from neither.config.schema import Train
 from neither.data.dataset import Split
 from neither.evaluation.calibration import ece
-from neither.evaluation.metrics import count_confusions, curve_figures, nll
+from neither.evaluation.metrics import count_confusions, curve_metrics, nll
 from neither.inference.classifier import compute_logits
-from neither.model.softmax import to_probabilities
-from neither.training.divergence import diverged
-from neither.training.state import State
+from neither.models.softmax import to_probabilities
+from neither.training.state import TrainState, diverged_error
 
 _AT_ONCE = 256  # images between two looks for signals
 
 
-def is_measured(epoch: int, settings: Train) -> bool:
+def is_validated(epoch: int, settings: Train) -> bool:
     """Say whether val is scored after so many epochs."""
     return epoch % settings.val_every_epochs == 0 or epoch == settings.epochs
 
 
-def score(state: State, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
+def val_logits(state: TrainState, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
     """Return the logits of the averaged weights, exactly as `evaluate` would, on all ranks.
 
     Args:
@@ -43,25 +42,25 @@ def score(state: State, pixels: Tensor, split: Split, device: torch.device) -> T
         ranks.poll()
         rows = split.rows[start : start + ranks.size * _AT_ONCE]
         mine = rows[ranks.part(len(rows))]
-        logits = compute_logits(state.answering, pixels, mine, state.preprocessing, device)
+        logits = compute_logits(state.eval_model, pixels, mine, state.preprocessing, device)
         parts.append(ranks.gather(logits, len(rows)))
     logits = torch.cat(parts)
     if not logits.isfinite().all():
-        raise diverged(state)
+        raise diverged_error(state)
     return logits
 
 
-def measure(state: State, logits: Tensor, labels: Tensor) -> dict[str, float]:
+def val_metrics(state: TrainState, logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Measure (N, C) logits of val with its (N,) labels; fit what turns them into decisions."""
     state.calibrate(logits, labels)
-    return figures_of(logits, labels, state.config.classes) | {
+    return logit_metrics(logits, labels, state.config.classes) | {
         "calibrated_loss": nll(logits, labels, state.temperature),
         "temperature": state.temperature,
         "ece": ece(to_probabilities(logits, state.temperature), labels).value,
     }
 
 
-def figures_of(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+def logit_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
     """Return the values of the curves; the loss, as on train, is that of the logits as they are."""
     confusion = count_confusions(labels, logits.argmax(dim=1), len(classes))
-    return curve_figures(nll(logits, labels, 1.0), confusion, classes)
+    return curve_metrics(nll(logits, labels, 1.0), confusion, classes)

@@ -1,0 +1,89 @@
+"""`export.py RUN_OR_CHECKPOINT --format onnx|pt2 --output FILE`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neither.cli.main import check_installation, run_command
+from neither.runtime.console import info, print_line
+from neither.runtime.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from neither.inference.classifier import Classifier
+
+
+_NUM_PICTURES = 64
+
+
+def main() -> int:
+    """Export; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Write a run, or one checkpoint, as one file for other programs: from decoded "
+        "pixels to probabilities.",
+        epilog="example: export.py runs/photos --format onnx --output photos.onnx",
+    )
+    parser.add_argument("model", type=Path, help="a run's folder (its best.pt) or a checkpoint")
+    parser.add_argument(
+        "--format", choices=("onnx", "pt2"), required=True,
+        help="onnx: for ONNX Runtime and others; pt2: for torch.export.load",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE", required=True)
+    arguments = parser.parse_args()
+    return run_command(lambda: _export(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    check_installation()
+    import torch
+
+    from neither.inference.classifier import load_classifier
+    from neither.inference.export import require_packages, require_same, to_file
+    from neither.models.checkpoint import find_checkpoint, load_checkpoint
+    from neither.runtime import files
+
+    output, kind = arguments.output, arguments.format
+    require_packages(kind)
+    path = find_checkpoint(arguments.model)
+    classifier = load_classifier(path, torch.device("cpu"))
+    if classifier.source.is_dir():
+        files.require_outside(output, classifier.source)
+    if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):
+        raise UsageError(f"{output}: not a file to write over; choose another --output")
+    files.make_folder(output.parent)
+    content = to_file(load_checkpoint(path), kind)
+    what, pixels = _pictures(path, classifier)
+    worst = require_same(content, kind, classifier, pixels)
+    files.write_atomic(output, content)
+    print_line(
+        f"written: {output}, {len(content) / 1e6:.1f} MB; on {len(pixels)} {what} it "
+        f"differs from "
+        f"the classifier by at most {worst:.0e} in a probability"
+    )
+    return 0
+
+
+def _pictures(path: Path, classifier: "Classifier") -> tuple[str, "NDArray[np.uint8]"]:
+    """Return what the export is tried on: pictures of val, else such as the demo draws."""
+    import numpy as np
+
+    from neither.data.decode import decode_file
+    from neither.data.split_file import read_split
+
+    preprocessing = classifier.preprocessing
+    try:
+        found = read_split(path.parent.parent / "splits.csv", classifier.source, "val")
+    except UserError:  # one checkpoint alone knows no split
+        found = None
+    if found is not None:
+        every = max(1, len(found.paths) // _NUM_PICTURES)  # from all over: the list is by class
+        some = [found.root / name for name in found.paths[::every][:_NUM_PICTURES]]
+        squares = [decode_file(each, preprocessing).pixels for each in some]
+        there = [square for square in squares if square is not None]
+        if there:
+            return "pictures of val", np.stack(there)
+        info(f"{classifier.source}: the pictures of val are gone; random ones take their place")
+    shape = (_NUM_PICTURES, preprocessing.image_size, preprocessing.image_size, 3)
+    return "random images", np.random.default_rng(0).integers(0, 256, shape, np.uint8)

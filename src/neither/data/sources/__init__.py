@@ -1,1 +1,0 @@
-"""Real pictures from published sets: CIFAR, and any set in COCO's format."""

@@ -1,0 +1,1 @@
+"""Images from published datasets: CIFAR, and any dataset in COCO's format."""

@@ -1,1 +1,0 @@
-"""Networks that return logits, softmax and its temperature, checkpoint files."""

@@ -1,0 +1,1 @@
+"""Networks that return logits, softmax, class activation maps, checkpoint files."""

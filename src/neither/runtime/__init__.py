@@ -1,0 +1,1 @@
+"""Errors, files, signals, console, devices, distributed, random numbers."""

@@ -1,0 +1,86 @@
+"""What a finished run tells: `report.html` and `MODEL_CARD.md`, of its best checkpoint on val."""
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+from neither.config.schema import Config
+from neither.data.manifest import given_splits
+from neither.data.split_file import read_hashes, read_split
+from neither.evaluation.evaluation import evaluate
+from neither.inference.classifier import load_classifier
+from neither.models.networks import count_parameters
+from neither.reporting.html import (
+    ReportContext,
+    read_label_issues,
+    read_metrics_rows,
+    read_warnings,
+    write_report,
+)
+from neither.reporting.model_card import write_model_card
+from neither.runtime.devices import choose_compute
+from neither.runtime.errors import DataError, UserError
+from neither.runtime.files import make_folder
+from neither.training.run_folder import RunFolder, read_environment
+
+_CAUTION = (
+    "These pictures chose the epoch, the temperature and the threshold, so expect a little less "
+    "of new ones; evaluate tells how much."
+)
+
+
+def evaluate_command(config: Config, folder: Path) -> str:
+    """Return what to type for the figures of a run on images that chose nothing."""
+    source = config.data.source
+    command = ["python", "scripts/evaluate.py", str(folder), str(source)]
+    with suppress(UserError):  # the images may be gone by now, which harms nothing
+        if "test" not in given_splits(source):
+            kept = read_hashes(folder / "splits.csv", "test")
+            command += ["--split", "test" if kept else "val"]
+    return shlex.join(command)
+
+
+def report_run(config: Config, run: RunFolder) -> None:
+    """Score `best.pt` on val, and write report and model card into the run's folder.
+
+    Args:
+        config: of the run.
+        run: finished.
+
+    Raises:
+        CheckpointError: if `best.pt` cannot be used.
+        DataError: if the run's `splits.csv` cannot be read back, or the images are gone.
+        OutputError: if the device is missing, or a decoding process was killed.
+        OSError: if the disk is full.
+        Stopped: if a signal asks for an end.
+    """
+    source = config.data.source
+    classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
+    folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
+    make_folder(folder)
+    val = read_split(run.folder / "splits.csv", source, "val")
+    evaluation = evaluate(classifier, val, None, (), folder)
+    (folder / "report.html").unlink(missing_ok=True)  # of older figures; ours lies above
+    if evaluation.scored is None:
+        raise DataError(f"{source}: no image of val can be read any more")
+    again = evaluate_command(config, run.folder)
+    warnings = read_warnings(run.folder)
+    write_model_card(
+        run.folder, config, read_environment(run.folder), evaluation.metrics,
+        count_parameters(classifier.network), again, warnings,
+    )  # fmt: skip
+    predict = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
+    story = ReportContext(
+        title=f"{config.name}: how well it tells {', '.join(config.classes)} apart",
+        source=f"val of {source}",
+        rows=read_metrics_rows(run.folder),
+        suspects=read_label_issues(run.folder),
+        num_trained=len(read_split(run.folder / "splits.csv", source, "train").paths),
+        root=val.root,
+        warnings=[_CAUTION, *warnings],
+        commands=[
+            ("Say of any pictures what they show:", predict),
+            ("Score it on pictures that chose nothing:", again),
+        ],
+    )
+    write_report(run.report, evaluation.metrics, evaluation.scored, story)

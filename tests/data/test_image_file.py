@@ -1,0 +1,200 @@
+import os
+import socket
+import stat
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from neither.data.image_file import (
+    MAX_BYTES,
+    TransientReadError,
+    UnreadableError,
+    describe_unidentified,
+    is_heic,
+    pillow_formats,
+    read_file,
+    to_unreadable,
+)
+
+
+def reason(path: Path) -> str:
+    with pytest.raises(UnreadableError) as caught:
+        read_file(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"a", bytes(range(256)) * 300])
+def test_a_file_is_read_whole(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "link").symlink_to("file")
+    assert read_file(tmp_path / "file") == content
+    assert read_file(tmp_path / "link") == content
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Path]:
+    """A folder of things that are no files but bear the names of images."""
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link to pipe.jpg").symlink_to("pipe.jpg")
+    (tmp_path / "zeros.jpg").symlink_to("/dev/zero")
+    (tmp_path / "null.jpg").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.jpg"))  # an address may be 107 bytes long
+        yield tmp_path
+
+
+@pytest.mark.usefixtures("watchdog")
+@pytest.mark.parametrize("name", ["folder", "pipe", "link to pipe", "zeros", "null", "socket"])
+def test_what_is_no_regular_file_is_refused_without_a_hang(odd: Path, name: str) -> None:
+    assert reason(odd / f"{name}.jpg") == "not a regular file"
+
+
+def test_no_file_stays_open(odd: Path) -> None:
+    (odd / "file").write_bytes(b"abc")
+    before = os.dup(0)  # the lowest number that is free
+    os.close(before)
+    for path in [*odd.iterdir(), odd / "gone"]:
+        try:
+            read_file(path)
+        except UnreadableError:
+            continue
+    after = os.dup(0)
+    os.close(after)
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone.jpg", "no such file or directory"),
+        ("dangling.jpg", "no such file or directory"),
+        ("loop.jpg", "too many levels of symbolic links"),
+        ("file/below.jpg", "not a directory"),
+        ("x" * 300, "file name too long"),
+        ("a\0b", "no file can have this name"),
+        ("\ud800", "no file can have this name"),
+    ],
+)
+def test_a_path_without_a_file_is_unreadable_with_the_reason(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    assert reason(tmp_path / name) == said
+
+
+@contextmanager
+def not_root() -> Iterator[None]:
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "secret.jpg"
+    path.write_bytes(b"secret")
+    path.chmod(0)
+    with not_root():
+        assert reason(path) == "permission denied"
+
+
+def test_a_file_beyond_the_limit_is_unreadable_and_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    with path.open("wb") as file:
+        file.truncate(8 * MAX_BYTES)
+    tracemalloc.start()
+    try:
+        assert reason(path) == "larger than 50,000,000 bytes"
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * MAX_BYTES
+    finally:
+        tracemalloc.stop()
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert reason(path) == "larger than 50,000,000 bytes"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES)
+    assert len(read_file(path)) == MAX_BYTES
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(bytes(1000))
+    tracemalloc.start()
+    try:
+        read_file(tmp_path / "small")
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_is_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    path.chmod(stat.S_IRUSR)
+    before = path.stat()
+    read_file(path)
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
+
+
+@pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "mif1", "msf1", "heim", "heis", "hevx"])
+def test_heic_is_told_by_its_brand(brand: str) -> None:
+    content = b"\0\0\0\x18ftyp" + brand.encode() + bytes(99)
+    assert is_heic(content)
+    assert "pip install 'neither[heic]'" in describe_unidentified(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0\x18ftyp", b"\0\0\0\x18ftypisom", b"\0\0\0\x18ftypavif", b"heic" * 9]
+)
+def test_other_content_is_no_heic(content: bytes) -> None:
+    assert not is_heic(content)
+    assert "HEIC" not in describe_unidentified(content)
+    assert "HEIF" not in pillow_formats(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run: git lfs pull"),
+        (b"<html><title>404</title></html>", "a page of HTML or XML"),
+        (b"\r\n\t <?xml version='1.0'?>", "a page of HTML or XML"),
+        (b"just text", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
+        (b"\x89PNG", "its start is damaged"),
+    ],
+)
+def test_what_is_no_image_is_named_where_that_helps(content: bytes, said: str) -> None:
+    assert said in describe_unidentified(content)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("image file is truncated (5 bytes not processed)"), "truncated or damaged"),
+        (OSError("broken data stream when reading image file"), "truncated or damaged"),
+        (ValueError("Not Enough image data"), "truncated or damaged"),
+        (SyntaxError("broken PNG file (chunk b'xxxx')"), "damaged"),
+        (Image.DecompressionBombWarning("bomb"), "damaged"),
+        (KeyError(5), "damaged"),
+    ],
+)
+def test_what_pillow_says_becomes_a_few_words(error: Exception, said: str) -> None:
+    explained = to_unreadable(error)
+    assert str(explained) == said
+    assert not isinstance(explained, TransientReadError)
+
+
+def test_too_little_memory_is_no_damage() -> None:
+    explained = to_unreadable(MemoryError())
+    assert str(explained) == "too large for the memory"
+    assert isinstance(explained, TransientReadError)

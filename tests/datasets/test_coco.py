@@ -1,0 +1,296 @@
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coco_set import CocoSet
+from neither.data.scan import list_images
+from neither.datasets import coco
+from neither.datasets.coco import BOTH, MISSING, SMALL, AnnotatedImage, Box, judge, sort_images
+from neither.runtime import signals
+from neither.runtime.errors import DataError, OutputError, UsageError
+
+LARGE, TINY = Box(0.04, False), Box(0.0399, False)
+CROWD = Box(0.9, True)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A set on disk and the folder to make of it."""
+
+    annotations: Path
+    images: Path
+    output: Path
+
+    def sort(
+        self, copy: bool = False, report: Callable[[int, int], None] | None = None
+    ) -> dict[str, int] | None:
+        return sort_images(self.annotations, self.images, self.output, copy, report)
+
+
+@pytest.mark.parametrize(
+    ("people", "dogs", "verdict"),
+    [
+        ([LARGE], [], "human"),
+        ([TINY, CROWD, LARGE], [], "human"),
+        ([], [LARGE], "dog"),
+        ([], [CROWD, LARGE], "dog"),
+        ([], [], "neither"),
+        ([LARGE], [LARGE], BOTH),
+        ([LARGE], [TINY], BOTH),
+        ([TINY], [LARGE], BOTH),
+        ([LARGE], [CROWD], BOTH),
+        ([CROWD], [LARGE], BOTH),
+        ([TINY], [TINY], BOTH),
+        ([TINY], [], SMALL),
+        ([], [TINY], SMALL),
+        ([CROWD], [], SMALL),
+        ([], [CROWD], SMALL),
+        ([TINY, CROWD], [], SMALL),
+    ],
+)
+def test_the_rule(people: list[Box], dogs: list[Box], verdict: str) -> None:
+    assert judge(AnnotatedImage("a.jpg", 100, 100, {"person": people, "dog": dogs})) == verdict
+
+
+def small_set() -> CocoSet:
+    """Return a set with two pictures of each class and one or two left out for each reason."""
+    made = CocoSet()
+    for number in range(2):
+        made.add_box(made.add_image(f"dog{number}.jpg", 100, 100), "dog", (0, 0, 20, 20))
+        made.add_box(made.add_image(f"man{number}.jpg", 100, 100), "person", (0, 0, 50, 20))
+        made.add_box(made.add_image(f"pot{number}.jpg", 100, 100), "teapot", (0, 0, 5, 5))
+    both = made.add_image("both.jpg", 100, 100)
+    made.add_box(both, "dog", (0, 0, 50, 50))
+    made.add_box(both, "person", (0, 0, 5, 5))
+    made.add_box(made.add_image("far.jpg", 100, 100), "person", (0, 0, 19, 20))
+    crowd = made.add_image("crowd.jpg", 100, 100)
+    made.add_box(crowd, "person", (0, 0, 100, 100), crowd=True)
+    return made
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Made:
+    return Made(*small_set().write(tmp_path), tmp_path / "sorted")
+
+
+COUNTS = {"dog": 2, "human": 2, "neither": 2, BOTH: 1, SMALL: 2, MISSING: 0}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    )
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return whatever would show that somebody wrote into a folder."""
+    found = {".": (folder.stat().st_mtime_ns, b"")}
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path)] = (path.lstat().st_mtime_ns, content)
+    return found
+
+
+def test_pictures_lie_in_the_folders_of_their_classes(small: Made) -> None:
+    before = state(small.images)
+    assert small.sort() == COUNTS
+    assert names(small.output) == [
+        "coco.json", "dog/dog0.jpg", "dog/dog1.jpg", "human/man0.jpg", "human/man1.jpg",
+        "neither/pot0.jpg", "neither/pot1.jpg",
+    ]  # fmt: skip
+    assert state(small.images) == before
+    record = json.loads((small.output / "coco.json").read_text())
+    assert record["counts"] == COUNTS
+    assert (record["min_share"], record["mode"]) == (0.04, "links")
+
+
+def test_links_lead_to_the_images_from_anywhere(
+    small: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sort_images(Path("instances.json"), Path("images"), Path("sorted"), copy=False)
+    monkeypatch.chdir("/")
+    for path in (small.output / "dog").iterdir():
+        assert path.is_symlink()
+        assert path.readlink() == small.images / path.name
+        assert path.read_bytes() == (small.images / path.name).read_bytes()
+
+
+def test_copies_are_files_of_their_own(small: Made) -> None:
+    small.sort(copy=True)
+    for path in (small.output / "dog").iterdir():
+        assert not path.is_symlink()
+        assert path.read_bytes() == (small.images / path.name).read_bytes()
+        assert path.stat().st_nlink == 1
+
+
+def test_where_no_link_can_be_made_it_names_copy(
+    small: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(OutputError, match=r"no link can be made here .Operation.*--copy"):
+        small.sort()
+    assert not small.output.exists()
+    assert small.sort(copy=True) == COUNTS
+
+
+def test_what_was_made_is_what_training_reads(small: Made) -> None:
+    small.sort()
+    found = {label: len(list_images(small.output / label).paths) for label in coco.CLASSES}
+    assert found == {"dog": 2, "human": 2, "neither": 2}
+
+
+def test_missing_files_are_left_out_and_counted(small: Made) -> None:
+    (small.images / "dog0.jpg").unlink()
+    (small.images / "both.jpg").unlink()  # would be left out anyway
+    (small.images / "man1.jpg").unlink()
+    (small.images / "man1.jpg").mkdir()  # no file either
+    (small.images / "pot1.jpg").unlink()
+    (small.images / "pot1.jpg").symlink_to("nowhere")
+    assert small.sort() == COUNTS | {"dog": 1, "human": 1, "neither": 1, MISSING: 3}
+    assert names(small.output / "human") == ["man0.jpg"]
+
+
+def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
+    made = small_set()
+    annotations, images = made.write(tmp_path)
+    for name in ("\ud800.jpg", "x" * 5000 + ".jpg", ".", "dog0.jpg/x.jpg"):
+        made.add_image(name, 10, 10)
+    annotations.write_bytes(made.content())
+    counts = sort_images(annotations, images, tmp_path / "sorted", copy=False)
+    assert counts == COUNTS | {MISSING: 4}
+
+
+def test_names_with_folders_become_one_name_each(tmp_path: Path) -> None:
+    made = small_set()
+    for name in ("x/a_1.jpg", "x_a/1.jpg", "x_a_1.jpg", "X_A_1.jpg", ".hidden/b.jpg"):
+        made.add_image(name, 10, 10)
+    annotations, images = made.write(tmp_path)
+    sort_images(annotations, images, tmp_path / "sorted", copy=False)
+    folder = tmp_path / "sorted" / "neither"
+    links = {path.name: path.readlink().relative_to(images).as_posix() for path in folder.iterdir()}
+    assert links == {
+        "X_A_1.jpg": "X_A_1.jpg",
+        "x_a_1_2.jpg": "x/a_1.jpg",
+        "x_a_1_3.jpg": "x_a/1.jpg",
+        "x_a_1_4.jpg": "x_a_1.jpg",
+        "_.hidden_b.jpg": ".hidden/b.jpg",
+        "pot0.jpg": "pot0.jpg",
+        "pot1.jpg": "pot1.jpg",
+    }
+
+
+def test_a_name_that_leads_elsewhere_ends_the_command(tmp_path: Path) -> None:
+    made = small_set()
+    annotations, images = made.write(tmp_path)
+    (tmp_path / "secret.jpg").write_text("secret")
+    made.add_image("../secret.jpg", 10, 10)
+    annotations.write_bytes(made.content())
+    with pytest.raises(DataError, match=r"images.9.: file_name: want a relative path"):
+        sort_images(annotations, images, tmp_path / "sorted", copy=True)
+    assert not (tmp_path / "sorted").exists()
+
+
+def test_a_class_without_pictures_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(coco, "warn", told.append)
+    made = CocoSet()
+    made.add_box(made.add_image("dog.jpg", 100, 100), "dog", (0, 0, 50, 50))
+    annotations, images = made.write(tmp_path)
+    counts = sort_images(annotations, images, tmp_path / "sorted", copy=False)
+    assert counts is not None
+    assert counts["dog"] == 1
+    assert [message.partition(";")[0] for message in told] == [
+        "no picture of human",
+        "no picture of neither",
+    ]
+    assert (tmp_path / "sorted" / "human").is_dir()
+
+
+def test_no_picture_at_all_is_an_error(tmp_path: Path) -> None:
+    annotations, images = CocoSet().write(tmp_path)
+    with pytest.raises(DataError, match=r"no picture of any class .it lists none"):
+        sort_images(annotations, images, tmp_path / "sorted", copy=False)
+    annotations, _ = small_set().write(tmp_path)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match=r"file is missing: 6.*Is .*other the folder"):
+        sort_images(annotations, tmp_path / "other", tmp_path / "sorted", copy=False)
+    assert not (tmp_path / "sorted").exists()
+
+
+def test_paths_that_are_wrong_are_usage_errors(small: Made, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no\.json: no such file"):
+        sort_images(tmp_path / "no.json", small.images, small.output, copy=False)
+    with pytest.raises(UsageError, match=r"none: no such folder"):
+        sort_images(small.annotations, tmp_path / "none", small.output, copy=False)
+
+
+def test_nothing_is_written_into_the_images(small: Made, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("images")
+    before = state(small.images)
+    for output in (small.images / "sorted", tmp_path / "link" / "sorted", small.images):
+        with pytest.raises(UsageError, match=r"lies in the folder of the images"):
+            sort_images(small.annotations, small.images, output, copy=True)
+    assert state(small.images) == before
+
+
+def test_the_same_command_again_does_nothing(small: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.sort()
+    before = state(small.output)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("must not read")
+
+    monkeypatch.setattr(coco, "read_annotations", refuse)
+    assert small.sort() is None
+    assert state(small.output) == before
+
+
+def test_another_command_is_refused(small: Made, tmp_path: Path) -> None:
+    small.sort()
+    before = state(small.output)
+    with pytest.raises(OutputError, match=r"exists already"):
+        small.sort(copy=True)
+    (tmp_path / "elsewhere").symlink_to("images")
+    with pytest.raises(OutputError, match=r"exists already"):
+        sort_images(small.annotations, tmp_path / "elsewhere", small.output, copy=False)
+    with small.annotations.open("a") as file:
+        file.write("\n")
+    with pytest.raises(OutputError, match=r"exists already"):
+        small.sort()
+    assert state(small.output) == before
+
+
+def test_a_folder_of_others_is_refused(small: Made) -> None:
+    small.output.mkdir()
+    (small.output / "mine.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"exists already"):
+        small.sort()
+    assert names(small.output) == ["mine.txt"]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_stop_leaves_nothing(small: Made, tmp_path: Path, copy: bool) -> None:
+    for number in range(60):
+        (small.images / f"more{number}.jpg").write_bytes(b"x")
+    made = small_set()
+    for number in range(60):
+        made.add_image(f"more{number}.jpg", 10, 10)
+    small.annotations.write_bytes(made.content())
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def interrupt(done: int, total: int) -> None:
+        assert (done, total) == (50, 66)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with signals.installed(), pytest.raises(signals.Stopped):
+        small.sort(copy, report=interrupt)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,0 +1,142 @@
+"""Networks of torchvision under a head of ours: any family, any size it can take, frozen or not."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from neither.config.schema import Model
+from neither.models.checkpoint import load_weights
+from neither.models.networks import build_network
+from neither.models.torchvision_networks import (
+    TorchvisionNetwork,
+    require_image_size,
+    require_known_network,
+)
+from neither.runtime.errors import UsageError
+
+# One of each family that has a head of its own kind, with torchvision's name of its last layer.
+FAMILIES = {
+    "resnet18": "fc",
+    "mobilenet_v3_small": "classifier.3",
+    "efficientnet_b0": "classifier.1",
+    "densenet121": "classifier",
+    "squeezenet1_1": "classifier.1",
+    "shufflenet_v2_x0_5": "fc",
+    "mnasnet0_5": "classifier.1",
+    "googlenet": "fc",
+    "convnext_tiny": "classifier.2",
+    "swin_t": "head",
+    "vit_b_32": "heads.head",
+    "regnet_y_400mf": "fc",
+}
+
+
+def build(name: str, size: int = 64, seed: int = 0) -> TorchvisionNetwork:
+    network = build_network(Model(name=name), 3, size, seed)
+    assert isinstance(network, TorchvisionNetwork)
+    return network
+
+
+def make_images(num: int = 4, size: int = 64) -> Tensor:
+    return torch.randn(num, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gets_a_head_for_the_classes_and_learns(name: str) -> None:
+    network = build(name)
+    assert network.replaced == FAMILIES[name]
+    assert isinstance(network.head, nn.Linear)
+    logits = network(make_images(2))
+    assert logits.shape == (2, 3)
+    logits.square().sum().backward()
+    unused = [name for name, weights in network.named_parameters() if weights.grad is None]
+    assert not unused  # heads on the way would be
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "swin_t", "squeezenet1_1"])
+def test_a_network_is_built_again_from_its_weights_alone(name: str) -> None:
+    """Without a seed nothing is drawn; what is left is to be filled."""
+    trained = build(name).eval()
+    before = torch.get_rng_state()
+    again = build_network(Model(name=name), 3, 64, None).to_empty(device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    load_weights(again, trained.state_dict())
+    images = make_images()
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), trained(images))
+
+
+def test_all_classifiers_of_torchvision_are_known_and_no_other_network() -> None:
+    for name in ("small_cnn", *models.list_models(module=models)):
+        require_known_network(name)
+    for name in ("fasterrcnn_resnet50_fpn", "fcn_resnet50", "quantized_resnet18", "r3d_18", "raft"):
+        with pytest.raises(UsageError, match=f"has no {name} among its networks"):
+            require_known_network(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet81", "resnet18"), ("smal_cnn", "small_cnn"), ("efficientnet", "efficientnet_b")],
+)
+def test_a_name_nobody_has_is_told_what_may_have_been_meant(name: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=rf"model\.name: .* did you mean {hint}"):
+        build(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "num", "size"), [("vit_b_32", 2, 50), ("squeezenet1_1", 2, 16), ("resnet18", 1, 32)]
+)
+def test_images_that_a_network_cannot_take_are_refused(name: str, num: int, size: int) -> None:
+    with pytest.raises(UsageError, match=rf"data\.image_size: {name} cannot .*image_size=224"):
+        require_image_size(build(name, size), name, num, size)
+
+
+def test_a_size_that_fits_is_tried_without_a_trace() -> None:
+    network = build("mobilenet_v3_small", 32)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    require_image_size(network, "mobilenet_v3_small", 2, 32)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    one, same, other = (build("shufflenet_v2_x0_5", seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_a_frozen_backbone_keeps_weights_and_statistics_until_it_is_freed() -> None:
+    network = build("mobilenet_v3_small", 32).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    def changed() -> set[str]:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+        network(make_images(size=32)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        after = network.state_dict()
+        return {name for name in before if not torch.equal(before[name], after[name])}
+
+    network.freeze_backbone(True)
+    assert torch.equal(network(make_images(size=32)), network(make_images(size=32)))  # no dropout
+    assert changed() == {"head.weight", "head.bias"}
+    network.freeze_backbone(False)
+    assert {"backbone.features.0.0.weight", "backbone.features.0.1.running_mean"} <= changed()
+
+
+def test_small_cnn_does_not_wait_for_torchvision() -> None:
+    code = (
+        "import sys; from neither.training import loop; from neither.config.schema import Model; "
+        "from neither.models.networks import build_network as build; build(Model(), 3, 64, 0); "
+        "print('torchvision' in sys.modules); build(Model(name='squeezenet1_1'), 3, 64, 0); "
+        "print('torchvision' in sys.modules)"
+    )
+    run = [sys.executable, "-c", code]
+    assert subprocess.check_output(run, text=True) == "False\nTrue\n"
