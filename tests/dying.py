@@ -23,7 +23,7 @@ def signalled(rank: str, step: int, number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
         return train_step(state, *arguments)
 
-    vars(trainer)["take_step"] = take_or_die
+    vars(trainer)["train_step"] = take_or_die
 
 
 if __name__ == "__main__":

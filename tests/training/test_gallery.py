@@ -52,7 +52,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventAccumulato
         return train_step(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, signals.installed():
-        patch.setattr(trainer, "take_step", stopped)
+        patch.setattr(trainer, "train_step", stopped)
         with pytest.raises(signals.Stopped), open_run_folder(config, folder / "run", False) as run:
             trainer.train(config, run)
     with open_run_folder(config, folder / "run", False) as run:
@@ -164,7 +164,7 @@ def test_a_network_without_places_is_shown_without_heat_maps(
     def unknown(*_: object) -> None:
         raise TypeError("no places are known")
 
-    monkeypatch.setattr(summaries, "lead_of", unknown)
+    monkeypatch.setattr(summaries, "class_contrast_cam", unknown)
     labels, pixels = torch.tensor([0, 1]), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     compute = Compute(torch.device("cpu"), "float32")
     state = build_state(make_config(), Preprocessing(32), compute)

@@ -178,7 +178,7 @@ def test_a_run_whose_disk_was_full_at_once_can_begin_when_there_is_space(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_whole", full_disk)
+        patch.setattr(files, "write_atomic", full_disk)
         with pytest.raises(OSError, match="No space"):
             open_and_close(make_config(), folder)
     (folder / ".config.yaml.123.tmp").write_text("what a killed writer leaves")
@@ -366,10 +366,10 @@ def test_a_killed_owner_leaves_no_lock(folder: Path, make_config: MakeConfig) ->
     program = """
 import sys
 from pathlib import Path
-from neither.config import load_config
-from neither.training.run import open_run
+from neither.config.loader import load_config
+from neither.training.run_folder import open_run_folder
 folder = Path(sys.argv[1])
-with open_run(load_config(folder / "config.yaml"), folder, fresh=False):
+with open_run_folder(load_config(folder / "config.yaml"), folder, fresh=False):
     print("opened", flush=True)
     sys.stdin.read()
 """

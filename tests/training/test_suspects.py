@@ -54,7 +54,7 @@ def test_a_full_disk_is_told_and_does_not_raise(
     def full_disk(_: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "replacing", full_disk)
+    monkeypatch.setattr(files, "atomic_writer", full_disk)
     with log_to_file(tmp_path / "log.txt"):
         write_label_issues(tmp_path / "suspects.csv", [])
     assert "suspects.csv: cannot be written" in (tmp_path / "log.txt").read_text()

@@ -22,6 +22,7 @@ from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime import files
 from neither.runtime.console import log_to_file
+from neither.training.summaries import draw_batch
 from neither.training.tensorboard import MetricsLogger
 
 CLASSES = ("dog", "human", "neither")
@@ -142,7 +143,7 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_its_curves_anew(tmp_pa
 def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
     with closing(MetricsLogger(tmp_path, None)) as tracker:
         tracker.write_text("config", "name: test\n# not a heading\n")
-        tracker.write_sheet("training_images", make_batch(40), CLASSES, PREPROCESSING)
+        tracker.write_image("training_images", draw_batch(make_batch(40), CLASSES, PREPROCESSING))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
     (text,) = events.Tensors("config/text_summary")
@@ -158,7 +159,7 @@ def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num", [1, 5])
 def test_a_small_batch_makes_a_sheet_too(num: int, tmp_path: Path) -> None:
     with closing(MetricsLogger(tmp_path, None)) as tracker:
-        tracker.write_sheet("training_images", make_batch(num), CLASSES, PREPROCESSING)
+        tracker.write_image("training_images", draw_batch(make_batch(num), CLASSES, PREPROCESSING))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
     assert len(events.Images("training_images")) == 1
@@ -168,12 +169,12 @@ def use_all(tracker: MetricsLogger) -> None:
     """Write everything that a run writes."""
     with closing(tracker):
         tracker.write_text("config", "name: test")
-        tracker.write_sheet("training_images", make_batch(2), CLASSES, PREPROCESSING)
+        tracker.write_image("training_images", draw_batch(make_batch(2), CLASSES, PREPROCESSING))
         tracker.add("val", lambda writer: writer.add_custom_scalars({}))
         for epoch in range(3):
             tracker.write_epoch(epoch, epoch, figures(1.0), figures(1.0))
         tracker.write_text("config", "name: test")
-        tracker.write_sheet("training_images", make_batch(2), CLASSES, PREPROCESSING)
+        tracker.write_image("training_images", draw_batch(make_batch(2), CLASSES, PREPROCESSING))
 
 
 def assert_warned_once(log: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_full_disk_costs_rows_but_does_not_raise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = threading.active_count()
-    monkeypatch.setattr(files, "write_whole", full_disk)
+    monkeypatch.setattr(files, "write_atomic", full_disk)
     with log_to_file(tmp_path / "log.txt"):
         use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")

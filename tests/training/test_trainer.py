@@ -60,7 +60,7 @@ def stop_before_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         taken += 1
         return train_step(*arguments)
 
-    monkeypatch.setattr(trainer, "take_step", counted)
+    monkeypatch.setattr(trainer, "train_step", counted)
 
 
 def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_a_step_with_a_loss_or_gradient_that_is_not_finite_is_not_taken(
         return was_taken
 
     monkeypatch.setattr(F, "cross_entropy", spoiled)
-    monkeypatch.setattr(trainer, "take_step", watched)
+    monkeypatch.setattr(trainer, "train_step", watched)
     with (
         log_to_file(tmp_path / "log.txt"),
         pytest.raises(
@@ -322,7 +322,7 @@ def test_too_little_memory_is_told_with_a_smaller_batch(
     def too_much(*_: object) -> bool:
         raise error
 
-    monkeypatch.setattr(trainer, "take_step", too_much)
+    monkeypatch.setattr(trainer, "train_step", too_much)
     with pytest.raises(OutputError, match=r"out of memory in epoch 1, step 1, with batches of 8.*"
                        r"train\.batch_size=4"):  # fmt: skip
         train(config, tmp_path / "run")
@@ -335,7 +335,7 @@ def test_other_errors_are_no_lack_of_memory(
     def broken(*_: object) -> bool:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(trainer, "take_step", broken)
+    monkeypatch.setattr(trainer, "train_step", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         train(make_config(make_images()), tmp_path / "run")
 

@@ -184,7 +184,7 @@ def test_what_stops_the_first_is_told_once_and_stops_the_others(home: Path) -> N
 def test_fewer_images_a_batch_than_processes_are_refused(
     home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "joined", lambda: nullcontext(World(0, 9)))
+    monkeypatch.setattr(trainer, "init_distributed", lambda: nullcontext(World(0, 9)))
     done = call("train", home / "shared.yaml", "--output-dir", home / "few")
     assert done.code == 2
     assert "train.batch_size: 8 images, in all, are too few for 9 processes" in done.err

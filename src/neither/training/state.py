@@ -33,7 +33,6 @@ from neither.runtime.errors import CheckpointError, DivergedError
 from neither.training.fast_conv import use_gemm_weight_gradients
 from neither.training.label_issues import LabelStats
 from neither.training.optimizers import build_optimizer
-from neither.training.step import convert_sync_batchnorm
 
 
 class EMA:
@@ -325,6 +324,20 @@ def build_state(
         tally=EpochMetrics(len(config.classes), compute.device),
         ranks=ranks,
     )
+
+
+def convert_sync_batchnorm(network: nn.Module, device: torch.device, ranks: World) -> None:
+    """Let batch norm normalise by the whole batch where its parts lie on several GPUs.
+
+    Elsewhere each part is normalised by statistics of its own, as PyTorch can do no other.
+
+    Args:
+        network: changed in place, but not its weights, nor their names.
+        device: that it trains on.
+        ranks: those that train.
+    """
+    if ranks.size > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 
 def _require_shapes(optimizer: torch.optim.Optimizer) -> None:

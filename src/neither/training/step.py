@@ -23,20 +23,6 @@ from neither.training.optimizers import set_lr_factor
 from neither.training.state import TrainState
 
 
-def convert_sync_batchnorm(network: nn.Module, device: torch.device, ranks: World) -> None:
-    """Let batch norm normalise by the whole batch where its parts lie on several GPUs.
-
-    Elsewhere each part is normalised by statistics of its own, as PyTorch can do no other.
-
-    Args:
-        network: changed in place, but not its weights, nor their names.
-        device: that it trains on.
-        ranks: those that train.
-    """
-    if ranks.size > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-
-
 @torch.no_grad()
 def all_reduce_step(
     network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, ranks: World

@@ -213,7 +213,8 @@ def log_run(tracker: MetricsLogger, state: TrainState, first: Batch, splits_file
     tracker.write_text("card/config", to_yaml(config))
     tracker.write_markdown("card/images", describe_splits(splits_file, config.classes))
     tracker.write_markdown("card/network", describe_network(state.average.network, size))
-    tracker.write_sheet("training_images", first, config.classes, state.preprocessing)
+    images = draw_batch(first, config.classes, state.preprocessing)
+    tracker.write_image("training_images", images)
     tracker.add("val", lambda writer: writer.add_custom_scalars(_LAYOUT))
     tracker.add("val", lambda writer: tensorboard.write_hparams(writer, config))
 

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neither.config.schema import Config
-from neither.data.batches import Batch
-from neither.data.preprocessing import Preprocessing
 from neither.runtime import files
 from neither.runtime.console import warn
 from neither.training.run_folder import RESUMABLE_CHANGES, flatten_config
-from neither.training.summaries import draw_batch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -92,12 +92,9 @@ class MetricsLogger:
         """Show a text with its tables."""
         self.add("train", lambda writer: writer.add_text(tag, text, 0))
 
-    def write_sheet(
-        self, tag: str, batch: Batch, classes: tuple[str, ...], preprocessing: Preprocessing
-    ) -> None:
-        """Show the first images of a batch as the network sees them, with their labels."""
-        sheet = draw_batch(batch, classes, preprocessing)
-        self.add("train", lambda writer: writer.add_image(tag, sheet, 0, dataformats="HWC"))
+    def write_image(self, tag: str, pixels: NDArray[np.uint8]) -> None:
+        """Show (H, W, 3) uint8 pixels beside the curves of train, at step 0."""
+        self.add("train", lambda writer: writer.add_image(tag, pixels, 0, dataformats="HWC"))
 
     def add(self, split: str, show: Callable[["SummaryWriter"], None]) -> None:
         """Let a function show what it likes beside the curves of a split.
