@@ -126,7 +126,7 @@ def score(checkpoint: Checkpoint, test: ImageTable, folder: Path) -> dict[str, A
         "nll": metrics["nll"],
         "temperature": metrics["temperature"],
         "ece": metrics["ece"],
-        "ece_q95": metrics["chance"]["ece"]["q95"],
+        "ece_q95": metrics["expected_if_calibrated"]["ece"]["q95"],
         "auroc": metrics.get("rejection", {}).get("auroc", math.nan),
     }
 

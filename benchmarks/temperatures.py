@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neither.evaluation.calibration import LEAST, MOST, fit_temperature
+from neither.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 from neither.evaluation.metrics import nll
 from neither.models.softmax import to_probabilities
 
@@ -91,7 +91,7 @@ def laplace(logits: Tensor, labels: Tensor) -> float:
 
 def bisected(logits: Tensor, wanted: Tensor) -> float:
     """Return the inverse temperature under which softmax expects the wanted score."""
-    low, high = 1 / MOST, 1 / LEAST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(50):
         middle = (low + high) / 2
         expected = (to_probabilities(logits, 1 / middle) * logits).sum(dim=1).mean()

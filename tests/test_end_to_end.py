@@ -231,7 +231,7 @@ def test_foreign_folders_stay_out_of_accuracy(trained: tuple[Path, Path], tmp_pa
     shutil.copytree(root / "val" / "dog", unseen / "teapots")
     plain, _ = evaluate(run, root, tmp_path / "plain")
     metrics, rows = evaluate(run, root, "--unseen", unseen, tmp_path / "more")
-    foreign = metrics.pop("foreign")
+    foreign = metrics.pop("out_of_distribution")
     assert foreign["teapots"]["num_images"] == sum(foreign["teapots"]["decided"].values()) == 7
     assert metrics.pop("num_images") == plain.pop("num_images") + 7
     assert metrics == plain

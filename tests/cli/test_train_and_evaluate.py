@@ -233,7 +233,7 @@ def test_any_manifest_is_scored_row_by_row(call: Call, tmp_path: Path) -> None:
     }
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
     assert sum(map(sum, metrics["confusion_matrix"])) == 2
-    assert metrics["foreign"]["teapot"]["num_images"] == 1
+    assert metrics["out_of_distribution"]["teapot"]["num_images"] == 1
 
 
 @pytest.mark.parametrize(
@@ -284,9 +284,9 @@ def test_what_is_unseen_has_one_row_and_what_is_asked_for_another_mix_a_folder_o
         assert done.code == 0, done.err
         metrics, rows = results(next(run.glob(f"evaluations/*-{name}")))
         assert metrics["num_images"] == len(rows) == 8
-        assert {name: row["num_images"] for name, row in metrics["foreign"].items()} == {
-            "teapot": 2
-        }
+        assert {
+            name: row["num_images"] for name, row in metrics["out_of_distribution"].items()
+        } == {"teapot": 2}
         assert metrics.get("priors") == (
             {"dog": 0.1, "human": 0.2, "neither": 0.7} if more else None
         )
@@ -307,7 +307,7 @@ def test_evaluate_knows_the_aliases_of_the_checkpoint(call: Call, tmp_path: Path
     metrics, rows = results(tmp_path / "out")
     assert rows["people/000.png"]["true_label"] == "human"
     assert metrics["per_class"]["human"]["num_images"] == 3
-    assert metrics["foreign"].keys() == {"persons"}
+    assert metrics["out_of_distribution"].keys() == {"persons"}
 
 
 def test_a_manifest_that_cannot_be_trained_on_is_refused_with_its_line(

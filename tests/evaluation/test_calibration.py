@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from neither.evaluation.calibration import adaptive_ece, bin_index, brier, classwise_ece, ece
+from neither.evaluation.calibration import (
+    adaptive_calibration_error,
+    bin_index,
+    brier_score,
+    classwise_calibration_error,
+    expected_calibration_error,
+)
 from neither.models.softmax import to_probabilities
 
-MEASURES = [ece, adaptive_ece, classwise_ece]
+MEASURES = [expected_calibration_error, adaptive_calibration_error, classwise_calibration_error]
 every = pytest.mark.parametrize("measure", MEASURES)
 
 
@@ -52,7 +58,7 @@ def by_hand(probabilities: Tensor, labels: Tensor) -> float:
 def test_ece_is_that_of_the_definition_and_of_torchmetrics(seed: int) -> None:
     probabilities = calibrated(400, seed)
     labels = drawn(calibrated(400, seed, sharpness=1.0), seed)
-    found = ece(probabilities, labels).value
+    found = expected_calibration_error(probabilities, labels).value
     assert found == pytest.approx(by_hand(probabilities, labels), abs=1e-12)
     theirs = multiclass_calibration_error(probabilities, labels, 3, n_bins=15)
     assert found == pytest.approx(theirs.item(), abs=1e-6)
@@ -68,14 +74,16 @@ def test_t1_a_confidence_of_exactly_one_is_counted() -> None:
     """Half-open bins would drop 900 of these 1,000 and say 0."""
     sure = [(1.0, number % 2 == 0) for number in range(900)]
     rest = [(0.9, number < 90) for number in range(100)]
-    assert ece(*tops(*sure, *rest)).value == pytest.approx(0.45, abs=1e-12)
+    assert expected_calibration_error(*tops(*sure, *rest)).value == pytest.approx(0.45, abs=1e-12)
 
 
 def test_t2_confidence_is_a_probability_not_a_logit() -> None:
     probabilities = calibrated(50, 0)
     labels = drawn(probabilities, 0)
-    assert ece(probabilities, labels).value == pytest.approx(by_hand(probabilities, labels))
-    assert ece(probabilities, labels).value < 1
+    assert expected_calibration_error(probabilities, labels).value == pytest.approx(
+        by_hand(probabilities, labels)
+    )
+    assert expected_calibration_error(probabilities, labels).value < 1
 
 
 def test_t3_a_probability_of_exactly_zero_is_no_obstacle() -> None:
@@ -88,9 +96,9 @@ def test_t3_a_probability_of_exactly_zero_is_no_obstacle() -> None:
 def test_t4_adaptive_groups_drop_nothing_and_ties_stay_in_place() -> None:
     """All tied: one confidence, so groups cannot hide how far it is from the share of hits."""
     probabilities, labels = tops(*[(0.8, number < 30) for number in range(60)])
-    assert adaptive_ece(probabilities, labels).value == pytest.approx(0.3)
+    assert adaptive_calibration_error(probabilities, labels).value == pytest.approx(0.3)
     lowest, labels = tops((0.55, False), *[(0.9, True)] * 14)
-    assert adaptive_ece(lowest, labels).value == pytest.approx((0.55 + 14 * 0.1) / 15)
+    assert adaptive_calibration_error(lowest, labels).value == pytest.approx((0.55 + 14 * 0.1) / 15)
 
 
 @pytest.mark.parametrize("num", [15, 60, 100])
@@ -104,14 +112,19 @@ def test_t4_adaptive_groups_are_of_equal_counts_by_rank(num: int) -> None:
         group = order[-(-number * num // 15) : -(-(number + 1) * num // 15)]
         right = (predicted == labels)[group].double()
         total += len(group) * abs(float(right.mean() - confidences[group].mean()))
-    assert adaptive_ece(probabilities, labels).value == pytest.approx(total / num, abs=1e-12)
+    assert adaptive_calibration_error(probabilities, labels).value == pytest.approx(
+        total / num, abs=1e-12
+    )
 
 
 def test_t4_chance_too_has_no_order_among_ties() -> None:
     """Of 300 answers of one confidence the bound is that of a share, as if all were one bin."""
     probabilities = torch.tensor([[0.8, 0.1, 0.1]], dtype=torch.float64).expand(300, 3)
     labels = (torch.arange(300) >= 216).long()
-    found, plain = adaptive_ece(probabilities, labels), ece(probabilities, labels)
+    found, plain = (
+        adaptive_calibration_error(probabilities, labels),
+        expected_calibration_error(probabilities, labels),
+    )
     assert found.value == pytest.approx(plain.value)
     assert found.bound == pytest.approx(1.96 * (0.8 * 0.2 / 300) ** 0.5, rel=0.1)
     assert (found.expected, found.bound) == pytest.approx((plain.expected, plain.bound), rel=0.05)
@@ -120,7 +133,9 @@ def test_t4_chance_too_has_no_order_among_ties() -> None:
 def test_t5_a_class_without_images_counts() -> None:
     probabilities = torch.tensor([[0.6, 0.0, 0.4]] * 10, dtype=torch.float64)
     labels = torch.zeros(10, dtype=torch.int64)
-    assert classwise_ece(probabilities, labels).value == pytest.approx((0.4 + 0 + 0.4) / 3)
+    assert classwise_calibration_error(probabilities, labels).value == pytest.approx(
+        (0.4 + 0 + 0.4) / 3
+    )
 
 
 def test_t5_classwise_is_the_mean_of_each_class_against_the_rest() -> None:
@@ -134,14 +149,16 @@ def test_t5_classwise_is_the_mean_of_each_class_against_the_rest() -> None:
             inside = bins == each
             share = (labels == number)[inside].double().mean()
             expected += float(inside.sum() * (share - column[inside].mean()).abs()) / 200
-    assert classwise_ece(probabilities, labels).value == pytest.approx(expected / 3, abs=1e-12)
+    assert classwise_calibration_error(probabilities, labels).value == pytest.approx(
+        expected / 3, abs=1e-12
+    )
 
 
 def test_brier_is_the_sum_over_all_classes() -> None:
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]], dtype=torch.float64)
     first = 0.3**2 + 0.2**2 + 0.1**2
-    assert brier(probabilities, torch.tensor([0, 1])) == pytest.approx(first / 2)
-    assert brier(probabilities, torch.tensor([0, 2])) == pytest.approx((first + 2) / 2)
+    assert brier_score(probabilities, torch.tensor([0, 1])) == pytest.approx(first / 2)
+    assert brier_score(probabilities, torch.tensor([0, 2])) == pytest.approx((first + 2) / 2)
 
 
 @every
@@ -191,7 +208,7 @@ def test_the_floor_is_the_measured_one() -> None:
     probabilities = calibrated(1000, 0, sharpness=3.3)
     accuracy = float(probabilities.max(dim=1).values.mean())
     assert accuracy == pytest.approx(0.81, abs=0.05)
-    error = ece(probabilities, drawn(probabilities, 0))
+    error = expected_calibration_error(probabilities, drawn(probabilities, 0))
     assert error.expected == pytest.approx(0.026, abs=0.006)
     assert error.bound == pytest.approx(0.037, abs=0.008)
 

@@ -67,8 +67,8 @@ def test_figures_of_a_labelled_folder(
     metrics, rows = score(classifier, labelled, tmp_path / "out")
     assert metrics.pop("nll") > 0
     for figures_of_probabilities in (
-        "brier", "ece", "adaptive_ece", "classwise_ece", "chance", "refinement", "reliability",
-        "intervals", "selective",
+        "brier", "ece", "adaptive_ece", "classwise_ece", "expected_if_calibrated", "refinement",
+        "reliability", "intervals", "selective",
     ):  # fmt: skip
         assert metrics.pop(figures_of_probabilities)
     assert metrics == {
@@ -127,7 +127,7 @@ def test_a_threshold_leaves_the_unsure_to_a_person(
     threshold = sum(confidences[f"teapot/{name}.png"] for name in ("doubtful", "sure")) / 2
     metrics, rows = score(replace(classifier, threshold=threshold), labelled, tmp_path / "out")
     assert metrics["threshold"] == threshold
-    assert metrics["foreign"]["teapot"] == {
+    assert metrics["out_of_distribution"]["teapot"] == {
         "num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 0, "unsure": 1},
     }  # fmt: skip
     known = [row for row in rows if row["true_label"] != "teapot"]
@@ -232,7 +232,7 @@ def test_foreign_folders_have_their_rows_and_no_part_in_accuracy(
     draw(labelled / "stray.png", "dog")  # beside the folders: no label at all
     (labelled / "teapot" / "bad.png").touch()
     metrics, rows = score(classifier, labelled, tmp_path / "out")
-    assert metrics["foreign"] == {
+    assert metrics["out_of_distribution"] == {
         "dogs": {"num_images": 1, "decided": {"dog": 0, "human": 1, "neither": 0}},
         "teapot": {"num_images": 3, "decided": {"dog": 1, "human": 0, "neither": 2}},
     }
@@ -259,9 +259,9 @@ def test_unseen_images_have_rows_relative_to_the_scored_folder(
         ("../unseen/kettle/0.png", "kettle"),
         ("../unseen/lamp/0.png", "lamp"),
     ]
-    assert {name: row["num_images"] for name, row in metrics.pop("foreign").items()} == {
-        "kettle": 1, "lamp": 1, "unseen": 1,
-    }  # fmt: skip
+    folders = metrics.pop("out_of_distribution")
+    nums = {name: row["num_images"] for name, row in folders.items()}
+    assert nums == {"kettle": 1, "lamp": 1, "unseen": 1}
     assert metrics == alone | {"num_images": 11}
 
 
@@ -353,7 +353,11 @@ def test_a_manifest_is_scored_row_by_row(
     metrics = evaluate(classifier, scored, None, set(), tmp_path / "out").metrics
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
-    assert metrics["foreign"]["teapot"]["decided"] == {"dog": 0, "human": 1, "neither": 0}
+    assert metrics["out_of_distribution"]["teapot"]["decided"] == {
+        "dog": 0,
+        "human": 1,
+        "neither": 0,
+    }
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/predictions.csv").read_text())))
     assert [(row["path"], row["true_label"]) for row in rows] == [
         ("images/dog/odd.png", "dog"),
@@ -391,7 +395,7 @@ def test_two_classes_must_choose_even_for_a_teapot(
     draw(tmp_path / "images" / "neither" / "0.png", "neither", 1)
     metrics, rows = score(forced, tmp_path / "images", tmp_path / "out")
     assert metrics["confusion_matrix"] == [[0, 0], [0, 1]]
-    assert metrics["foreign"]["neither"]["num_images"] == 1
+    assert metrics["out_of_distribution"]["neither"]["num_images"] == 1
     assert {row["predicted"] for row in rows} <= {"human", "dog"}
 
 

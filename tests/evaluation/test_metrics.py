@@ -20,11 +20,11 @@ from torchmetrics.functional.classification import (
 
 from neither.evaluation.metrics import (
     accuracy,
-    count_confusions,
+    confusion_matrix,
     curve_metrics,
     macro_recall,
     nll,
-    per_class,
+    per_class_metrics,
     recalls,
 )
 
@@ -63,7 +63,7 @@ def test_confusions_accuracy_and_macro_recall_are_those_of_the_oracles(
     pairs: list[tuple[int, int]],
 ) -> None:
     labels, predicted = columns(pairs)
-    confusion = count_confusions(labels, predicted, NUM_CLASSES)
+    confusion = confusion_matrix(labels, predicted, NUM_CLASSES)
     every = list(range(NUM_CLASSES))
     assert confusion.tolist() == oracle.confusion_matrix(labels, predicted, labels=every).tolist()
     assert torch.equal(confusion, multiclass_confusion_matrix(predicted, labels, NUM_CLASSES))
@@ -80,7 +80,7 @@ def test_confusions_accuracy_and_macro_recall_are_those_of_the_oracles(
 @quick
 def test_figures_of_each_class_are_those_of_the_oracles(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = columns(pairs)
-    found = per_class(count_confusions(labels, predicted, NUM_CLASSES), CLASSES)
+    found = per_class_metrics(confusion_matrix(labels, predicted, NUM_CLASSES), CLASSES)
     precision, recall, f1, num_images = oracle.precision_recall_fscore_support(
         labels, predicted, labels=list(range(NUM_CLASSES)), zero_division=np.nan
     )
@@ -132,7 +132,7 @@ def test_hand_worked_table() -> None:
 
 
 def test_the_hand_worked_table_by_class() -> None:
-    assert per_class(HAND, CLASSES) == {
+    assert per_class_metrics(HAND, CLASSES) == {
         "dog": {"precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "num_images": 4},
         "human": {"precision": 4 / 5, "recall": 4 / 6, "f1": 8 / 11, "num_images": 6},
         "neither": {"num_images": 0},
@@ -140,8 +140,8 @@ def test_the_hand_worked_table_by_class() -> None:
 
 
 def test_a_class_that_is_predicted_without_having_images_has_a_precision_alone() -> None:
-    confusion = count_confusions(torch.tensor([0, 0]), torch.tensor([2, 0]), NUM_CLASSES)
-    assert per_class(confusion, CLASSES)["neither"] == {"precision": 0.0, "num_images": 0}
+    confusion = confusion_matrix(torch.tensor([0, 0]), torch.tensor([2, 0]), NUM_CLASSES)
+    assert per_class_metrics(confusion, CLASSES)["neither"] == {"precision": 0.0, "num_images": 0}
     assert macro_recall(confusion) == 0.5
 
 
@@ -157,9 +157,9 @@ def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
 
 def test_counts_add_up_whatever_the_batches() -> None:
     labels, predicted = columns([(place % 3, place % 2) for place in range(50)])
-    parts = [count_confusions(labels[start : start + 16], predicted[start : start + 16], 3)
+    parts = [confusion_matrix(labels[start : start + 16], predicted[start : start + 16], 3)
              for start in range(0, 50, 16)]  # fmt: skip
-    whole = count_confusions(labels, predicted, 3)
+    whole = confusion_matrix(labels, predicted, 3)
     assert torch.equal(torch.stack(parts).sum(0), whole)
     assert whole.sum() == 50
     assert whole[2, 0] == sum(place % 3 == 2 and place % 2 == 0 for place in range(50))

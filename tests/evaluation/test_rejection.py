@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from neither.evaluation.selective import auroc, fpr_at_tpr, measure_rejection
+from neither.evaluation.selective import auroc, fpr_at_tpr, rejection_metrics
 
 scores = st.lists(st.integers(0, 12).map(lambda n: n / 12), min_size=1, max_size=25)
 
@@ -64,7 +64,7 @@ def test_t6_oscr_counts_each_pair_once_and_ties_half(num: int, seed: int) -> Non
     probabilities = parts / parts.sum(dim=1, keepdim=True)
     labels = torch.randint(0, 3, (num,), generator=generator)
     labels[0], labels[1] = 0, 2
-    found = measure_rejection(probabilities, labels, 2)
+    found = rejection_metrics(probabilities, labels, 2)
     assert found is not None
     assert found.oscr == pytest.approx(oscr_by_hand(probabilities, labels, 2), abs=1e-12)
     known = labels != 2
@@ -77,7 +77,7 @@ def test_a_table_worked_by_hand() -> None:
     probabilities = tensor([0.9, 0.05, 0.05, 0.2, 0.7, 0.1, 0.5, 0.3, 0.2, 0.1, 0.3, 0.6, 0.6, 0.2,
                             0.2]).view(5, 3)  # fmt: skip
     labels = torch.tensor([0, 1, 1, 2, 2])  # the third is known, yet taken for the other class
-    found = measure_rejection(probabilities, labels, 2)
+    found = rejection_metrics(probabilities, labels, 2)
     assert found is not None
     # 1 - p(neither): known 0.95, 0.9, 0.8; neither 0.4, 0.8: 5 pairs won and one tie of 6.
     assert found.auroc == pytest.approx(5.5 / 6)
@@ -91,12 +91,12 @@ def test_a_table_worked_by_hand() -> None:
 @pytest.mark.parametrize("label", [0, 2])
 def test_one_kind_alone_gives_nothing(label: int) -> None:
     probabilities = tensor([0.5, 0.3, 0.2]).expand(4, 3)
-    assert measure_rejection(probabilities, torch.full((4,), label), 2) is None
+    assert rejection_metrics(probabilities, torch.full((4,), label), 2) is None
 
 
 def test_known_images_alike_leave_nothing_at_a_low_rate() -> None:
     probabilities = tensor([0.6, 0.2, 0.2]).expand(6, 3)
-    found = measure_rejection(probabilities, torch.tensor([0, 0, 0, 2, 2, 2]), 2)
+    found = rejection_metrics(probabilities, torch.tensor([0, 0, 0, 2, 2, 2]), 2)
     assert found is not None
     assert (found.auroc, found.oscr, found.fpr_at_95_tpr) == (0.5, 0.5, 1.0)
     assert found.ccr_at_fpr["0.1"] == 0

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neither.evaluation.selective import Selective, measure_selective
+from neither.evaluation.selective import SelectiveMetrics, selective_metrics
 
 images = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=7)
 
 
-def measure(pairs: list[tuple[int, bool]]) -> Selective:
+def measure(pairs: list[tuple[int, bool]]) -> SelectiveMetrics:
     confidences = torch.tensor([pair[0] / 8 for pair in pairs], dtype=torch.float64)
-    return measure_selective(confidences, torch.tensor([pair[1] for pair in pairs]))
+    return selective_metrics(confidences, torch.tensor([pair[1] for pair in pairs]))
 
 
 @given(images)
@@ -48,7 +48,7 @@ def test_p21_augrc_follows_from_auroc_and_accuracy() -> None:
     generator = torch.Generator().manual_seed(0)
     confidences = torch.rand(20_000, dtype=torch.float64, generator=generator)
     hits = torch.rand(20_000, dtype=torch.float64, generator=generator) < 0.5 + confidences / 2
-    found = measure_selective(confidences, hits)
+    found = selective_metrics(confidences, hits)
     accuracy = float(hits.double().mean())
     assert found.auroc is not None
     expected = (1 - found.auroc) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2

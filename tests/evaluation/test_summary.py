@@ -40,7 +40,7 @@ def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
     assert found["decision"] == {"target_precision": 1.0, "coverage": 1.0, "precision": 0.9}
     low, high = found["intervals"]["accuracy"]
     assert (low, high) == pytest.approx(wilson_interval(0.9, 10))
-    assert set(found["chance"]) == {"ece", "adaptive_ece", "classwise_ece"}
+    assert set(found["expected_if_calibrated"]) == {"ece", "adaptive_ece", "classwise_ece"}
 
 
 def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:

@@ -87,7 +87,7 @@ def test_classes_without_images_have_no_figures_and_foreign_folders_a_row(
     done = evaluate(call, home, scored)
     assert done.code == 0, done.err
     found = metrics(home)
-    assert found["foreign"]["teapot"]["num_images"] == 3
+    assert found["out_of_distribution"]["teapot"]["num_images"] == 3
     assert "recall" not in found["per_class"]["human"]
     assert sum(map(sum, found["confusion_matrix"])) == 6
     assert None not in found.values()

@@ -96,7 +96,7 @@ def test_each_figure_of_the_page_is_that_of_the_metrics(
     decision, rejection, chance = (
         metrics["decision"],
         metrics["rejection"],
-        metrics["chance"]["ece"],
+        metrics["expected_if_calibrated"]["ece"],
     )
     assert 0.3 < decision["coverage"] < 0.9
     for said in (

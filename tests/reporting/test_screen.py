@@ -19,7 +19,7 @@ LABELLED: dict[str, Any] = UNLABELLED | {
     "ece": 0.031,
     "adaptive_ece": 0.035,
     "classwise_ece": 0.021,
-    "chance": {
+    "expected_if_calibrated": {
         "ece": {"mean": 0.02, "q95": 0.04},
         "adaptive_ece": {"mean": 0.02, "q95": 0.03},
         "classwise_ece": {"mean": 0.01, "q95": 0.015},
@@ -92,7 +92,7 @@ def test_an_unlabelled_folder_says_why_there_is_no_accuracy(
 
 def test_foreign_folders_get_rows_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     foreign = {"tea [red]pot\x1b": {"num_images": 1200, "decided": {"dog": 1150, "human": 50}}}
-    lines = shown(LABELLED | {"foreign": foreign}, capsys)
+    lines = shown(LABELLED | {"out_of_distribution": foreign}, capsys)
     assert "tea [red]pot\\x1b 1150 50 1200" in lines
     assert "on 4 images, with 95 % intervals:" in lines  # without the foreign ones
 

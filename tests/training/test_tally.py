@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neither.evaluation.metrics import count_confusions, curve_metrics, nll
+from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.training.state import EpochMetrics
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def test_uneven_batches_add_up_to_the_figures_of_all_images(sizes: list[int], se
         zip(torch.split(logits, sizes), torch.split(labels, sizes), strict=True)
     ):
         add(tally, *batch, norm=float(number))
-    confusion = count_confusions(labels, logits.argmax(1), 3)
+    confusion = confusion_matrix(labels, logits.argmax(1), 3)
     expected = curve_metrics(nll(logits, labels, 1.0), confusion, CLASSES)
     found = tally.figures(CLASSES)
     assert found.pop("gradient_norm") == pytest.approx((len(sizes) - 1) / 2)

@@ -80,7 +80,7 @@ def _show_figures(best: "Checkpoint", config: Config) -> None:
 
 def _show_decision(temperature: float, threshold: float | None, target: float) -> None:
     """Say what was fitted on val, and where val could not say."""
-    from neither.evaluation.calibration import LEAST, MOST
+    from neither.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 
     promise = f"a precision of {target:g} on val"
     if threshold is None:
@@ -92,6 +92,6 @@ def _show_decision(temperature: float, threshold: float | None, target: float) -
     else:
         print_line(f"temperature {temperature:.3f}; a probability from {threshold:.4f} on reaches "
              f"{promise}")  # fmt: skip
-    if temperature in (LEAST, MOST):
+    if temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         warn("the temperature is at its bound: val is too small or too easy to say how sure the "
              "network may be")  # fmt: skip

@@ -43,7 +43,7 @@ class CalibrationError:
     bound: float
 
 
-def brier(probabilities: Tensor, labels: Tensor) -> float:
+def brier_score(probabilities: Tensor, labels: Tensor) -> float:
     """Return the mean squared distance from the one-hot targets (Brier, 1950).
 
     Args:
@@ -57,7 +57,7 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     return float((probabilities - targets).square().sum(dim=1).mean())
 
 
-def ece(probabilities: Tensor, labels: Tensor) -> CalibrationError:
+def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> CalibrationError:
     """Return the expected calibration error of the predictions (Guo et al., 2017).
 
     Args:
@@ -68,7 +68,7 @@ def ece(probabilities: Tensor, labels: Tensor) -> CalibrationError:
     return _measure_tops(confidences, predicted == labels, bin_index(confidences))
 
 
-def adaptive_ece(probabilities: Tensor, labels: Tensor) -> CalibrationError:
+def adaptive_calibration_error(probabilities: Tensor, labels: Tensor) -> CalibrationError:
     """Return the same with groups of equal numbers of images instead of equal widths.
 
     Args:
@@ -91,7 +91,7 @@ def adaptive_ece(probabilities: Tensor, labels: Tensor) -> CalibrationError:
     return _measure_tops(confidences, predicted == labels, groups, shared_out)
 
 
-def classwise_ece(probabilities: Tensor, labels: Tensor) -> CalibrationError:
+def classwise_calibration_error(probabilities: Tensor, labels: Tensor) -> CalibrationError:
     """Return the mean over the classes of the error of each class's probability.
 
     Args:
@@ -197,12 +197,12 @@ def _measure(sums: Tensor, hits: _Hits, draw: Callable[[Tensor], _Hits]) -> Cali
     )
 
 
-LEAST, MOST = 0.05, 20.0
-PRIOR = 3.0  # benchmarks/temperatures.py compares it with others
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+PRIOR_WEIGHT = 3.0  # benchmarks/temperatures.py compares it with others
 _NUM_HALVINGS = 100  # float64 has 53 bits; the rest costs nothing
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR_WEIGHT) -> float:
     """Find the temperature with the lowest negative log-likelihood (Guo et al., 2017), held to 1.
 
     In b = 1 / T the likelihood is convex. Added to it is 3 (b - 1 - ln b), as of a gamma
@@ -226,14 +226,14 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR) -> flo
         raise ValueError("no image to fit a temperature on")
     scores = logits.double()
     own = scores.gather(1, labels[:, None])[:, 0]
-    low, high = 1 / MOST, 1 / LEAST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(_NUM_HALVINGS):
         middle = (low + high) / 2
         if _slope(scores, own, middle) + prior * (1 - 1 / middle) <= 0:
             low = middle
         else:
             high = middle
-    found = min(max(2 / (low + high), LEAST), MOST)
+    found = min(max(2 / (low + high), MIN_TEMPERATURE), MAX_TEMPERATURE)
     # Where 1 is the best there is, rounding may make its neighbour worse by a last digit.
     return found if nll(scores, labels, found) <= nll(scores, labels, 1.0) else 1.0
 

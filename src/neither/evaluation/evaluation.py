@@ -24,16 +24,16 @@ from neither.evaluation import calibration
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import (
     accuracy,
-    count_confusions,
-    losses,
+    confusion_matrix,
+    cross_entropies,
     macro_recall,
     macro_recall_interval,
     mean_interval,
     nll,
-    per_class,
+    per_class_metrics,
     wilson_interval,
 )
-from neither.evaluation.selective import errors_among_first, measure_rejection, measure_selective
+from neither.evaluation.selective import cumulative_errors, rejection_metrics, selective_metrics
 from neither.inference.classifier import Classifier, answer_files, predict_one
 from neither.inference.prediction import UNSURE, csv_header, encode, to_csv
 from neither.models.checkpoint import find_checkpoint
@@ -74,28 +74,28 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
     probabilities = classifier.probabilities(logits)
     confidences, predicted = probabilities.max(dim=1)
     hits = predicted == labels
-    confusion = count_confusions(labels, predicted, len(classes))
+    confusion = confusion_matrix(labels, predicted, len(classes))
     figures: dict[str, Any] = {
         "accuracy": accuracy(confusion),
         "macro_recall": macro_recall(confusion),
         "nll": nll(scores, labels, 1.0),
         "confusion_matrix": confusion.tolist(),
-        "per_class": per_class(confusion, classes),
+        "per_class": per_class_metrics(confusion, classes),
     }
     figures |= _calibration(scores, probabilities, labels)
     figures["intervals"] = {
         "accuracy": list(wilson_interval(figures["accuracy"], len(hits))),
         "macro_recall": list(macro_recall_interval(labels, hits)),
-        "nll": list(mean_interval(losses(scores, labels, 1.0))),
+        "nll": list(mean_interval(cross_entropies(scores, labels, 1.0))),
     }
     selective = {
         name: value
-        for name, value in asdict(measure_selective(confidences, hits)).items()
+        for name, value in asdict(selective_metrics(confidences, hits)).items()
         if value is not None
     }
     if classifier.reject_class is not None:
         reject = classes.index(classifier.reject_class)
-        rejection = measure_rejection(probabilities, labels, reject)
+        rejection = rejection_metrics(probabilities, labels, reject)
         if rejection is not None:
             both = {name: selective[name] for name in ("aurc", "augrc")}
             figures["rejection"] = asdict(rejection) | both
@@ -108,14 +108,14 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
 
 def _calibration(scores: Tensor, probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
     errors = {
-        "ece": calibration.ece(probabilities, labels),
-        "adaptive_ece": calibration.adaptive_ece(probabilities, labels),
-        "classwise_ece": calibration.classwise_ece(probabilities, labels),
+        "ece": calibration.expected_calibration_error(probabilities, labels),
+        "adaptive_ece": calibration.adaptive_calibration_error(probabilities, labels),
+        "classwise_ece": calibration.classwise_calibration_error(probabilities, labels),
     }
     return {
-        "brier": calibration.brier(probabilities, labels),
+        "brier": calibration.brier_score(probabilities, labels),
         **{name: error.value for name, error in errors.items()},
-        "chance": {
+        "expected_if_calibrated": {
             name: {"mean": error.expected, "q95": error.bound} for name, error in errors.items()
         },
         "refinement": nll(scores, labels, fit_temperature(scores, labels, prior=0)),
@@ -249,7 +249,9 @@ def evaluate(
     if unlabelled:
         metrics["unlabelled"] = told(unlabelled)
     if foreign:
-        metrics["foreign"] = {folder: told(foreign[folder]) for folder in sorted(foreign)}
+        metrics["out_of_distribution"] = {
+            folder: told(foreign[folder]) for folder in sorted(foreign)
+        }
     files.write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return Evaluation(metrics, album)
 
@@ -387,6 +389,6 @@ def risk_coverage(scored: LabelledPredictions, most: int = 200) -> list[tuple[fl
     """
     confidences, predicted = scored.probabilities.max(dim=1)
     hits = predicted == scored.labels
-    right = 1 - errors_among_first(confidences, hits) / torch.arange(1, len(hits) + 1)
+    right = 1 - cumulative_errors(confidences, hits) / torch.arange(1, len(hits) + 1)
     chosen = {round(place) for place in torch.linspace(0, len(hits) - 1, most).tolist()}
     return [((place + 1) / len(hits), float(right[place])) for place in sorted(chosen)]

@@ -32,7 +32,7 @@ def sum_by_group(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     return sums.index_add_(0, groups, values.double())
 
 
-def count_confusions(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
     """Count each pair of true and predicted class.
 
     Args:
@@ -105,15 +105,17 @@ def nll(logits: Tensor, labels: Tensor, temperature: float) -> float:
     """
     if len(labels) == 0:
         raise ValueError("no image to average over")
-    return math.fsum(losses(logits, labels, temperature).tolist()) / len(labels)
+    return math.fsum(cross_entropies(logits, labels, temperature).tolist()) / len(labels)
 
 
-def losses(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def cross_entropies(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return the (N,) float64 cross entropy of each image, in nats; `nll` is their mean."""
     return -to_log_probabilities(logits, temperature).gather(1, labels[:, None])[:, 0]
 
 
-def per_class(confusion: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:
+def per_class_metrics(
+    confusion: Tensor, classes: Sequence[str]
+) -> dict[str, dict[str, float | int]]:
     """Return precision, recall, f1 and the number of images of each class, by name.
 
     What has nothing to be divided by is absent.

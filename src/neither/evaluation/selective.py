@@ -17,7 +17,7 @@ _NO_SCORE = -1.0  # below every probability
 
 
 @dataclass(frozen=True)
-class Rejection:
+class RejectionMetrics:
     """What separates known images from those to be rejected, at all thresholds and at some.
 
     Attributes:
@@ -34,7 +34,9 @@ class Rejection:
     ccr_at_fpr: dict[str, float]
 
 
-def measure_rejection(probabilities: Tensor, labels: Tensor, reject: int) -> Rejection | None:
+def rejection_metrics(
+    probabilities: Tensor, labels: Tensor, reject: int
+) -> RejectionMetrics | None:
     """Measure how known images and those of the reject class are told apart.
 
     Args:
@@ -54,7 +56,7 @@ def measure_rejection(probabilities: Tensor, labels: Tensor, reject: int) -> Rej
     best, predicted = others.max(dim=1)
     # A known image that is taken for another class is never right, whatever is accepted.
     right = best[is_known].where(predicted[is_known] == labels[is_known], _NO_SCORE)
-    return Rejection(
+    return RejectionMetrics(
         auroc(scores[is_known], scores[~is_known]),
         fpr_at_tpr(scores[is_known], scores[~is_known], 0.95),
         auroc(right, best[~is_known]),
@@ -109,7 +111,7 @@ COVERAGES = (0.95, 0.9, 0.8)
 
 
 @dataclass(frozen=True)
-class Selective:
+class SelectiveMetrics:
     """What happens when the least sure predictions are withheld.
 
     Attributes:
@@ -128,7 +130,7 @@ class Selective:
     auroc: float | None
 
 
-def measure_selective(confidences: Tensor, hits: Tensor) -> Selective:
+def selective_metrics(confidences: Tensor, hits: Tensor) -> SelectiveMetrics:
     """Measure what withholding the least sure predictions gains.
 
     Args:
@@ -136,12 +138,12 @@ def measure_selective(confidences: Tensor, hits: Tensor) -> Selective:
         hits: (N,) bool, which predictions are right.
     """
     num = len(hits)
-    errors = errors_among_first(confidences, hits)
+    errors = cumulative_errors(confidences, hits)
     counts = torch.arange(1, num + 1, dtype=torch.float64)
     risks = errors / counts
     sound = (risks <= 0.01 + 1e-12).nonzero()
     both = bool(hits.any()) and not bool(hits.all())
-    return Selective(
+    return SelectiveMetrics(
         float(risks.mean()),
         float(errors.mean() / num),
         {f"{share:g}": 1 - float(risks[max(1, round(share * num)) - 1]) for share in COVERAGES},
@@ -150,7 +152,7 @@ def measure_selective(confidences: Tensor, hits: Tensor) -> Selective:
     )
 
 
-def errors_among_first(confidences: Tensor, hits: Tensor) -> Tensor:
+def cumulative_errors(confidences: Tensor, hits: Tensor) -> Tensor:
     """Return the number of errors among the k surest, for each k.
 
     Images of one confidence have no order: each counts as their mean.

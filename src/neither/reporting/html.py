@@ -376,7 +376,7 @@ def _findings(metrics: Mapping[str, Any]) -> list[str]:
         num, true, predicted, of = max(wrong, key=lambda cell: (cell[0], cell[0] / cell[3]))
         said.append(f"Most frequent mistake: {true} called {predicted}, {num:,} of {of:,}.")
     if "ece" in metrics:
-        most = metrics["chance"]["ece"]["q95"]
+        most = metrics["expected_if_calibrated"]["ece"]["q95"]
         judged = "are off"
         if metrics["ece"] <= most:
             judged = ("can be taken at their word" if most <= _CLEAR

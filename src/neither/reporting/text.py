@@ -103,13 +103,13 @@ def print_metrics(title: str, metrics: dict[str, Any]) -> None:
     if "unlabelled" in metrics:
         counts = metrics["unlabelled"]["decided"].items()
         print_line("decided: " + ", ".join(f"{name} {count:,}" for name, count in counts))
-    if "foreign" in metrics:
+    if "out_of_distribution" in metrics:
         print_table(
             "folders that are no class of this model, and how their images were decided",
-            ["", *next(iter(metrics["foreign"].values()))["decided"], "images"],
+            ["", *next(iter(metrics["out_of_distribution"].values()))["decided"], "images"],
             [
                 [folder, *map(str, row["decided"].values()), str(row["num_images"])]
-                for folder, row in metrics["foreign"].items()
+                for folder, row in metrics["out_of_distribution"].items()
             ],
         )
     if "accuracy" in metrics:
@@ -148,7 +148,7 @@ def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
         "gives, mean and 95 %:"
     )
     names = {"ece": "ECE", "adaptive_ece": "adaptive", "classwise_ece": "by class"}
-    chance = metrics["chance"]
+    chance = metrics["expected_if_calibrated"]
     yield "  " + ", ".join(
         f"{name} {_percent(metrics[key])} ({_percent(chance[key]['mean'])}, "
         f"{_percent(chance[key]['q95'])})"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import choose_threshold, fit_temperature
-from neither.evaluation.metrics import count_confusions, curve_metrics
+from neither.evaluation.metrics import confusion_matrix, curve_metrics
 from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained
@@ -89,7 +89,7 @@ class EpochMetrics:
         """
         self.loss += loss.detach() * len(labels)
         self.norm += norm
-        self.confusion += count_confusions(labels, logits.detach().argmax(1), len(self.confusion))
+        self.confusion += confusion_matrix(labels, logits.detach().argmax(1), len(self.confusion))
         self.num_steps += 1
 
     def mean_loss(self) -> float:

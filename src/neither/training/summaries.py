@@ -25,7 +25,7 @@ from neither.evaluation.evaluation import (
     most_confident_mistakes,
     risk_coverage,
 )
-from neither.evaluation.metrics import count_confusions
+from neither.evaluation.metrics import confusion_matrix
 from neither.inference.explain import draw_heat_map
 from neither.models.cam import class_contrast_cam
 from neither.models.softmax import to_probabilities
@@ -244,7 +244,7 @@ def _show_val(writer: "SummaryWriter", state: TrainState, data: Dataset, logits:
     """Show what the averaged weights make of val, with the temperature that was fitted."""
     config, labels, step = state.config, data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
-    confusion = count_confusions(labels, probabilities.argmax(dim=1), len(config.classes))
+    confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(config.classes))
     scored = LabelledPredictions([], [], labels, probabilities)
     pictures = {
         "confusion": draw_confusion(confusion.tolist(), config.classes, state.epoch),

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from neither.config.schema import Train
 from neither.data.dataset import Split
-from neither.evaluation.calibration import ece
-from neither.evaluation.metrics import count_confusions, curve_metrics, nll
+from neither.evaluation.calibration import expected_calibration_error
+from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.inference.classifier import compute_logits
 from neither.models.softmax import to_probabilities
 from neither.training.state import TrainState, diverged_error
@@ -56,11 +56,13 @@ def val_metrics(state: TrainState, logits: Tensor, labels: Tensor) -> dict[str, 
     return logit_metrics(logits, labels, state.config.classes) | {
         "calibrated_loss": nll(logits, labels, state.temperature),
         "temperature": state.temperature,
-        "ece": ece(to_probabilities(logits, state.temperature), labels).value,
+        "ece": expected_calibration_error(
+            to_probabilities(logits, state.temperature), labels
+        ).value,
     }
 
 
 def logit_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
     """Return the values of the curves; the loss, as on train, is that of the logits as they are."""
-    confusion = count_confusions(labels, logits.argmax(dim=1), len(classes))
+    confusion = confusion_matrix(labels, logits.argmax(dim=1), len(classes))
     return curve_metrics(nll(logits, labels, 1.0), confusion, classes)
