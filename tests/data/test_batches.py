@@ -155,6 +155,6 @@ def test_the_store_is_left_as_it_was() -> None:
 def test_the_fewest_images_at_once_are_known_beforehand(num: int, size: int, fewest: int) -> None:
     batch_size = 32 if num == 100 else num if size == 2 else 2
     ranks = [World(rank, size) for rank in range(size)]
-    every = [make(num, batch_size=batch_size, ranks=each, settings=OFF) for each in ranks]
+    every = [make(num, batch_size=batch_size, world=each, settings=OFF) for each in ranks]
     parts = [len(batch.images) for batches in every for batch in batches.epoch(0)]
     assert every[0].fewest() == min(part for part in parts if part) == fewest

@@ -22,23 +22,23 @@ COMPUTE = Compute(CPU, "float32")
 NUM = 11  # images: what is left of two batches of 6 and 5 is cut unevenly
 
 
-def begin(config: Config, ranks: World) -> TrainState:
-    state = build_state(config, Preprocessing(32), COMPUTE, ranks=ranks)
+def begin(config: Config, world: World) -> TrainState:
+    state = build_state(config, Preprocessing(32), COMPUTE, world=world)
     state.meet(torch.arange(NUM) % 3)
     return state
 
 
 def steps(state: TrainState) -> TrainState:
     """Take the steps of one epoch on noise."""
-    config, ranks = state.config, state.ranks
+    config, world = state.config, state.world
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (NUM, 32, 32, 3), generator=generator, dtype=torch.uint8)
     batches = Batches(
         pixels, torch.arange(NUM), torch.arange(NUM) % 3, 3, config.train.batch_size, 0,
-        config.augmentation, state.preprocessing, CPU, ranks,
+        config.augmentation, state.preprocessing, CPU, world,
     )  # fmt: skip
     for batch in batches.epoch(0):
-        assert len(batch.images) == len(range(len(batch.labels))[ranks.part(len(batch.labels))])
+        assert len(batch.images) == len(range(len(batch.labels))[world.shard(len(batch.labels))])
         assert train_step(state, batch, 1.0, COMPUTE)
     return state
 

@@ -51,7 +51,7 @@ class Batches:
         num_classes: C.
         batch_size: the largest size of a batch, over all processes.
         seed: of the run.
-        ranks: the processes, each of which reads and changes the images of its part alone.
+        world: the processes, each of which reads and changes the images of its part alone.
     """
 
     pixels: Tensor
@@ -63,7 +63,7 @@ class Batches:
     settings: Augmentation
     preprocessing: Preprocessing
     device: torch.device
-    ranks: World = SINGLE_PROCESS
+    world: World = SINGLE_PROCESS
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -72,8 +72,8 @@ class Batches:
     def fewest(self) -> int:
         """Return the fewest images that are ever worked on at once, by a process that has any."""
         nums: set[int] = set(np.diff(self._ends()).tolist())
-        every = [World(rank, self.ranks.size) for rank in range(self.ranks.size)]
-        parts = [len(range(num)[each.part(num)]) for num in nums for each in every]
+        every = [World(rank, self.world.size) for rank in range(self.world.size)]
+        parts = [len(range(num)[each.shard(num)]) for num in nums for each in every]
         return min(filter(None, parts))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -85,7 +85,7 @@ class Batches:
             yield self._batch(epoch, places, torch.from_numpy(order[places]))
 
     def _batch(self, epoch: int, places: np.ndarray, indices: Tensor) -> Batch:
-        part = self.ranks.part(len(places))
+        part = self.world.shard(len(places))
         places = places[part]
         numbers = uniform(self.seed, Stream.AUGMENTATION, epoch, places, NUM_UNIFORMS)
         pixels = self.pixels[self.rows[indices[part]]].to(self.device)

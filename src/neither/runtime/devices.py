@@ -38,26 +38,26 @@ class Compute:
 
 
 def choose_compute(
-    device: str, precision: Literal["auto", "float32", "bfloat16"], ranks: World = SINGLE_PROCESS
+    device: str, precision: Literal["auto", "float32", "bfloat16"], world: World = SINGLE_PROCESS
 ) -> Compute:
     """Resolve `auto` by what the machine has, the same each time on the same machine.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the hardware multiplies it faster than float32.
-        ranks: each takes a GPU of its own.
+        world: each takes a GPU of its own.
 
     Raises:
         OutputError: if a device is asked for by name and is not there.
     """
-    if ranks.size > 1:
+    if world.size > 1:
         wanted = torch.device(_find_device() if device == "auto" else device)
         if wanted.type == "mps" or wanted.index is not None:
             raise OutputError(
-                f"device: {wanted} is for one process, but {ranks.size} train together; choose "
+                f"device: {wanted} is for one process, but {world.size} train together; choose "
                 "cuda, which gives each its own, or cpu"
             )
-        device = f"cuda:{ranks.local_rank}" if wanted.type == "cuda" else "cpu"
+        device = f"cuda:{world.local_rank}" if wanted.type == "cuda" else "cpu"
     chosen = choose_device(device)
     if chosen.type == "cuda":
         if chosen.index is not None:

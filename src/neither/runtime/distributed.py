@@ -1,7 +1,7 @@
-"""The processes that train one network together: `torchrun` starts them and gives each a rank.
+"""The processes that train one network together; `torchrun` starts them and gives each a rank.
 
-After each step all ranks hold the same state. So the first alone writes, and what it wrote any
-number of them can go on from.
+After each step all ranks hold the same state. So rank 0 alone writes files, and a run can be
+resumed from them by any number of processes.
 """
 
 import os
@@ -28,44 +28,45 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class World:
-    """One of the processes, as it sees the others; nothing here costs anything to one alone.
+    """This process and its group. With a single process every method returns at once.
 
-    What is asked of all must be asked by all, in the same order.
+    The methods are collective, except `shard`: all ranks must call them in the same order.
 
     Attributes:
-        rank: the number of this one, from 0 on.
-        size: how many there are.
-        local_rank: its number on its own machine.
-        store: where they leave word for each other; None for one alone.
+        rank: number of this process, from 0.
+        size: number of processes (the world size).
+        local_rank: number of this process on its machine.
+        store: key-value store that all ranks can reach; None for a single process.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     store: Any = field(default=None, compare=False)  # some builds of torch have no dist.Store
-    _meetings: Iterator[int] = field(default_factory=count, compare=False, repr=False)
+    _barriers: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+    def is_rank0(self) -> bool:
+        """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
-    def part(self, num: int) -> slice:
-        """Return which of `num` things this rank works on: as many as the others, within two.
+    def shard(self, num: int) -> slice:
+        """Return which of `num` items this rank works on; shard sizes differ by at most two.
 
-        Every part begins at an even place, so that images of `mixing` keep their partners. The last
-        ones may be empty; the first is not.
+        Every shard starts at an even index, so that CutMix pairs stay together. The last shards may
+        be empty; that of rank 0 is not.
         """
-        start, stop = (min(num, 2 * -(-num * rank // (2 * self.size)))
-                       for rank in (self.rank, self.rank + 1))  # fmt: skip
+        start, stop = (
+            min(num, 2 * -(-num * rank // (2 * self.size))) for rank in (self.rank, self.rank + 1)
+        )
         return slice(start, stop)
 
-    def poll(self) -> None:
-        """Return if work may go on; all ranks stop here together, whichever got the signal.
+    def poll_signals(self) -> None:
+        """Stop all ranks at the same point if any of them received a signal.
 
         Raises:
-            Stopped: if a signal has asked any of them for an end.
-            OutputError: if one of them is gone.
+            Stopped: if a signal asked any rank to stop.
+            OutputError: if another rank is gone.
         """
         if self.size == 1:
             signals.poll()
@@ -75,98 +76,99 @@ class World:
         if received:
             raise signals.Stopped(Signals(int(received)))
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add up each of these tensors over all ranks, in place, in one message.
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over all ranks, in place, in one message.
 
         Args:
-            tensors: floating, on one device; the same shapes in all ranks, which afterwards hold
-                the same bits.
+            tensors: floating point, on one device, of the same shapes on all ranks. Afterwards they
+                hold the same bits on all ranks.
 
         Raises:
             OutputError: if another rank is gone.
         """
         if self.size == 1:
             return
-        flat = torch.cat([each.reshape(-1) for each in tensors])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         self._reduce(flat, dist.ReduceOp.SUM)
-        done = 0
-        for each in tensors:
-            each.copy_(flat[done : done + each.numel()].view(each.shape))
-            done += each.numel()
+        sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, summed in zip(tensors, sums, strict=True):
+            tensor.copy_(summed.view(tensor.shape))
 
-    def gather(self, rows: Tensor, num: int) -> Tensor:
-        """Put together what each rank worked out for its part of `num` things.
+    def all_gather(self, rows: Tensor, num: int) -> Tensor:
+        """Concatenate the rows that each rank computed for its shard of `num` items.
 
         Args:
-            rows: (P, ...) floating, for the things of `part(num)`.
-            num: of things.
+            rows: (P, ...) floating point, for the items of `shard(num)`.
+            num: number of items over all ranks.
 
         Returns:
-            (num, ...), in order, the same in all ranks.
+            (num, ...), in order, the same on all ranks.
         """
         if self.size == 1:
             return rows
-        whole = rows.new_zeros((num, *rows.shape[1:]))
-        whole[self.part(num)] = rows
-        self.sum([whole])
-        return whole
+        gathered = rows.new_zeros((num, *rows.shape[1:]))
+        gathered[self.shard(num)] = rows
+        self.all_reduce([gathered])
+        return gathered
 
-    def share(self, work: Callable[[], Result]) -> Result:
-        """Let the first rank do some work, however long it takes, and return its result in all.
+    def broadcast(self, work: Callable[[], Result]) -> Result:
+        """Run `work` on rank 0, however long it takes, and return its result on all ranks.
 
         Raises:
-            Stopped: if a signal asks for an end, to those that wait too.
-            Exception: in the first rank whatever the work raises; its end ends the others.
+            Stopped: if a signal asks to stop; also on the ranks that wait.
+            Exception: on rank 0 whatever `work` raises; its exit ends the other ranks.
         """
         if self.size == 1:
             return work()
-        results = [work() if self.is_first else None]
-        self.meet()
+        results = [work() if self.is_rank0 else None]
+        self.barrier()
         with _report_lost_rank():
             dist.broadcast_object_list(results, src=0, device=torch.device("cpu"))
-        return results[0]  # type: ignore[return-value] # it came from the first
+        return results[0]  # type: ignore[return-value] # the result of rank 0
 
     def rank0_first(self, work: Callable[[], Result]) -> Result:
-        """Do some work in the first rank, then in all others, which so find it done mostly.
+        """Run `work` on rank 0, then on all others, which find its caches filled.
 
         Raises:
-            Stopped: if a signal asks for an end.
-            Exception: whatever the work raises; the end of one rank ends the others.
+            Stopped: if a signal asks to stop.
+            Exception: whatever `work` raises; the exit of one rank ends the others.
         """
         if self.size == 1:
             return work()
-        result = work() if self.is_first else None
-        self.meet()
-        if not self.is_first:
+        result = work() if self.is_rank0 else None
+        self.barrier()
+        if not self.is_rank0:
             result = work()
-        self.meet()
-        return result  # type: ignore[return-value] # one of the two
+        self.barrier()
+        return result  # type: ignore[return-value] # `work` ran in one of the two branches
 
     def all_equal(self, text: str) -> bool:
-        """Say whether all ranks ask this of the same text."""
+        """Return whether all ranks passed the same text."""
         number = int.from_bytes(sha256(text.encode()).digest()[:7], "big")
         extremes = torch.tensor([number, -number])
         if self.size > 1:
             self._reduce(extremes, dist.ReduceOp.MAX)
         return int(extremes.sum()) == 0
 
-    def wait(self) -> None:
-        """Return as soon as all ranks are here."""
-        if self.size > 1:
-            self._reduce(torch.zeros(1), dist.ReduceOp.SUM)
+    def barrier(self) -> None:
+        """Wait for all ranks, for hours if need be, and poll signals meanwhile.
 
-    def meet(self) -> None:
-        """Wait for all ranks, for hours if need be, and listen to signals meanwhile."""
-        name = f"meeting {next(self._meetings)}"
+        Raises:
+            Stopped: if a signal asks to stop.
+            OutputError: if the store is gone, with the process that kept it.
+        """
+        if self.size == 1:
+            return
+        name = f"barrier {next(self._barriers)}"
         with _report_lost_rank():
             self.store.add(name, 1)
             while self.store.add(name, 0) < self.size:
                 signals.poll()
                 time.sleep(_POLL_SECONDS)
 
-    def _reduce(self, tensor: Tensor, how: Any) -> None:  # noqa: ANN401 - as torch declares it
+    def _reduce(self, tensor: Tensor, operation: Any) -> None:  # noqa: ANN401 - as torch declares it
         with _report_lost_rank():
-            dist.all_reduce(tensor, how)
+            dist.all_reduce(tensor, operation)
 
 
 SINGLE_PROCESS = World()
@@ -176,11 +178,11 @@ SINGLE_PROCESS = World()
 def init_distributed() -> Iterator[World]:
     """Join the processes that `torchrun` started beside this one, inside the block.
 
-    Inside it only the first rank speaks. What ends one of them ends all, and only the one that
-    ended first says why.
+    Only rank 0 prints there. An error in one rank ends all, and only the rank that failed first
+    reports it.
 
     Yields:
-        `ALONE` if there is no other.
+        `SINGLE_PROCESS` if there is no other.
 
     Raises:
         OutputError: if the others cannot be reached.
@@ -192,25 +194,25 @@ def init_distributed() -> Iterator[World]:
         from torch.distributed.rendezvous import rendezvous
 
         store, rank, size = next(iter(rendezvous("env://")))
-        # torchrun keeps the store when it starts all anew after one has ended.
+        # torchrun keeps the store when it restarts all processes after one has ended.
         store = dist.PrefixStore(  # type: ignore[attr-defined]
             os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
         )
-        ranks = World(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store)
-        ranks.meet()
-        # Tensors on GPUs travel by NCCL, all others by Gloo.
+        world = World(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store)
+        world.barrier()
+        # NCCL for tensors on GPUs, Gloo for all others.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (ImportError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise OutputError(
-            f"the processes of this training do not find each other: {reason}. RANK and WORLD_SIZE "
-            "are set, as torchrun does; unset them to train in one process"
+            f"the processes of this training cannot connect to each other: {reason}. RANK and "
+            "WORLD_SIZE are set, as torchrun does; unset them to train in one process"
         ) from error
     console.silence(rank > 0)
     try:
-        yield ranks
-        ranks.meet()  # however one of them leaves, the first has written all by then
+        yield world
+        world.barrier()  # when any rank leaves, rank 0 has written everything
     except BaseException:
         console.silence(not _is_first_to_end(store))
         raise
@@ -221,19 +223,19 @@ def init_distributed() -> Iterator[World]:
 def _is_first_to_end(store: Any) -> bool:  # noqa: ANN401
     try:
         return bool(store.add("ended", 1) == 1)
-    except RuntimeError:  # it went with the process that kept it
+    except RuntimeError:  # the process that kept the store is gone
         return True
 
 
 @contextmanager
 def _report_lost_rank() -> Iterator[None]:
-    """Turn the breaking of a connection, which is how the end of another rank shows."""
+    """Turn a broken connection, which is how the exit of another rank shows, into an error."""
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         raise OutputError(
-            "another process of this training was killed, by lack of memory mostly, or cannot be "
-            "reached any more. The same command goes on from the last checkpoint"
+            "another process of this training was killed (usually by lack of memory), or cannot be "
+            "reached any more. The same command resumes from the last checkpoint"
         ) from error

@@ -217,7 +217,7 @@ _BITS_HANG_ON = ("torch", "device", "precision", "threads", "processes")
 
 
 def write_environment(
-    run: RunFolder, compute: Compute, fingerprint: str, ranks: World = SINGLE_PROCESS
+    run: RunFolder, compute: Compute, fingerprint: str, world: World = SINGLE_PROCESS
 ) -> None:
     """Write what the figures of a run hang on besides its config: `environment.json`.
 
@@ -228,8 +228,8 @@ def write_environment(
         DataError: if the ranks see different images.
         OutputError: if they would compute differently, and so drift apart.
     """
-    _require_same_on_all_ranks(compute, fingerprint, ranks)
-    if not ranks.is_first:
+    _require_same_on_all_ranks(compute, fingerprint, world)
+    if not world.is_rank0:
         return
     environment = {
         "neither": version("neither"),
@@ -242,7 +242,7 @@ def write_environment(
         "device": _device_name(compute.device),
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
-        "processes": ranks.size,
+        "processes": world.size,
         "git_commit": _git_commit(),
         "command": sys.argv,
         "data_fingerprint": fingerprint,
@@ -254,11 +254,11 @@ def write_environment(
     files.write_atomic(path, json.dumps(known, indent=2) + "\n")
 
 
-def _require_same_on_all_ranks(compute: Compute, fingerprint: str, ranks: World) -> None:
-    if not ranks.all_equal(fingerprint):
+def _require_same_on_all_ranks(compute: Compute, fingerprint: str, world: World) -> None:
+    if not world.all_equal(fingerprint):
         raise DataError("the processes of this training see different images; give all the same")
     way = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
-    if not ranks.all_equal(way):
+    if not world.all_equal(way):
         raise OutputError(f"the processes of this training compute differently: one on {way}; name "
                           "device and precision, and install the same torch")  # fmt: skip
 

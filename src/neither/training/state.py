@@ -142,7 +142,7 @@ class TrainState:
         temperature: what logits are divided by before softmax, fitted whenever val is measured.
         threshold: the least probability to accept, likewise; None if none keeps the promise.
         shares: of each class among the training images.
-        ranks: the processes that train; after each step all hold the same state.
+        world: the processes that train; after each step all hold the same state.
     """
 
     config: Config
@@ -163,7 +163,7 @@ class TrainState:
     doubts: LabelStats = field(
         default_factory=lambda: LabelStats(torch.zeros(0, dtype=torch.int64))
     )
-    ranks: World = SINGLE_PROCESS
+    world: World = SINGLE_PROCESS
 
     def meet(self, labels: Tensor) -> None:
         """Learn the (R,) int64 labels of the training images: how common each is, whom to doubt."""
@@ -297,7 +297,7 @@ def build_state(
     preprocessing: Preprocessing,
     compute: Compute,
     is_resumed: bool = False,
-    ranks: World = SINGLE_PROCESS,
+    world: World = SINGLE_PROCESS,
 ) -> TrainState:
     """Return the state before the first step.
 
@@ -314,7 +314,7 @@ def build_state(
     network = network.to(compute.device)
     average = EMA(network, config.train.ema_decay)
     use_gemm_weight_gradients(network, compute)
-    convert_sync_batchnorm(network, compute.device, ranks)
+    convert_sync_batchnorm(network, compute.device, world)
     return TrainState(
         config=config,
         preprocessing=preprocessing,
@@ -322,11 +322,11 @@ def build_state(
         average=average,
         optimizer=build_optimizer(network, config.train, compute.dtype, config.model.backbone_lr),
         tally=EpochMetrics(len(config.classes), compute.device),
-        ranks=ranks,
+        world=world,
     )
 
 
-def convert_sync_batchnorm(network: nn.Module, device: torch.device, ranks: World) -> None:
+def convert_sync_batchnorm(network: nn.Module, device: torch.device, world: World) -> None:
     """Let batch norm normalise by the whole batch where its parts lie on several GPUs.
 
     Elsewhere each part is normalised by statistics of its own, as PyTorch can do no other.
@@ -334,9 +334,9 @@ def convert_sync_batchnorm(network: nn.Module, device: torch.device, ranks: Worl
     Args:
         network: changed in place, but not its weights, nor their names.
         device: that it trains on.
-        ranks: those that train.
+        world: those that train.
     """
-    if ranks.size > 1 and device.type == "cuda":
+    if world.size > 1 and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 

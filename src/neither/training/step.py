@@ -25,7 +25,7 @@ from neither.training.state import TrainState
 
 @torch.no_grad()
 def all_reduce_step(
-    network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, ranks: World
+    network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add up over all ranks what each found for its part of a batch, in one message.
 
@@ -37,21 +37,21 @@ def all_reduce_step(
         loss: scalar, this rank's share.
         logits: (P, C) of its part.
         batch: that it is a part of.
-        ranks: those that train.
+        world: those that train.
 
     Returns:
         The loss, and the (B, C) logits and targets, of the whole batch. Nothing of this changes if
         there is one rank only.
     """
-    if ranks.size == 1:
+    if world.size == 1:
         return loss, logits, batch.targets
     gradients = [each.grad for each in network.parameters() if each.grad is not None]
     statistics = _statistics(network)
     for each in statistics:
         each *= len(logits) / len(batch.labels)
     whole = logits.new_zeros((2, len(batch.labels), logits.shape[1]))
-    whole[:, ranks.part(len(batch.labels))] = torch.stack([logits, batch.targets])
-    ranks.sum([*gradients, *statistics, loss, whole])
+    whole[:, world.shard(len(batch.labels))] = torch.stack([logits, batch.targets])
+    world.all_reduce([*gradients, *statistics, loss, whole])
     return loss, whole[0], whole[1]
 
 
@@ -87,7 +87,7 @@ def train_step(state: TrainState, batch: Batch, share: float, compute: Compute) 
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     loss, logits, targets = all_reduce_step(
-        state.network, loss.detach(), logits.detach(), batch, state.ranks
+        state.network, loss.detach(), logits.detach(), batch, state.world
     )
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
     if compute.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):

@@ -43,7 +43,7 @@ _NUM_TOLD = 10
 _NUM_BEFORE = 256
 
 
-def train(config: Config, run: RunFolder, ranks: World = SINGLE_PROCESS) -> TrainState:
+def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> TrainState:
     """Train from the beginning, or from where the run stopped, to the last epoch.
 
     With the same number of threads and processes on the same machine the final weights are the same
@@ -52,7 +52,7 @@ def train(config: Config, run: RunFolder, ranks: World = SINGLE_PROCESS) -> Trai
     Args:
         config: of the run.
         run: its opened folder, which gets everything that training writes.
-        ranks: the processes that train it together, of which the first alone writes.
+        world: the processes that train it together, of which the first alone writes.
 
     Returns:
         The state after the last step.
@@ -63,20 +63,20 @@ def train(config: Config, run: RunFolder, ranks: World = SINGLE_PROCESS) -> Trai
         OutputError: if the device is missing or a decoding process was killed.
         Stopped: if a signal asked for an end; the state is saved.
     """
-    compute = choose_compute(config.device, config.precision, ranks)
+    compute = choose_compute(config.device, config.precision, world)
     preprocessing = match_preprocessing(
         Preprocessing(config.data.image_size, config.data.resize), config.model
     )
     # Before the images: a network that cannot be had ends the run at once.
-    state = build_state(config, preprocessing, compute, run.resumed is not None, ranks)
-    data = ranks.rank0_first(lambda: load_dataset(
+    state = build_state(config, preprocessing, compute, run.resumed is not None, world)
+    data = world.rank0_first(lambda: load_dataset(
         config.data, config.classes, config.seed, preprocessing, run.folder
     ))  # fmt: skip
-    write_environment(run, compute, data.fingerprint, ranks)
+    write_environment(run, compute, data.fingerprint, world)
     batches = Batches(
         data.pixels, data.train.rows, data.train.labels, len(config.classes),
         config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
-        ranks,
+        world,
     )  # fmt: skip
     if isinstance(state.network, TorchvisionNetwork):
         require_image_size(
@@ -92,14 +92,14 @@ def train(config: Config, run: RunFolder, ranks: World = SINGLE_PROCESS) -> Trai
         compile_network(state.network, compute.device)
     info(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
         f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads"
-        + (f", {ranks.size} processes" if ranks.size > 1 else ""))  # fmt: skip
+        + (f", {world.size} processes" if world.size > 1 else ""))  # fmt: skip
     total = config.train.epochs * len(batches)
     with (
         closing(MetricsLogger(
-            run.folder if ranks.is_first else None, state.begins_at() if run.resumed else None
+            run.folder if world.is_rank0 else None, state.begins_at() if run.resumed else None
         )) as tracker,
         progress_bar("training", total, "steps", state.step) as bar,
-        signals.deferred(ranks.size > 1),
+        signals.deferred(world.size > 1),
     ):  # fmt: skip
         if run.resumed is None:
             _begin(state, data, batches, tracker, run)
@@ -114,7 +114,7 @@ def train(config: Config, run: RunFolder, ranks: World = SINGLE_PROCESS) -> Trai
                 state.end_epoch(metrics)
                 if logits is not None and summaries.is_logged(state.epoch, config.train):
                     summaries.log_epoch(tracker, state, data, logits)
-                    if ranks.is_first:
+                    if world.is_rank0:
                         suspects = find_label_issues(state.doubts, data.train, config.classes)
                         write_label_issues(run.folder / "suspects.csv", suspects)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
@@ -122,7 +122,7 @@ def train(config: Config, run: RunFolder, ranks: World = SINGLE_PROCESS) -> Trai
                 _tell(state, figures)
         except signals.Stopped:
             _save(state, run)
-            ranks.wait()  # whoever ends before the others are done ends them
+            world.barrier()  # whoever ends before the others are done ends them
             info(
                 f"saved in epoch {state.epoch + 1}, after step {state.step}; the same "
                 f"command goes "
@@ -151,7 +151,7 @@ def _train_epoch(
     started = saved = time.monotonic()
     num_images = 0
     for batch in batches.epoch(state.epoch, state.step_in_epoch):
-        state.ranks.poll()
+        state.world.poll_signals()
         moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
         if not train_step(state, batch, lr_factor(settings, moment), compute):
             raise diverged_error(
@@ -208,7 +208,7 @@ def _save_epoch(state: TrainState, run: RunFolder) -> None:
     """Save at the end of an epoch: `best.pt` first, so that `last.pt` never claims a lost one."""
     if state.is_best():
         state.keep_best()
-        if state.ranks.is_first:
+        if state.world.is_rank0:
             state.save(run.best, to_go_on=False)
     _save(state, run)
 
@@ -217,7 +217,7 @@ def _save(state: TrainState, run: RunFolder) -> None:
     """Save to go on from here, unless there is nothing sound to go on from."""
     if not state.tally.is_finite():
         raise diverged_error(state)
-    if state.ranks.is_first:
+    if state.world.is_rank0:
         files.keep_copy(run.previous, run.last)
         state.save(run.last, to_go_on=True)
 
@@ -254,25 +254,25 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
     source = config.data.source
     if not source.exists() and not RunFolder(folder, None).is_begun():
         _require_images(config)
-    with init_distributed() as ranks, ExitStack() as stack:
-        if config.train.batch_size < ranks.size:
+    with init_distributed() as world, ExitStack() as stack:
+        if config.train.batch_size < world.size:
             raise UsageError(
                 f"train.batch_size: {config.train.batch_size} images, in all, are too few for "
-                f"{ranks.size} processes"
+                f"{world.size} processes"
             )
         if source.is_dir():
             files.require_readable(source)
             files.require_outside(folder, source)
-        run = ranks.share(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
+        run = world.broadcast(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
         is_finished = run.resumed is not None and run.resumed.epoch >= config.train.epochs
         if run.resumed is not None and is_finished:
             _require_same_source(run.resumed.config["data"], source, config.name)
             info(f"{folder}: this run is finished; --fresh starts it over")
         else:
-            train(config, run, ranks)
-        if ranks.is_first and not (is_finished and run.report.exists()):
+            train(config, run, world)
+        if world.is_rank0 and not (is_finished and run.report.exists()):
             _report(config, run)
-        yield run if ranks.is_first else None
+        yield run if world.is_rank0 else None
 
 
 def _require_images(config: Config) -> None:

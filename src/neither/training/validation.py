@@ -37,13 +37,13 @@ def val_logits(state: TrainState, pixels: Tensor, split: Split, device: torch.de
         DivergedError: if one is not finite.
         Stopped: if a signal asks for an end.
     """
-    parts, ranks = [], state.ranks
-    for start in range(0, len(split.rows), ranks.size * _AT_ONCE):
-        ranks.poll()
-        rows = split.rows[start : start + ranks.size * _AT_ONCE]
-        mine = rows[ranks.part(len(rows))]
+    parts, world = [], state.world
+    for start in range(0, len(split.rows), world.size * _AT_ONCE):
+        world.poll_signals()
+        rows = split.rows[start : start + world.size * _AT_ONCE]
+        mine = rows[world.shard(len(rows))]
         logits = compute_logits(state.eval_model, pixels, mine, state.preprocessing, device)
-        parts.append(ranks.gather(logits, len(rows)))
+        parts.append(world.all_gather(logits, len(rows)))
     logits = torch.cat(parts)
     if not logits.isfinite().all():
         raise diverged_error(state)
