@@ -91,7 +91,7 @@ def measure(
         config = config.model_copy(update={"train": train.model_copy(update={
             "epochs": train.epochs // PASSES,
             "warmup_epochs": train.warmup_epochs // PASSES,
-            "val_every_epochs": max(1, train.val_every_epochs // PASSES),
+            "validate_every_epochs": max(1, train.validate_every_epochs // PASSES),
         })})  # fmt: skip
     with (
         open_run_folder(config, folder / "run", fresh=False) as run,

@@ -86,7 +86,7 @@ def run_ours(config: str, folder: Path, epochs: int) -> tuple[float, float]:
         started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, SCRIPT, config, f"data.root={folder}", f"train.epochs={epochs}",
-             f"train.val_every_epochs={epochs}", "--output-dir", run],
+             f"train.validate_every_epochs={epochs}", "--output-dir", run],
             env=os.environ | {"XDG_CACHE_HOME": str(Path(work) / "cache")},
             capture_output=True, text=True, check=False,
         )  # fmt: skip

@@ -64,7 +64,7 @@ def test_the_benchmark_of_choices_scores_four_networks_of_a_run(
     config.write_text(
         "name: tiny\nclasses: [dog, human, neither]\nreject_class: neither\n"
         "data: {root: x, image_size: 32}\nmodel: {width: 8}\n"
-        "train: {epochs: 2, warmup_epochs: 0, val_every_epochs: 2, batch_size: 8}\n"
+        "train: {epochs: 2, warmup_epochs: 0, validate_every_epochs: 2, batch_size: 8}\n"
     )
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "choices.py", config, root, "--seeds", "3",

@@ -23,7 +23,7 @@ from images import make_splits
 from scripts import ROOT, run_script, start_script
 
 SMALL = ("train.epochs=3", "train.batch_size=16", "model.width=8", "data.image_size=32",
-         "train.val_every_epochs=1")  # fmt: skip
+         "train.validate_every_epochs=1")  # fmt: skip
 CONFIG = ROOT / "configs" / "photos_quick.yaml"
 CLASSES = ["dog", "human", "neither"]
 

@@ -60,16 +60,17 @@ def test_defaults_are_those_of_the_design(path: Path) -> None:
         "compile": False,
         "classes": ("dog", "human", "neither"), "reject_class": None,
         "data": {"root": "photos", "manifest": None, "ignored_folders": (), "aliases": {},
-                 "groups": None, "max_unreadable": 0.01, "val_fraction": 0.15,
+                 "group_pattern": None, "max_unreadable": 0.01, "val_fraction": 0.15,
                  "test_fraction": 0.15, "image_size": 64, "resize": "crop", "store": "auto"},
-        "augmentation": {"resolution": 1.0, "crop_scale": (0.25, 1.0), "flip": True,
-                         "rotate_degrees": 7.0, "color": 0.2, "grey": 0.1, "erase": 0.25,
-                         "mix": 0.0},
+        "augmentation": {"train_scale": 1.0, "crop_scale": (0.25, 1.0), "horizontal_flip": True,
+                         "rotation_degrees": 7.0, "color_jitter": 0.2, "grayscale": 0.1,
+                         "random_erasing": 0.25, "cutmix": 0.0},
         "model": {"name": "small_cnn", "width": 32, "weights": "none", "freeze_epochs": 0,
-                  "backbone_lr": 1.0},
+                  "backbone_lr_factor": 1.0},
         "train": {"epochs": 60, "batch_size": 128, "optimizer": "muon", "lr": 0.02,
-                  "momentum": 0.95, "weight_decay": 0.1, "warmup_epochs": 5, "val_every_epochs": 1,
-                  "label_smoothing": 0.0, "ema_decay": 0.98, "clip_norm": 5.0},
+                  "momentum": 0.95, "weight_decay": 0.1, "warmup_epochs": 5,
+                  "validate_every_epochs": 1, "label_smoothing": 0.0, "ema_decay": 0.98,
+                  "max_grad_norm": 5.0},
         "checkpoint": {"save_every_minutes": 10.0},
         "decision": {"target_precision": 0.98},
     }  # fmt: skip
@@ -125,13 +126,13 @@ def test_an_empty_section_is_told_to_hold_keys(path: Path) -> None:
         ("train.lr", "yes", "number"),
         ("train.lr", "fast", "number, got 'fast'"),
         ("train.lr", "{a: 1}", "number"),
-        ("augmentation.flip", "1", "boolean"),
-        ("augmentation.flip", '"true"', "boolean"),
+        ("augmentation.horizontal_flip", "1", "boolean"),
+        ("augmentation.horizontal_flip", '"true"', "boolean"),
         ("data.root", "5", "text, but YAML reads 5 as a number: quote it"),
         ("data.root", "", "this or data.manifest, got neither"),
         ("data.manifest", "5", "text, but YAML reads 5 as a number: quote it"),
         ("data.aliases", "[a, b]", "dictionary"),
-        ("data.groups", "7", "text, but YAML reads 7 as a number: quote it"),
+        ("data.group_pattern", "7", "text, but YAML reads 7 as a number: quote it"),
         ("data.ignored_folders", "cats", "a list such as [a, b], got 'cats'"),
         ("data", "5", "a section with keys below it"),
         ("train.optimizer", "adam", "'muon', 'sgd' or 'adamw', got 'adam'"),
@@ -163,18 +164,19 @@ def test_a_value_of_the_wrong_type_is_refused(path: Path, key: str, text: str, w
         ("train.warmup_epochs", ["0", "59"], ["-1"]),
         ("train.label_smoothing", ["0", "0.9"], ["1", "-0.1"]),
         ("train.ema_decay", ["0", "0.999"], ["1", "1.1"]),
-        ("train.clip_norm", ["0.1", "1e9"], ["0", ".inf"]),
+        ("train.max_grad_norm", ["0.1", "1e9"], ["0", ".inf"]),
         ("data.val_fraction", ["0.01", "0.8"], ["0", "1", ".nan"]),
         ("data.test_fraction", ["0", "0.8"], ["1", "-0.1"]),
         ("data.max_unreadable", ["0", "0.99"], ["1", "-0.1", ".nan"]),
-        ("data.groups", ["a", "'^(.*)_'", "'(?P<who>p[0-9]+)/'"], ["''", "'('", "'[a'", "'*'"]),
+        ("data.group_pattern", ["a", "'^(.*)_'", "'(?P<who>p[0-9]+)/'"],
+         ["''", "'('", "'[a'", "'*'"]),
         ("data.image_size", ["32", "1024"], ["7", "1025"]),
         ("augmentation.crop_scale", ["[0.1, 0.1]", "[1, 1]"],
          ["[0, 1]", "[0.5, 1.1]", "[0.5]", "[0.1, 0.2, 0.3]", "0.5"]),
-        ("augmentation.rotate_degrees", ["0", "180"], ["-1", "181"]),
-        ("augmentation.color", ["0", "0.9"], ["1", "-0.1"]),
-        ("augmentation.grey", ["0", "1"], ["1.1", "-0.1"]),
-        ("augmentation.erase", ["0", "1"], ["1.1", "-0.1"]),
+        ("augmentation.rotation_degrees", ["0", "180"], ["-1", "181"]),
+        ("augmentation.color_jitter", ["0", "0.9"], ["1", "-0.1"]),
+        ("augmentation.grayscale", ["0", "1"], ["1.1", "-0.1"]),
+        ("augmentation.random_erasing", ["0", "1"], ["1.1", "-0.1"]),
         ("model.width", ["8", "512"], ["7", "513"]),
         ("model.name", ["resnet18", "vit_b_16"], ["../x", "Resnet18", "''", "8net", "a-b"]),
         ("checkpoint.save_every_minutes", ["0.1"], ["0", "-1"]),
@@ -257,13 +259,13 @@ def test_no_number_is_read_in_another_base_or_as_a_time(path: Path, text: str) -
          "model.weights: small_cnn has none to begin with: want none, got default"),
         (["model.freeze_epochs=1", "model.name=resnet18"],
          "model.freeze_epochs: random weights must learn from the first epoch: want 0, got 1"),
-        (["model.backbone_lr=0.5", "model.name=resnet18"],
-         "model.backbone_lr: random weights learn at train.lr: want 1, got 0.5"),
-        (["augmentation.resolution=0.75", "model.name=softmax_regression"],
-         "augmentation.resolution: softmax_regression has a weight for each pixel of "
+        (["model.backbone_lr_factor=0.5", "model.name=resnet18"],
+         "model.backbone_lr_factor: random weights learn at train.lr: want 1, got 0.5"),
+        (["augmentation.train_scale=0.75", "model.name=softmax_regression"],
+         "augmentation.train_scale: softmax_regression has a weight for each pixel of "
          "data.image_size: want 1"),
-        (["train.batch_size=127", "augmentation.mix=0.1"],
-         "train.batch_size: augmentation.mix pairs images up: want an even number, got 127"),
+        (["train.batch_size=127", "augmentation.cutmix=0.1"],
+         "train.batch_size: augmentation.cutmix pairs images up: want an even number, got 127"),
         (["augmentation.crop_scale=[0.9, 0.5]"],
          "augmentation.crop_scale: the smaller share comes first"),
         (["train.warmup_epochs=60"],
@@ -322,8 +324,10 @@ def test_what_is_wrong_with_an_alias_is_told_with_its_line(path: Path) -> None:
 
 
 def test_a_pattern_that_is_none_is_refused_with_its_line_and_why(path: Path) -> None:
-    said = complaint(path, MINIMAL.replace("root: photos", "root: photos\n  groups: '(p[0-9]+'"))
-    assert said.startswith("@:5: data.groups: not a regular expression: missing )")
+    said = complaint(
+        path, MINIMAL.replace("root: photos", "root: photos\n  group_pattern: '(p[0-9]+'")
+    )
+    assert said.startswith("@:5: data.group_pattern: not a regular expression: missing )")
 
 
 def test_the_edges_of_contradictions_are_allowed(path: Path) -> None:
@@ -331,8 +335,8 @@ def test_the_edges_of_contradictions_are_allowed(path: Path) -> None:
     load(path, MINIMAL, "data.val_fraction=0.5", "data.test_fraction=0.49")
     load(path, MINIMAL, "train.warmup_epochs=59", "reject_class=dog")
     load(path, MINIMAL, "train.epochs=0")
-    load(path, MINIMAL, "augmentation.resolution=1.0", "model.name=softmax_regression")
-    load(path, MINIMAL, "augmentation.resolution=0.5", "train.batch_size=127")
+    load(path, MINIMAL, "augmentation.train_scale=1.0", "model.name=softmax_regression")
+    load(path, MINIMAL, "augmentation.train_scale=0.5", "train.batch_size=127")
 
 
 def test_everything_wrong_is_said_at_once(path: Path) -> None:
@@ -443,10 +447,16 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
                     max_size=2,
                 )
             ),
-            "groups": draw(st.none() | st.sampled_from(["^(.*)_", r"p(\d+)", "a: b", "no", "08"])),
+            "group_pattern": draw(
+                st.none() | st.sampled_from(["^(.*)_", r"p(\d+)", "a: b", "no", "08"])
+            ),
             "max_unreadable": draw(st.floats(0, 0.9)),
         },
-        "augmentation": {"resolution": 1.0, "crop_scale": (low, high), "flip": draw(st.booleans())},
+        "augmentation": {
+            "train_scale": 1.0,
+            "crop_scale": (low, high),
+            "horizontal_flip": draw(st.booleans()),
+        },
         "train": {
             "epochs": draw(st.integers(0, 100_000)),
             "lr": draw(st.floats(0, 100, exclude_min=True)),
@@ -526,14 +536,17 @@ def test_what_is_no_regular_file_is_refused_at_once(path: Path, kind: str) -> No
 
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
-    [("freeze_epochs", ["0", "3"], ["-1", "0.5"]), ("backbone_lr", ["0.01", "1"], ["0", "1.1"])],
+    [
+        ("freeze_epochs", ["0", "3"], ["-1", "0.5"]),
+        ("backbone_lr_factor", ["0.01", "1"], ["0", "1.1"]),
+    ],
 )
 def test_pretrained_weights_are_frozen_at_first_and_then_learn_slowly(
     path: Path, key: str, good: list[str], bad: list[str]
 ) -> None:
     pretrained = ("model.name=resnet18", "model.weights=~/own.pth")
     model = load(path, MINIMAL, *pretrained).model
-    assert (model.freeze_epochs, model.backbone_lr) == (1, 0.1)
+    assert (model.freeze_epochs, model.backbone_lr_factor) == (1, 0.1)
     for text in good:
         load(path, MINIMAL, *pretrained, f"model.{key}={text}")
     for text in bad:
@@ -543,7 +556,7 @@ def test_pretrained_weights_are_frozen_at_first_and_then_learn_slowly(
 def test_loading_a_config_imports_no_torch(path: Path) -> None:
     path.write_text(MINIMAL)
     code = (
-        "import sys; from pathlib import Path; from neither.config.schema import load_config; "
+        "import sys; from pathlib import Path; from neither.config.loader import load_config; "
         "load_config(Path(sys.argv[1]), ['seed=5']); "
         "print(sorted({'torch', 'torchvision', 'matplotlib', 'tensorboard'} & set(sys.modules)))"
     )

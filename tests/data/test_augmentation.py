@@ -15,8 +15,8 @@ from neither.data.preprocessing import Preprocessing, normalize
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE)
 OFF: dict[str, Any] = {
-    "crop_scale": (1.0, 1.0), "flip": False, "rotate_degrees": 0.0, "color": 0.0, "grey": 0.0,
-    "erase": 0.0,
+    "crop_scale": (1.0, 1.0), "horizontal_flip": False, "rotation_degrees": 0.0,
+    "color_jitter": 0.0, "grayscale": 0.0, "random_erasing": 0.0,
 }  # fmt: skip
 MIDDLE = 0.5  # as any of an image's numbers: no change where a change goes both ways
 
@@ -75,7 +75,10 @@ def test_the_result_has_the_networks_form() -> None:
 
 def test_half_of_the_images_are_flipped_left_to_right() -> None:
     pixels, drawn = pictures(2).repeat(50, 1, 1, 1), numbers(100)
-    images, plain = apply(pixels, drawn, only(flip=True)), normalize(pixels, PREPROCESSING)
+    images, plain = (
+        apply(pixels, drawn, only(horizontal_flip=True)),
+        normalize(pixels, PREPROCESSING),
+    )
     same = [close(*pair) for pair in zip(images, plain, strict=True)]
     mirrored = [close(*pair) for pair in zip(images, plain.flip(3), strict=True)]
     assert all(one != other for one, other in zip(same, mirrored, strict=True))
@@ -120,7 +123,7 @@ def test_crops_reach_every_corner() -> None:
 def test_a_quarter_turn_turns_by_a_quarter() -> None:
     drawn = torch.full((2, NUM_UNIFORMS), MIDDLE)
     drawn[:, 5] = torch.tensor([0.0, 1.0])
-    images = apply(pictures(1).repeat(2, 1, 1, 1), drawn, only(rotate_degrees=90.0))
+    images = apply(pictures(1).repeat(2, 1, 1, 1), drawn, only(rotation_degrees=90.0))
     plain = normalize(pictures(1), PREPROCESSING)[0]
     assert close(images[0], plain.rot90(-1, (1, 2)), 1e-3) != close(
         images[0], plain.rot90(1, (1, 2)), 1e-3
@@ -133,7 +136,7 @@ def test_grey_makes_grey_of_as_many_as_the_settings_say() -> None:
     std, mean = (torch.tensor(each)[:, None, None] for each in (PREPROCESSING.std,
                                                                 PREPROCESSING.mean))  # fmt: skip
     for share in (0.0, 0.3, 1.0):
-        images = apply(pixels, drawn, only(grey=share, color=0.2)) * std + mean
+        images = apply(pixels, drawn, only(grayscale=share, color_jitter=0.2)) * std + mean
         is_grey = (images.amax(1) - images.amin(1)).flatten(1).amax(1) < 1e-5
         assert abs(int(is_grey.sum()) - 200 * share) <= 5 * (200 * share * (1 - share)) ** 0.5
 
@@ -159,14 +162,14 @@ def test_colours_change_as_a_plain_reference_does(
     row = torch.full((1, NUM_UNIFORMS), MIDDLE)
     row[0, 6:9] = torch.tensor(drawn)
     pixels = pictures(1, seed)
-    image = apply(pixels, row, only(color=color))[0].permute(1, 2, 0).numpy()
+    image = apply(pixels, row, only(color_jitter=color))[0].permute(1, 2, 0).numpy()
     change = [1 + (2 * number - 1) * color for number in drawn]
     assert np.allclose(image, recolored(pixels[0].numpy(), *change), atol=1e-4)
 
 
 def test_erasing_paints_one_rectangle_and_nothing_else() -> None:
     pixels, drawn = pictures(300), numbers(300)
-    images, plain = apply(pixels, drawn, only(erase=1.0)), normalize(pixels, PREPROCESSING)
+    images, plain = apply(pixels, drawn, only(random_erasing=1.0)), normalize(pixels, PREPROCESSING)
     differs = ((images - plain).abs() > 1e-4).any(1)
     shares = []
     for image, mask in zip(images, differs, strict=True):
@@ -188,7 +191,10 @@ def test_erasing_paints_one_rectangle_and_nothing_else() -> None:
 def test_as_many_are_erased_as_the_settings_say(share: float) -> None:
     pixels, drawn = pictures(1).repeat(400, 1, 1, 1), numbers(400)
     drawn[:, 13:15] = MIDDLE  # in the middle, so that none falls between pixels
-    images, plain = apply(pixels, drawn, only(erase=share)), normalize(pixels, PREPROCESSING)
+    images, plain = (
+        apply(pixels, drawn, only(random_erasing=share)),
+        normalize(pixels, PREPROCESSING),
+    )
     erased = int(((images - plain).abs() > 1e-4).flatten(1).any(1).sum())
     assert abs(erased - 400 * share) <= 5 * (400 * share * (1 - share)) ** 0.5
 
@@ -210,7 +216,7 @@ def test_the_pixels_and_numbers_are_left_as_they_were() -> None:
 
 
 def test_each_number_changes_something() -> None:
-    settings = Augmentation(grey=0.5, erase=0.9, rotate_degrees=30.0)
+    settings = Augmentation(grayscale=0.5, random_erasing=0.9, rotation_degrees=30.0)
     base = torch.full((1, NUM_UNIFORMS), 0.4)
     base[0, 9] = 0.6  # not grey
     image = apply(pictures(1), base, settings)

@@ -13,7 +13,12 @@ from neither.runtime.distributed import World
 
 SIZE = 8
 OFF = Augmentation(
-    crop_scale=(1.0, 1.0), flip=False, rotate_degrees=0.0, color=0.0, grey=0.0, erase=0.0
+    crop_scale=(1.0, 1.0),
+    horizontal_flip=False,
+    rotation_degrees=0.0,
+    color_jitter=0.0,
+    grayscale=0.0,
+    random_erasing=0.0,
 )
 
 
@@ -86,7 +91,7 @@ def test_starting_within_an_epoch_gives_the_rest_of_the_same_batches(start: int)
 @pytest.mark.fault("R22")
 @pytest.mark.parametrize("batch_size", [2, 6, 100])
 def test_an_image_is_mixed_with_the_same_however_batches_are_cut(batch_size: int) -> None:
-    mixed = Augmentation(mix=0.7)
+    mixed = Augmentation(cutmix=0.7)
     cut, whole = make(51, batch_size=batch_size, settings=mixed), make(51, settings=mixed)
     assert torch.allclose(images(cut, 4), images(whole, 4), rtol=0, atol=1e-5)
     targets = [torch.cat([batch.targets for batch in each.epoch(4)]) for each in (cut, whole)]
@@ -95,7 +100,7 @@ def test_an_image_is_mixed_with_the_same_however_batches_are_cut(batch_size: int
 
 
 def test_mixing_changes_no_other_number() -> None:
-    plain, mixed = make(settings=OFF), make(settings=OFF.model_copy(update={"mix": 0.5}))
+    plain, mixed = make(settings=OFF), make(settings=OFF.model_copy(update={"cutmix": 0.5}))
     for one, other in zip(plain.epoch(0), mixed.epoch(0), strict=True):
         assert torch.equal(one.labels, other.labels)
         same = (one.images == other.images).flatten(1).all(dim=1)
@@ -105,7 +110,7 @@ def test_mixing_changes_no_other_number() -> None:
 
 def test_training_images_may_be_smaller_than_those_of_the_store() -> None:
     pixels = torch.zeros((8, 12, 12, 3), dtype=torch.uint8)
-    (batch,) = make(4, pixels=pixels, settings=Augmentation(resolution=2 / 3)).epoch(0)
+    (batch,) = make(4, pixels=pixels, settings=Augmentation(train_scale=2 / 3)).epoch(0)
     assert batch.images.shape == (4, 3, 8, 8)
 
 

@@ -440,7 +440,7 @@ def test_a_persons_images_are_kept_together(root: Path, run: Path) -> None:
     for label in CLASSES:
         for number in range(12):
             (root / label / f"{number:02}.png").rename(root / label / f"p{number % 6}-{number}.png")
-    load(root, run, groups=r"(\w+)/(p\d)-")
+    load(root, run, group_pattern=r"(\w+)/(p\d)-")
     sides: dict[str, set[str]] = {}
     for path, split in splits_of(run).items():
         sides.setdefault(path.partition("-")[0], set()).add(split)

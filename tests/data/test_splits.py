@@ -65,7 +65,7 @@ def test_shares_hold_within_each_class() -> None:
 
 def test_shares_of_images_hold_where_groups_are_split_by_hash() -> None:
     names = [f"dog/person {number // 4}/{number}.jpg" for number in range(8000)]
-    placed, _ = split(names, different(8000), groups="person [0-9]+", val_fraction=0.2)
+    placed, _ = split(names, different(8000), group_pattern="person [0-9]+", val_fraction=0.2)
     counts = Counter(placed.values())
     for name, share in (("train", 0.65), ("val", 0.2), ("test", 0.15)):
         # Four images move at once: twice the standard deviation.
@@ -121,8 +121,10 @@ def test_adding_images_moves_none(
     some = sorted(
         {0, 1} & {*range(len(names))} | data.draw(st.sets(st.integers(0, len(names) - 1)))
     )
-    every, _ = split(names, facts, seed, groups=groups, **HALVES)
-    few, _ = split([names[place] for place in some], facts[some], seed, groups=groups, **HALVES)
+    every, _ = split(names, facts, seed, group_pattern=groups, **HALVES)
+    few, _ = split(
+        [names[place] for place in some], facts[some], seed, group_pattern=groups, **HALVES
+    )
     for name, side in few.items():
         assert "" in (side, every[name]) or side == every[name]
 
@@ -133,7 +135,7 @@ def test_copies_and_near_copies_never_stand_in_two_splits(
     images: tuple[list[str], NDArray[np.void]], seed: int
 ) -> None:
     names, facts = images
-    placed, reasons = split(names, facts, seed, groups="(ann|bob)-", **HALVES)
+    placed, reasons = split(names, facts, seed, group_pattern="(ann|bob)-", **HALVES)
     people = [name.removeprefix("dog/").split("-")[0] for name in names]
     for one, other in combinations(range(len(names)), 2):
         apart = int(np.bitwise_count(facts["look"][one] ^ facts["look"][other]).sum())
@@ -258,7 +260,7 @@ def test_what_a_pattern_matches_of_the_path_is_a_group(
     names = ["dog/person_1/a.jpg", "dog/person_2/b.jpg", "cat/person_1/c.jpg", "dog/d.jpg"]
     facts, always = different(4), set(range(16))
     for seed in range(60):
-        placed, _ = split(names, facts, seed, groups=pattern, **HALVES)
+        placed, _ = split(names, facts, seed, group_pattern=pattern, **HALVES)
         sides = [*placed.values()]
         always -= {4 * i + j for i in range(4) for j in range(4) if sides[i] != sides[j]}
     assert always == {4 * i + j for i in range(4) for j in range(4)
@@ -268,7 +270,7 @@ def test_what_a_pattern_matches_of_the_path_is_a_group(
 def test_a_group_is_kept_on_one_side_between_folders_too() -> None:
     names = ["train/dog/ann 1.jpg", "train/dog/bob 1.jpg", "val/dog/bob 2.jpg",
              "val/dog/ann 2.jpg", "test/dog/ann 3.jpg", "train/dog/cid.jpg"]  # fmt: skip
-    _, reasons = split(names, different(6), groups="ann|bob")
+    _, reasons = split(names, different(6), group_pattern="ann|bob")
     assert reasons == {
         "train/dog/ann 1.jpg": "in one group ann with test/dog/ann 3.jpg, which is in test",
         "val/dog/ann 2.jpg": "in one group ann with test/dog/ann 3.jpg, which is in test",
@@ -279,7 +281,7 @@ def test_a_group_is_kept_on_one_side_between_folders_too() -> None:
 
 def test_a_group_may_have_a_name_that_is_no_text() -> None:
     names = [os.fsdecode(b"dog/\xff-%d.jpg" % number) for number in range(6)]
-    placed, _ = split(names, different(6), groups="/(.*)-", **HALVES)
+    placed, _ = split(names, different(6), group_pattern="/(.*)-", **HALVES)
     assert len(set(placed.values())) == 1
 
 

@@ -10,7 +10,8 @@ classes: [dog, human, neither]
 reject_class: neither
 device: cpu
 data: {root: ROOT, image_size: 8}
-augmentation: {crop_scale: [1.0, 1.0], flip: true, rotate_degrees: 0, color: 0, grey: 0, erase: 0}
+augmentation: {crop_scale: [1.0, 1.0], rotation_degrees: 0, color_jitter: 0, grayscale: 0,
+               random_erasing: 0}
 model: {name: softmax_regression}
 train: {epochs: 2, batch_size: 8, optimizer: sgd, lr: 0.01}
 """

@@ -100,7 +100,7 @@ def test_false_labels_are_the_first_suspects(make_config: Callable[..., Config])
     labels, false = truth.clone(), list(range(0, 180, 15))
     labels[false] = (truth[false] + 1 + torch.tensor(false) // 15 % 2) % 3
     epochs, compute = 8, Compute(torch.device("cpu"), "float32")
-    settings = Augmentation(mix=0.5, erase=0, color=0, grey=0)
+    settings = Augmentation(cutmix=0.5, random_erasing=0, color_jitter=0, grayscale=0)
     config = make_config(train={"epochs": epochs, "batch_size": 30}, augmentation=settings)
     preprocessing = Preprocessing(32)
     state = build_state(config, preprocessing, compute)

@@ -153,7 +153,7 @@ def test_the_run_has_its_row_in_the_table_of_hparams(shown: Shown) -> None:
 def test_ten_evenly_spaced_epochs_are_shown_with_the_last(
     epochs: int, every: int, expected: list[int]
 ) -> None:
-    settings = Train(epochs=epochs, val_every_epochs=every)
+    settings = Train(epochs=epochs, validate_every_epochs=every)
     measured = [each for each in range(1, epochs + 1) if each % every == 0 or each == epochs]
     assert [each for each in measured if is_logged(each, settings)] == expected
 

@@ -77,7 +77,7 @@ def test_uneven_and_empty_parts_add_up_to_the_whole_batch(
     config = make_config(
         model={"name": "softmax_regression"},
         train={"batch_size": 6, "optimizer": "sgd", "lr": 0.01, "label_smoothing": 0.1},
-        augmentation={"mix": 1.0},
+        augmentation={"cutmix": 1.0},
     )
     alone = steps(begin(config, World()))
     for state in in_threads(config, size):

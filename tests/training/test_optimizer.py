@@ -116,7 +116,7 @@ def test_all_rates_rise_and_fall_together(name: str) -> None:
 def test_a_backbone_learns_at_a_share_of_the_rate(name: str, head_lr: float) -> None:
     network = build_network(Model(name="shufflenet_v2_x0_5"), 3, 64, seed=0)
     settings = make_settings(optimizer=name, lr=0.3, weight_decay=0.1)
-    optimizer = build_optimizer(network, settings, backbone_lr=0.1)
+    optimizer = build_optimizer(network, settings, backbone_lr_factor=0.1)
     set_lr_factor(optimizer, 0.5)
     assert current_lr_factor(optimizer) == 0.5
     rates = {id(weights): (group["lr"], group["weight_decay"])

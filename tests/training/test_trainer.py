@@ -200,15 +200,15 @@ def test_each_batch_gets_one_optimizer_step(
 def test_p17_training_overfits_eight_images(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
-    still = {"crop_scale": (1.0, 1.0), "flip": False, "rotate_degrees": 0.0, "color": 0.0,
-             "grey": 0.0, "erase": 0.0}  # fmt: skip
+    still = {"crop_scale": (1.0, 1.0), "horizontal_flip": False, "rotation_degrees": 0.0,
+             "color_jitter": 0.0, "grayscale": 0.0, "random_erasing": 0.0}  # fmt: skip
     root = make_images(train=3)
     (root / "train" / "neither" / "002.png").unlink()
     config = make_config(
         root,
         augmentation=still,
         train={"epochs": 80, "batch_size": 8, "ema_decay": 0.5, "weight_decay": 0.0, "lr": 0.05,
-               "val_every_epochs": 80},
+               "validate_every_epochs": 80},
     )  # fmt: skip
     train(config, tmp_path / "run")
     first, *_, last = (row["train"] for row in read_rows(tmp_path / "run"))
@@ -241,7 +241,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(
 ) -> None:
     root = make_images()
     config = make_config(
-        root, train={"lr": 100.0, "clip_norm": 1e30, "epochs": 50, "warmup_epochs": 0}
+        root, train={"lr": 100.0, "max_grad_norm": 1e30, "epochs": 50, "warmup_epochs": 0}
     )
     with pytest.raises(DivergedError, match=r"step \d+.*train\.lr"):
         train(config, tmp_path / "run")
@@ -415,7 +415,7 @@ def test_class_names_may_look_like_formulas(
 def test_val_is_measured_as_often_as_asked_and_at_the_end(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
-    config = make_config(make_images(train=7), train={"epochs": 5, "val_every_epochs": 3})
+    config = make_config(make_images(train=7), train={"epochs": 5, "validate_every_epochs": 3})
     state = train(config, tmp_path / "run")
     rows = read_rows(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4, 5]
@@ -433,7 +433,7 @@ def test_a_run_that_is_seldom_measured_resumes_to_the_bit(
     make_images: Callable[..., Path], tmp_path: Path, step: int
 ) -> None:
     config = make_config(
-        make_images(train=7), train={"val_every_epochs": 2}, augmentation={"mix": 0.5}
+        make_images(train=7), train={"validate_every_epochs": 2}, augmentation={"cutmix": 0.5}
     )
     whole = train(config, tmp_path / "whole")
     train_until_stopped(config, tmp_path / "part", lambda patch: stop_before_step(step, patch))

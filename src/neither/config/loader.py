@@ -23,7 +23,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from neither.config.schema import Config, KeyPath, contradictions
+from neither.config.schema import RENAMED_KEYS, Config, KeyPath, contradictions
 from neither.runtime.errors import UsageError
 
 _MAX_BYTES = 64 * 1024
@@ -348,6 +348,9 @@ def _suggestion(loc: KeyPath, model: type[BaseModel]) -> str:
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             known += [(name, below) for below in info.annotation.model_fields]
     key = str(loc[-1])
+    for old, new in RENAMED_KEYS.items():
+        if old in (dotted(loc), key) or old.rpartition(".")[2] == key:
+            return f"; since version 2 it is {new}"
     for path in known:
         if len(path) > 1 and dotted(path) == key:
             return f"; in a file, write {path[-1]} in a line of its own below {path[0]}:"

@@ -15,6 +15,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+# Keys of version 1 and their present names.
+RENAMED_KEYS = {
+    "augmentation.resolution": "augmentation.train_scale",
+    "augmentation.flip": "augmentation.horizontal_flip",
+    "augmentation.rotate_degrees": "augmentation.rotation_degrees",
+    "augmentation.color": "augmentation.color_jitter",
+    "augmentation.grey": "augmentation.grayscale",
+    "augmentation.erase": "augmentation.random_erasing",
+    "augmentation.mix": "augmentation.cutmix",
+    "data.groups": "data.group_pattern",
+    "model.backbone_lr": "model.backbone_lr_factor",
+    "train.clip_norm": "train.max_grad_norm",
+    "train.val_every_epochs": "train.validate_every_epochs",
+}
+
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -82,7 +97,9 @@ class Data(Section):
     manifest: Root | None = None  # instead of root: a CSV file path,label[,split]
     ignored_folders: tuple[Text, ...] = ()  # class-level folders or labels left out on purpose
     aliases: dict[Text, ClassName] = {}  # other names of folders or labels: {person: human}
-    groups: Pattern | None = None  # what of a path names a person, burst or video: never split up
+    group_pattern: Pattern | None = (
+        None  # what of a path names a person, burst or video: never split up
+    )
     max_unreadable: Fraction = 0.01  # share of the images; above it training does not begin
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # only without a val folder
     test_fraction: Fraction = 0.15  # only where the root has no split folders at all
@@ -102,17 +119,21 @@ class Augmentation(Section):
     # Pixels a side of the training images, as a share of data.image_size. Somewhat fewer cost less
     # and learn more: crops enlarge what they show (Touvron et al., "Fixing the train-test
     # resolution discrepancy", 2019).
-    resolution: Annotated[float, Field(gt=0.2, le=1)] = 1.0
+    train_scale: Annotated[float, Field(gt=0.2, le=1)] = 1.0
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
         0.25,
         1.0,
     )  # share of the area that stays
-    flip: bool = True  # left to right, half of the time
-    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 7.0  # up to, either way
-    color: Annotated[float, Field(ge=0, lt=1)] = 0.2  # change of brightness, contrast, saturation
-    grey: Annotated[float, Field(ge=0, le=1)] = 0.1  # probability
-    erase: Annotated[float, Field(ge=0, le=1)] = 0.25  # probability of one erased rectangle
-    mix: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of a part of another image
+    horizontal_flip: bool = True  # left to right, half of the time
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 7.0  # up to, either way
+    color_jitter: Annotated[float, Field(ge=0, lt=1)] = (
+        0.2  # change of brightness, contrast, saturation
+    )
+    grayscale: Annotated[float, Field(ge=0, le=1)] = 0.1  # probability
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = (
+        0.25  # probability of one erased rectangle
+    )
+    cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of a part of another image
 
 
 class Model(Section):
@@ -130,7 +151,7 @@ class Model(Section):
     freeze_epochs: Annotated[int, Field(ge=0)] = Field(
         default_factory=lambda given: int(given.get("weights", "none") != "none")
     )
-    backbone_lr: Annotated[float, Field(gt=0, le=1)] = Field(
+    backbone_lr_factor: Annotated[float, Field(gt=0, le=1)] = Field(
         default_factory=lambda given: 1.0 if given.get("weights", "none") == "none" else 0.1
     )
 
@@ -161,10 +182,10 @@ class Train(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(  # 5, or a fifth of a short run
         default_factory=lambda given: min(5, given.get("epochs", 0) // 5)
     )
-    val_every_epochs: Annotated[int, Field(ge=1)] = 1  # the last epoch is always measured
+    validate_every_epochs: Annotated[int, Field(ge=1)] = 1  # the last epoch is always measured
     label_smoothing: Fraction = 0.0
     ema_decay: Fraction = 0.98  # a step, of the averaged weights that are evaluated and kept
-    clip_norm: Annotated[float, Field(gt=0)] = 5.0  # the longest gradient
+    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0  # the longest gradient
 
 
 class Checkpoint(Section):
@@ -197,6 +218,26 @@ class Config(Section):
     decision: Decision = Decision()
 
 
+def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
+    """Rename the keys of a config that version 1 stored in a checkpoint.
+
+    Args:
+        values: a nested config, or some of its sections, such as `{"model": ...}`.
+
+    Returns:
+        A copy under the present names. What already has these stays as it is.
+    """
+    return {
+        section: {
+            RENAMED_KEYS.get(f"{section}.{key}", f".{key}").rpartition(".")[2]: value
+            for key, value in below.items()
+        }
+        if isinstance(below, dict)
+        else below
+        for section, below in values.items()
+    }
+
+
 OWN_NETWORKS = ("small_cnn", "softmax_regression")  # all others are torchvision's
 
 
@@ -226,9 +267,9 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[KeyPath, ...], str]]:
     if data.image_size < 32 and config.model.name == "small_cnn":
         what = f"model.name small_cnn wants 32 or more, got {data.image_size}"
         yield (("data", "image_size"), ("model", "name")), what
-    if config.augmentation.resolution != 1 and config.model.name == "softmax_regression":
+    if config.augmentation.train_scale != 1 and config.model.name == "softmax_regression":
         what = "softmax_regression has a weight for each pixel of data.image_size: want 1"
-        yield (("augmentation", "resolution"), ("model", "name")), what
+        yield (("augmentation", "train_scale"), ("model", "name")), what
     model = config.model
     if model.name in OWN_NETWORKS and model.weights != "none":
         what = f"{model.name} has none to begin with: want none, got {model.weights}"
@@ -236,12 +277,12 @@ def contradictions(config: Config) -> Iterator[tuple[tuple[KeyPath, ...], str]]:
     if model.weights == "none" and model.freeze_epochs:
         what = f"random weights must learn from the first epoch: want 0, got {model.freeze_epochs}"
         yield (("model", "freeze_epochs"), ("model", "weights")), what
-    if model.weights == "none" and model.backbone_lr != 1:
-        what = f"random weights learn at train.lr: want 1, got {model.backbone_lr}"
-        yield (("model", "backbone_lr"), ("model", "weights")), what
-    if config.augmentation.mix and train.batch_size % 2:
-        what = f"augmentation.mix pairs images up: want an even number, got {train.batch_size}"
-        yield (("train", "batch_size"), ("augmentation", "mix")), what
+    if model.weights == "none" and model.backbone_lr_factor != 1:
+        what = f"random weights learn at train.lr: want 1, got {model.backbone_lr_factor}"
+        yield (("model", "backbone_lr_factor"), ("model", "weights")), what
+    if config.augmentation.cutmix and train.batch_size % 2:
+        what = f"augmentation.cutmix pairs images up: want an even number, got {train.batch_size}"
+        yield (("train", "batch_size"), ("augmentation", "cutmix")), what
     if config.augmentation.crop_scale[0] > config.augmentation.crop_scale[1]:
         yield (("augmentation", "crop_scale"),), "the smaller share comes first"
     if train.warmup_epochs >= train.epochs and train.warmup_epochs:

@@ -48,10 +48,10 @@ def augment(
     # One pass from bytes to planes of floats; all that follows reads memory in order.
     planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     middle = planes.mean(dim=(2, 3))
-    grid = _grid(_warp(crop, settings), round(settings.resolution * pixels.shape[1]))
+    grid = _grid(_warp(crop, settings), round(settings.train_scale * pixels.shape[1]))
     planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
     planes = _recolor(planes, middle, color, settings, preprocessing)
-    planes = _erase(planes, erasure, settings.erase)
+    planes = _erase(planes, erasure, settings.random_erasing)
     return planes.contiguous(memory_format=torch.channels_last)
 
 
@@ -68,9 +68,9 @@ def _warp(numbers: Tensor, settings: Augmentation) -> Tensor:
     width, height = side * stretch, side / stretch
     x = _between(numbers[:, 2], -1, 1) * (1 - width)
     y = _between(numbers[:, 3], -1, 1) * (1 - height)
-    if settings.flip:
+    if settings.horizontal_flip:
         width = torch.where(numbers[:, 4] < 0.5, -width, width)
-    angle = _between(numbers[:, 5], -1, 1) * math.radians(settings.rotate_degrees)
+    angle = _between(numbers[:, 5], -1, 1) * math.radians(settings.rotation_degrees)
     cos, sin = angle.cos(), angle.sin()
     rows = [width * cos, -height * sin, x, width * sin, height * cos, y]
     return torch.stack(rows, dim=1).view(-1, 2, 3)
@@ -96,9 +96,9 @@ def _recolor(
 
     Planes are (B, 3, T, T), of 0 to 255; `middle` is (B, 3), the mean colour of each original.
     """
-    change = 1 + _between(numbers[:, :3], -1, 1) * settings.color
+    change = 1 + _between(numbers[:, :3], -1, 1) * settings.color_jitter
     brightness, contrast, saturation = change[:, :, None, None].unbind(dim=1)
-    saturation = torch.where(numbers[:, 3, None, None] < settings.grey, 0.0, saturation)
+    saturation = torch.where(numbers[:, 3, None, None] < settings.grayscale, 0.0, saturation)
     luma = planes.new_tensor(_LUMA)
     grey = luma.expand(3, 3)
     matrix = contrast * brightness * (saturation * torch.eye(3).to(grey) + (1 - saturation) * grey)

@@ -94,12 +94,12 @@ class Batches:
             pixels, torch.from_numpy(numbers).to(self.device), self.settings, self.preprocessing
         )
         targets = F.one_hot(labels[part], self.num_classes).float()
-        if self.settings.mix:
+        if self.settings.cutmix:
             numbers = uniform(
                 self.seed, Stream.MIXING, epoch, places, augmentation.NUM_CUTMIX_UNIFORMS
             )
             images, targets = augmentation.cutmix(
-                images, targets, torch.from_numpy(numbers).to(self.device), self.settings.mix
+                images, targets, torch.from_numpy(numbers).to(self.device), self.settings.cutmix
             )
         return Batch(images, labels, targets, indices)
 

@@ -6,10 +6,10 @@ to a folder moves none of those that were there.
 
 Which image is in which split: as its folder says, else by hash of what it shows.
 
-Where folders do not say, the split is a hash of (seed, group). The group is what `data.groups`
-finds in the path, such as a person or a video, else the scene, which copies and near duplicates
-share. So shares hold in expectation within each class, an image's split hangs on that image alone,
-and adding files moves none.
+Where folders do not say, the split is a hash of (seed, group). The group is what
+`data.group_pattern` finds in the path, such as a person or a video, else the scene, which copies
+and near duplicates share. So shares hold in expectation within each class, an image's split
+hangs on that image alone, and adding files moves none.
 
 What a run says of its images before it trains on them, in a few lines.
 """
@@ -202,12 +202,12 @@ def assign_splits(
         warn("all images are the same or black: their variance is zero, and nothing can be learned")
     else:
         _refuse_contradictions(found, store)
-    groups = [None] * len(found.paths) if settings.groups is None else [
-        _named_group(settings.groups, path) for path in found.paths
+    groups = [None] * len(found.paths) if settings.group_pattern is None else [
+        _named_group(settings.group_pattern, path) for path in found.paths
     ]  # fmt: skip
-    if settings.groups is not None:
+    if settings.group_pattern is not None:
         named = [name for name in groups if name is not None]
-        info(f"data.groups: {len(set(named)):,} groups of {len(named):,} images; "
+        info(f"data.group_pattern: {len(set(named)):,} groups of {len(named):,} images; "
             f"{len(groups) - len(named):,} images match nothing")  # fmt: skip
     sides = np.array([SPLITS.index(split) for split in found.splits], np.int8)
     has_folders, has_val = bool(sides.any()), bool((sides == SPLITS.index("val")).any())

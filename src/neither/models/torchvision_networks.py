@@ -140,5 +140,5 @@ def _refused(name: str, what: str, error: Exception) -> Exception:
     reason = str(error).strip().partition("\n")[0]
     return UsageError(
         f"data.image_size: {name} cannot take {what} in training ({reason}); torchvision's own "
-        f"weights of it were made with data.image_size={size}, augmentation.resolution=1"
+        f"weights of it were made with data.image_size={size}, augmentation.train_scale=1"
     )

@@ -121,7 +121,7 @@ def build_optimizer(
     network: nn.Module,
     settings: Train,
     dtype: torch.dtype = torch.float32,
-    backbone_lr: float = 1.0,
+    backbone_lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Build Muon for convolutions with SGD for the rest, SGD with Nesterov momentum, or AdamW.
 
@@ -133,13 +133,13 @@ def build_optimizer(
         network: whose parameters are trained.
         settings: which optimizer, its rate, momentum and weight decay.
         dtype: of Muon's matrix products.
-        backbone_lr: the rate of all but the network's `head`, as a share of that of the same kind
-            of parameters in it; at 1 there need be no head.
+        backbone_lr_factor: the learning rate of all but the network's `head`, as a fraction of the
+            head's for the same kind of parameters; at 1 the network needs no head.
     """
     muon = settings.optimizer == "muon"
     groups = _groups_of_muon(network, settings) if muon else _groups(network, settings)
-    if backbone_lr != 1:
-        groups = _split(groups, network.get_submodule("head"), settings.lr, backbone_lr)
+    if backbone_lr_factor != 1:
+        groups = _split(groups, network.get_submodule("head"), settings.lr, backbone_lr_factor)
     groups = [group for group in groups if group["params"]]
     optimizer: torch.optim.Optimizer
     if muon:
@@ -183,7 +183,7 @@ def _is_matrix(weights: nn.Parameter) -> bool:
 
 
 def _split(
-    groups: list[dict[str, Any]], head: nn.Module, rate: float, backbone_lr: float
+    groups: list[dict[str, Any]], head: nn.Module, rate: float, backbone_lr_factor: float
 ) -> list[dict[str, Any]]:
     """Part each group into what is of the backbone, at a lower rate, and what is of the head."""
     own = set(map(id, head.parameters()))
@@ -191,7 +191,7 @@ def _split(
     for group in groups:
         of_head = [weights for weights in group["params"] if id(weights) in own]
         of_backbone = [weights for weights in group["params"] if id(weights) not in own]
-        lower = backbone_lr * group.get("lr", rate)
+        lower = backbone_lr_factor * group.get("lr", rate)
         parted += [group | {"params": of_backbone, "lr": lower}, group | {"params": of_head}]
     return parted
 

@@ -19,7 +19,7 @@ import torch
 
 from neither.config import loader
 from neither.config.loader import check_config, to_yaml
-from neither.config.schema import Config
+from neither.config.schema import Config, translate_v1
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.runtime import files
 from neither.runtime.console import info, log_to_file, warn
@@ -172,7 +172,13 @@ def _load_last(run: RunFolder) -> Checkpoint:
 
 
 def _require_same(config: Config, kept: Path) -> None:
-    before = flatten_config(check_config(loader.read_yaml(kept.read_bytes(), str(kept))))
+    document = loader.read_yaml(kept.read_bytes(), str(kept))
+    if document.values != translate_v1(document.values):
+        raise UsageError(
+            f"{kept.parent}: this run was begun by version 1 of neither, and version 2 cannot "
+            "resume it; to start over add --fresh, which keeps the old folder under another name"
+        )
+    before = flatten_config(check_config(document))
     after = flatten_config(config)
     changes = [
         f"{key}: {before.get(key)} became {after.get(key)}"

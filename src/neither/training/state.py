@@ -180,7 +180,7 @@ class TrainState:
     def eval_model(self) -> nn.Module:
         """The averaged network, answering exactly as it will in use."""
         network = self.average.network
-        return FlipTTA(network).eval() if self.config.augmentation.flip else network
+        return FlipTTA(network).eval() if self.config.augmentation.horizontal_flip else network
 
     def end_step(self) -> None:
         """Count an optimizer step and let the average follow it."""
@@ -244,7 +244,7 @@ class TrainState:
             model=config.model,
             preprocessing=self.preprocessing,
             weights=_on_cpu(self.average.network.state_dict()),
-            mirrored=config.augmentation.flip,
+            mirrored=config.augmentation.horizontal_flip,
             temperature=self.temperature,
             threshold=self.threshold,
             shares=self.shares,
@@ -308,7 +308,7 @@ def build_state(
     if isinstance(network, TorchvisionNetwork):
         if config.model.weights != "none" and not is_resumed:
             load_pretrained(network, config.model, config.data.image_size)
-        for share in (1, config.augmentation.resolution):
+        for share in (1, config.augmentation.train_scale):
             size = round(share * config.data.image_size)
             require_image_size(network, config.model.name, min(2, config.train.batch_size), size)
     network = network.to(compute.device)
@@ -320,7 +320,9 @@ def build_state(
         preprocessing=preprocessing,
         network=network,
         average=average,
-        optimizer=build_optimizer(network, config.train, compute.dtype, config.model.backbone_lr),
+        optimizer=build_optimizer(
+            network, config.train, compute.dtype, config.model.backbone_lr_factor
+        ),
         tally=EpochMetrics(len(config.classes), compute.device),
         world=world,
     )

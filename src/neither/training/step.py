@@ -89,7 +89,7 @@ def train_step(state: TrainState, batch: Batch, share: float, compute: Compute) 
     loss, logits, targets = all_reduce_step(
         state.network, loss.detach(), logits.detach(), batch, state.world
     )
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.max_grad_norm)
     if compute.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):
         return False
     set_lr_factor(state.optimizer, share)

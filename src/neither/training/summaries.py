@@ -196,7 +196,7 @@ _LAYOUT = {
 
 def is_logged(epoch: int, settings: Train) -> bool:
     """Say whether an epoch that was measured is one of ten evenly spaced, or the first after it."""
-    before = (epoch - 1) // settings.val_every_epochs * settings.val_every_epochs
+    before = (epoch - 1) // settings.validate_every_epochs * settings.validate_every_epochs
     return epoch * _NUM_SHOWN // settings.epochs > before * _NUM_SHOWN // settings.epochs
 
 

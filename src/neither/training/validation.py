@@ -18,7 +18,7 @@ _AT_ONCE = 256  # images between two looks for signals
 
 def is_validated(epoch: int, settings: Train) -> bool:
     """Say whether val is scored after so many epochs."""
-    return epoch % settings.val_every_epochs == 0 or epoch == settings.epochs
+    return epoch % settings.validate_every_epochs == 0 or epoch == settings.epochs
 
 
 def val_logits(state: TrainState, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
