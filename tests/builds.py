@@ -44,7 +44,7 @@ def check(built: ImageStore, folder: Path) -> None:
     for place, name in enumerate(names_in(folder)):
         alone = decode_file(folder / name, WAY)
         assert built.reasons.get(place, "") == alone.reason, name
-        assert built.facts["sha256"][place].tobytes() == alone.sha256, name
+        assert built.fingerprints["sha256"][place].tobytes() == alone.sha256, name
         if alone.pixels is not None:
             assert np.array_equal(built.pixels[built.rows[place]], alone.pixels), name
 

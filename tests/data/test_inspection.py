@@ -32,13 +32,13 @@ def test_each_image_has_its_facts_mode_and_figures(root: Path) -> None:
     places, seen = inspect(root)
     grey = places["dog/grey.png"]
     assert seen.modes[grey] == "L"
-    assert seen.store.facts["flags"][grey] & ImageFlag.GREY
+    assert seen.store.fingerprints["flags"][grey] & ImageFlag.GREY
     assert {seen.modes[place] for path, place in places.items() if path != "dog/grey.png"} == {
         "RGB"
     }
-    assert (seen.store.facts["width"] == 160).all()
+    assert (seen.store.fingerprints["width"] == 160).all()
     assert (seen.spread > 10).all()
-    assert (seen.store.rows >= 0).all()
+    assert seen.store.is_readable.all()
 
 
 def test_a_bad_file_has_a_reason_and_stands_in_its_place(root: Path) -> None:
@@ -46,11 +46,11 @@ def test_a_bad_file_has_a_reason_and_stands_in_its_place(root: Path) -> None:
     places, seen = inspect(root)
     bad = places["dog/1.png"]
     assert list(seen.store.reasons) == [bad]
-    assert seen.store.rows[bad] == -1
-    assert (seen.store.facts["width"][bad], seen.modes[bad]) == (0, "")
+    assert not seen.store.is_readable[bad]
+    assert (seen.store.fingerprints["width"][bad], seen.modes[bad]) == (0, "")
     others = [place for place in places.values() if place != bad]
-    assert (seen.store.facts["width"][others] == 160).all()
-    assert len(np.unique(seen.store.facts["sha256"], axis=0)) == len(places)
+    assert (seen.store.fingerprints["width"][others] == 160).all()
+    assert len(np.unique(seen.store.fingerprints["sha256"], axis=0)) == len(places)
 
 
 def test_sharpness_falls_with_blur_and_spread_with_contrast(root: Path) -> None:

@@ -50,9 +50,9 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_file_has_the_columns_of_the_design_and_every_image(path: Path) -> None:
     found, store, assignment = make()
-    store.facts["sha256"][3] = 0  # could not even be read
+    store.fingerprints["sha256"][3] = 0  # could not even be read
     write_splits(path, found, store, assignment)
-    hashes = [bytes(store.facts["sha256"][place]).hex() for place in range(3)]
+    hashes = [bytes(store.fingerprints["sha256"][place]).hex() for place in range(3)]
     assert path.read_text() == (
         "path,label,split,sha256,reason\n"
         f"dog/a.jpg,dog,train,{hashes[0]},\n"
@@ -68,7 +68,7 @@ def test_the_same_images_keep_their_splits_in_any_order(path: Path) -> None:
     again, added = match_splits(path, found, store)
     assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: TOLD}, [])
     turned = make_found(NAMES[::-1])
-    again, added = match_splits(path, turned, make_store(store.facts[::-1]))
+    again, added = match_splits(path, turned, make_store(store.fingerprints[::-1]))
     assert (again.sides.tolist(), again.reasons, added) == ([0, 3, 2, 1], {0: TOLD}, [])
 
 
@@ -76,7 +76,7 @@ def test_added_images_are_named_and_left_out(path: Path) -> None:
     write_splits(path, *make())
     names = ["dog/0.jpg", *NAMES, "human/new.jpg"]
     facts = make_facts([make_look(number) for number in range(6)])
-    facts[1:5] = make()[1].facts
+    facts[1:5] = make()[1].fingerprints
     again, added = match_splits(path, make_found(names), make_store(facts))
     assert added == ["dog/0.jpg", "human/new.jpg"]
     assert again.sides.tolist() == [0, 1, 2, 3, 0, 0]
@@ -97,14 +97,14 @@ def test_images_of_a_split_that_are_not_as_they_were_are_refused(path: Path, pla
         return str(caught.value).partition(";")[0]
 
     said = refused(
-        make_found([NAMES[number] for number in others]), make_store(store.facts[others])
+        make_found([NAMES[number] for number in others]), make_store(store.fingerprints[others])
     )
     assert said == f"1 images of this run are missing, among them {name}"
-    facts = store.facts.copy()
+    facts = store.fingerprints.copy()
     facts["sha256"][place, 31] ^= 1
     said = refused(found, make_store(facts))
     assert said == f"1 images of this run are changed, among them {name}"
-    said = refused(found, make_store(store.facts, {place: "permission denied"}))
+    said = refused(found, make_store(store.fingerprints, {place: "permission denied"}))
     assert said == f"1 images of this run are unreadable, among them {name} (permission denied)"
     labels = [*found.labels]
     labels[place] = "neither"
@@ -116,17 +116,17 @@ def test_all_that_are_missing_are_counted(path: Path) -> None:
     _, store, _ = make()
     write_splits(path, *make())
     with pytest.raises(DataError, match=r"3 images of this run are missing, among them dog/a\.jpg"):
-        match_splits(path, make_found(NAMES[3:]), make_store(store.facts[3:]))
+        match_splits(path, make_found(NAMES[3:]), make_store(store.fingerprints[3:]))
 
 
 def test_an_image_that_was_left_out_anyway_may_vanish_or_change(path: Path) -> None:
     found, store, assignment = make()
     write_splits(path, found, store, assignment)
-    again, added = match_splits(path, make_found(NAMES[:3]), make_store(store.facts[:3]))
+    again, added = match_splits(path, make_found(NAMES[:3]), make_store(store.fingerprints[:3]))
     assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3], {}, [])
-    store.facts["sha256"][3] ^= 1
+    store.fingerprints["sha256"][3] ^= 1
     assert match_splits(path, found, store)[0].reasons == {3: TOLD}
-    assert match_splits(path, found, make_store(store.facts, {3: "damaged"}))[1] == []
+    assert match_splits(path, found, make_store(store.fingerprints, {3: "damaged"}))[1] == []
 
 
 ODD = ["a,b.jpg", 'say "x".jpg', "new\nline.jpg", "re\rturn.jpg", "\r\n.jpg", "=1+1.jpg", "+a",
@@ -190,7 +190,7 @@ def test_a_line_holds_its_cells_whatever_they_hold(cells: list[str]) -> None:
 def test_a_run_knows_the_hashes_and_images_of_each_of_its_splits(path: Path) -> None:
     found, store, assignment = make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 1])
     write_splits(path, found, store, assignment)
-    hashes = [bytes(digest).hex() for digest in store.facts["sha256"]]
+    hashes = [bytes(digest).hex() for digest in store.fingerprints["sha256"]]
     assert read_hashes(path, "train") == {hashes[0], hashes[4]}
     assert read_hashes(path, "val") == {hashes[1]}
     folder = path.parent / "photos"
@@ -225,7 +225,7 @@ def test_the_fingerprint_tells_every_change_of_what_is_used() -> None:
     seen.add(data_fingerprint(*make(sides=(1, 2, 0, 0))))
     labels = ["human", *found.labels[1:]]
     seen.add(data_fingerprint(replace(found, labels=labels), store, assignment))
-    facts = store.facts.copy()
+    facts = store.fingerprints.copy()
     facts["sha256"][2, 0] ^= 1
     seen.add(data_fingerprint(found, make_store(facts), assignment))
     assert len(seen) == 7

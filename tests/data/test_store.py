@@ -62,16 +62,18 @@ def check(
     built: ImageStore, photos: Path, names: list[str], preprocessing: Preprocessing = SMALL
 ) -> None:
     """Demand for each file what decoding it alone gives."""
-    assert len(built.rows) == len(built.facts) == len(names)
+    assert len(built.rows) == len(built.fingerprints) == len(names)
     for place, name in enumerate(names):
         alone = decode_file(photos / name, preprocessing)
         assert built.reasons.get(place, "") == alone.reason
-        assert built.facts["sha256"][place].tobytes() == alone.sha256.ljust(32, b"\0")
+        assert built.fingerprints["sha256"][place].tobytes() == alone.sha256.ljust(32, b"\0")
         if alone.pixels is None or alone.traits is None:
             assert built.rows[place] < 0
         else:
             assert np.array_equal(built.pixels[built.rows[place]], alone.pixels)
-            assert built.facts[place] == compute_fingerprints([alone.traits], [alone.sha256])[0]
+            assert (
+                built.fingerprints[place] == compute_fingerprints([alone.traits], [alone.sha256])[0]
+            )
 
 
 # What is built
@@ -89,8 +91,8 @@ def test_each_image_has_its_own_pixels_and_facts_in_the_order_of_the_paths(photo
     assert built.reasons[2] == "no such file or directory"
     assert built.reasons[6] == "empty file"
     assert sorted(built.reasons) == [1, 2, 6]
-    assert built.facts["sha256"][1].tobytes() == sha256(b"no picture").digest()
-    assert not built.facts["sha256"][2].any()
+    assert built.fingerprints["sha256"][1].tobytes() == sha256(b"no picture").digest()
+    assert not built.fingerprints["sha256"][2].any()
     check(build(photos, names), photos, names)
 
 

@@ -102,10 +102,7 @@ def inspect_images(found: ImageTable) -> Inspection:
                 waiting = []
             bar.advance()
     _describe(facts, waiting)
-    rows = np.zeros(num, np.int64)
-    rows[list(reasons)] = -1
-    store = ImageStore(np.zeros((0, 1, 1, 3), np.uint8), rows, facts, reasons)
-    return Inspection(store, modes, sharpness, spread)
+    return Inspection(ImageStore(facts, reasons), modes, sharpness, spread)
 
 
 def _describe(facts: NDArray[np.void], seen: Sequence[tuple[int, _Seen]]) -> None:
@@ -293,7 +290,7 @@ def report_dataset(source: Path) -> dict[str, Any]:
     """
     found = read_manifest(source) if is_manifest(source) else find_all_images(source)
     seen = inspect_images(found)
-    facts, good = seen.store.facts, seen.store.rows >= 0
+    facts, good = seen.store.fingerprints, seen.store.is_readable
     contents = np.where(good, group_exact_duplicates(facts), -1)
     classes = sorted({label for label in found.labels if label})
     report: dict[str, Any] = {

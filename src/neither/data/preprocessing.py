@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
+
+if TYPE_CHECKING:  # decoding processes import this module, and need no torch
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = "HEIF"  # as Pillow names it with the extra [heic]
@@ -44,7 +45,7 @@ class Preprocessing:
         return f"{self.resize} to {size} pixels, preprocessing {self.fingerprint()}"
 
 
-def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalize(pixels: "Tensor", preprocessing: Preprocessing) -> "Tensor":
     """Turn pixels into the network's input, unchanged otherwise.
 
     Args:
@@ -54,6 +55,7 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     Returns:
         (B, 3, H, W) float32, channels last in memory.
     """
-    mean = 255 * pixels.new_tensor(preprocessing.mean, dtype=torch.float32)
-    std = 255 * pixels.new_tensor(preprocessing.std, dtype=torch.float32)
-    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
+    values = pixels.float()
+    mean = 255 * values.new_tensor(preprocessing.mean)
+    std = 255 * values.new_tensor(preprocessing.std)
+    return ((values - mean) / std).permute(0, 3, 1, 2)

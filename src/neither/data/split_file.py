@@ -74,7 +74,7 @@ def match_splits(
             wrong["missing"].append(printable(image))
         elif place in store.reasons:
             wrong["unreadable"].append(f"{printable(image)} ({store.reasons[place]})")
-        elif store.facts["sha256"][place].tobytes().hex() != digest:
+        elif store.fingerprints["sha256"][place].tobytes().hex() != digest:
             wrong["changed"].append(printable(image))
         elif label != found.labels[place]:
             wrong["of another label now"].append(printable(image))
@@ -121,7 +121,7 @@ def read_split(path: Path, source: Path, split: str) -> ImageTable:
 
 def _rows(found: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
     for place, (image, label) in enumerate(zip(found.paths, found.labels, strict=True)):
-        digest = store.facts["sha256"][place]
+        digest = store.fingerprints["sha256"][place]
         yield [image, label, SPLITS[assignment.sides[place]],
                digest.tobytes().hex() if digest.any() else "",
                assignment.reasons.get(place, "")]  # fmt: skip

@@ -216,7 +216,7 @@ def assign_splits(
     if not has_val:
         given &= sides != SPLITS.index("train")
         for place in map(int, np.flatnonzero(~given)):
-            own = found.paths[place] if nothing else _own_group(store.facts[place])
+            own = found.paths[place] if nothing else _own_group(store.fingerprints[place])
             where = hash_fraction(seed, groups[place] or own)
             split = "test" if where < test_fraction else "train"
             if test_fraction <= where < test_fraction + settings.val_fraction:
@@ -226,7 +226,7 @@ def assign_splits(
     sides[list(reasons)] = 0
     if nothing:
         return SplitAssignment(sides, reasons)
-    left_out, partner = separate_duplicates(store.facts, sides, given, groups)
+    left_out, partner = separate_duplicates(store.fingerprints, sides, given, groups)
     if left_out.sum() > _MANY * len(sides):
         warn(
             f"{left_out.sum():,} of {len(sides):,} images look like others in another split and "
@@ -277,7 +277,7 @@ def _own_group(facts: np.void) -> str:
 
 def _shows_nothing(store: ImageStore) -> bool:
     """Tell images that need not be kept apart, as there is nothing to tell them apart by."""
-    facts = store.facts[store.rows >= 0]
+    facts = store.fingerprints[store.is_readable]
     if len(facts) <= 1:
         return False
     black = (
@@ -288,7 +288,7 @@ def _shows_nothing(store: ImageStore) -> bool:
 
 def _refuse_contradictions(found: ImageTable, store: ImageStore) -> None:
     """Raise a DataError if images of the same bytes bear two labels."""
-    contents = np.where(store.rows >= 0, group_exact_duplicates(store.facts), -1)
+    contents = np.where(store.is_readable, group_exact_duplicates(store.fingerprints), -1)
     pairs = find_label_conflicts(found.labels, contents)
     if pairs:
         lines = "\n       ".join(
@@ -329,7 +329,7 @@ def _reason(
     place: int,
     other: int,
 ) -> str:
-    same = bool((store.facts["sha256"][place] == store.facts["sha256"][other]).all())
+    same = bool((store.fingerprints["sha256"][place] == store.fingerprints["sha256"][other]).all())
     what = "the same bytes as" if same else "nearly the same as"
     if not same and groups[place] is not None and groups[place] == groups[other]:
         what = f"in one {groups[place]} with"
@@ -356,7 +356,7 @@ def log_split_summary(
             parts = ", ".join(f"{name} {counts[side, name]:,}" for name in classes)
             total = sum(counts[side, name] for name in classes)
             info(f"{split:5} {total:7,} images: {parts}")
-    flags = store.facts["flags"][store.rows >= 0]
+    flags = store.fingerprints["flags"][store.is_readable]
     for flag, what in (
         (ImageFlag.ROTATED, "turned upright by their EXIF tag"),
         (ImageFlag.ODD_EXIF, "with an EXIF tag that makes no sense, which was ignored"),

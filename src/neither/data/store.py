@@ -4,7 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,19 +29,26 @@ _MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name what is
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The pixels and facts of all images, the unreadable ones included.
+    """The fingerprints and pixels of N images, the unreadable ones included.
 
     Attributes:
+        fingerprints: (N,) records of `FINGERPRINT`; all zero for a file that could not be read.
+        reasons: why an image is unreadable, by its index.
         pixels: (R, S, S, 3) uint8 RGB, mapped from disk; rows of other files may lie between.
-        rows: (N,) int64, where the pixels of each image lie; negative if it is unreadable.
-        facts: (N,) records of `FACTS`; all zero for a file that could not even be read.
-        reasons: why an image is unreadable, by its place.
+        rows: (N,) int64, the row of each image in `pixels`; negative if it is unreadable.
     """
 
-    pixels: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    facts: NDArray[np.void]
+    fingerprints: NDArray[np.void]
     reasons: dict[int, str]
+    pixels: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def is_readable(self) -> NDArray[np.bool_]:
+        """Return (N,) bool, which images have pixels."""
+        readable = np.ones(len(self.fingerprints), bool)
+        readable[list(self.reasons)] = False
+        return readable
 
 
 def build_store(
@@ -90,7 +97,7 @@ def build_store(
         facts = cache.index.facts
         if len(places) != len(facts) or (np.diff(places) != 1).any():  # spares a copy on first runs
             facts = facts[places]
-        return ImageStore(cache.pixels(), rows, facts, reasons)
+        return ImageStore(facts, reasons, cache.pixels(), rows)
 
 
 @dataclass(frozen=True)
