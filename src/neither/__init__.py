@@ -1,36 +1,38 @@
-"""Train a small image classifier that knows when to say: neither.
+"""Train a small image classifier that can answer "neither".
 
     import neither
 
     classifier = neither.load("runs/photos")
     print(classifier("cat.jpg").probabilities)
 
-This is the Python API; `docs/api.md` tells more. Importing it is quick: torch comes with the first
-call.
+This is the Python API, described in `docs/api.md`. Importing it is quick: torch is imported by the
+first call.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neither.inference.prediction import Verdict
 from neither.runtime.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from neither.inference.classifier import Classifier
+    from neither.inference.prediction import Prediction
 
-__all__ = ["Classifier", "DataError", "UserError", "Verdict", "evaluate", "load", "train"]
+__all__ = ["Classifier", "DataError", "Prediction", "UserError", "evaluate", "load", "train"]
 
 
 def load(model: str | Path, device: str = "auto") -> "Classifier":
-    """Load a classifier. Nothing of the process is changed: no signals, logs, threads or seeds.
+    """Load a classifier.
+
+    Nothing of the process is changed: no signal handlers, logging, threads or seeds.
 
     Args:
-        model: the folder of a run, whose `best.pt` is meant, or one checkpoint file.
-        device: auto, cpu, cuda, cuda:N or mps; auto takes what the machine has.
+        model: folder of a run, which means its `best.pt`, or one checkpoint file.
+        device: auto, cpu, cuda, cuda:N or mps; auto uses a GPU if there is one.
 
     Raises:
-        UserError: if there is none, it cannot be used, or the device is missing.
+        UserError: if the checkpoint is missing or unusable, or the device is missing.
     """
     from neither.inference.classifier import load_classifier
     from neither.runtime.devices import choose_device
@@ -44,22 +46,22 @@ def train(
     output_dir: str | Path | None = None,
     fresh: bool = False,
 ) -> Path:
-    """Train as `scripts/train.py` does: go on with an unfinished run, leave a finished one alone.
+    """Train as `scripts/train.py` does: resume an unfinished run, leave a finished one unchanged.
 
-    Images are decoded in processes of their own, so a script calls this below
+    Images are decoded in other processes, so a script calls this below
     `if __name__ == "__main__":`. Messages go to the logger `neither`.
 
     Args:
-        config: a YAML file.
-        overrides: put over its values, such as `train.epochs=20`.
-        output_dir: the run's folder; None for `runs/<name>`.
-        fresh: start over; the old folder is kept as `<folder>.1`.
+        config: YAML file.
+        overrides: values that replace those of the file, such as `train.epochs=20`.
+        output_dir: folder of the run; None for `runs/<name>`.
+        fresh: start again; the old folder is renamed to `<folder>.1`.
 
     Returns:
-        The run's folder, to be loaded.
+        The folder of the run, for `load`.
 
     Raises:
-        UserError: whatever is to be put right: config, images, checkpoint, disk, device.
+        UserError: if something must be corrected: config, images, checkpoint, disk, device.
     """
     from neither.config.loader import load_config
     from neither.training.trainer import run_training
@@ -77,23 +79,23 @@ def evaluate(
     unseen: str | Path | None = None,
     output_dir: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model as `scripts/evaluate.py` does, and write the same files.
+    """Evaluate a model as `scripts/evaluate.py` does, and write the same files.
 
-    Images are decoded in processes of their own, so a script calls this below
+    Images are decoded in other processes, so a script calls this below
     `if __name__ == "__main__":`. Messages go to the logger `neither`.
 
     Args:
-        model: the folder of a run, or one checkpoint file.
-        images: a folder with or without labels, a CSV file, or an image.
-        split: train, val or test; None for test where the folder has splits, else for all of it.
-        unseen: a folder with folders of kinds that are no class.
-        output_dir: None for `evaluations/<a>-<b>` in the run's folder.
+        model: folder of a run, or one checkpoint file.
+        images: folder with or without labels, CSV file, or image.
+        split: train, val or test; None for test if the folder has splits, else for all images.
+        unseen: folder of folders, each with images of a kind that is not a class.
+        output_dir: None for `evaluations/<a>-<b>` in the folder of the run.
 
     Returns:
-        What `metrics.json` holds; a file that could not be read is counted in `num_unreadable`.
+        The content of `metrics.json`; `num_unreadable` counts the files that could not be read.
 
     Raises:
-        UserError: if the model cannot be used, there is no image, or nothing can be written.
+        UserError: if the model is unusable, there are no images, or results cannot be written.
     """
     from neither.evaluation.evaluation import evaluate_path
     from neither.reporting.html import report_evaluation
@@ -104,12 +106,16 @@ def evaluate(
     return evaluation.metrics
 
 
-if not TYPE_CHECKING:  # a type checker knows it from above, and is to know no other name
+if not TYPE_CHECKING:  # type checkers have the imports above, and would accept any name here
 
     def __getattr__(name: str) -> object:
-        """Import `Classifier`, and torch with it, when it is first asked for."""
+        """Import a public class, and torch with it, when it is first used."""
         if name == "Classifier":
             from neither.inference.classifier import Classifier
 
             return Classifier
+        if name == "Prediction":
+            from neither.inference.prediction import Prediction
+
+            return Prediction
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

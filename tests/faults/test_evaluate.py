@@ -154,17 +154,17 @@ def test_what_ends_half_way_leaves_the_old_results_whole(
     scored = make_flat(home / "scored", "dog", "human", "neither", num=30)
     assert evaluate(call, home, scored).code == 0
     before = {path.name: path.read_bytes() for path in (home / "out").iterdir()}
-    answer_files, number = classifier.answer_files, 0
+    predict_files, number = classifier.Classifier.predict_files, 0
 
     def cut_off(*arguments: Any) -> Any:  # noqa: ANN401
         nonlocal number
-        for answer in answer_files(*arguments):
+        for result in predict_files(*arguments):
             if number == after:
                 raise OSError(28, os.strerror(28), "predictions.csv")
             number += 1
-            yield answer
+            yield result
 
-    monkeypatch.setattr("neither.evaluation.evaluation.answer_files", cut_off)
+    monkeypatch.setattr(classifier.Classifier, "predict_files", cut_off)
     assert_refused(evaluate(call, home, scored), 6, "No space left", "free some space")
     assert {path.name: path.read_bytes() for path in (home / "out").iterdir()} == before
 

@@ -1,7 +1,10 @@
-"""An image gets the same bits alone, in company, and wherever it lies in a batch."""
+"""Logits that do not depend on the batch, priors, and files in order whatever they contain."""
 
 import math
+import os
 import signal
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +12,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from images import draw_shape
 from neither.config.schema import Model
+from neither.data import workers
+from neither.data.decode import decode_file
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.inference.classifier import BATCH_SIZE, Classifier, compute_logits, load_classifier
 from neither.models.checkpoint import Checkpoint, save_checkpoint
 from neither.models.networks import build_network
 from neither.runtime import signals
-from neither.runtime.errors import CheckpointError, UsageError
+from neither.runtime.errors import CheckpointError
 
 CPU = torch.device("cpu")
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE)
+CLASSES = ("dog", "human", "neither")
 
 
 def make_network(name: str) -> nn.Module:
-    """Build a network whose weights and statistics are all at work, as after training."""
+    """Build a network whose biases and statistics differ from their defaults, as after training."""
     settings = Model.model_validate({"name": name, "width": 16})
     network = build_network(settings, 3, SIZE, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -35,9 +42,8 @@ def make_network(name: str) -> nn.Module:
 
 
 def make_classifier(name: str = "small_cnn", temperature: float = 1.0) -> Classifier:
-    classes = ("dog", "human", "neither")
     return Classifier(
-        make_network(name), classes, "neither", PREPROCESSING, temperature, Path("images"), {}, CPU
+        make_network(name), CLASSES, "neither", PREPROCESSING, temperature, Path("images"), {}, CPU
     )
 
 
@@ -47,7 +53,7 @@ def make_pixels(num: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_p18_an_image_gets_the_same_bits_in_any_company(name: str) -> None:
+def test_p18_logits_do_not_depend_on_the_other_images_of_a_batch(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(2 * BATCH_SIZE + 2)
     alone = torch.cat([classifier.logits(image[None]) for image in pixels[:5]])
     assert len({tuple(logits) for logits in alone.tolist()}) == 5
@@ -58,7 +64,7 @@ def test_p18_an_image_gets_the_same_bits_in_any_company(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_p18_an_image_gets_the_same_bits_at_any_place(name: str) -> None:
+def test_p18_logits_do_not_depend_on_the_index_in_a_batch(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(BATCH_SIZE)
     straight = classifier.logits(pixels)
     for shift in (1, 17, 32, 63):
@@ -67,28 +73,22 @@ def test_p18_an_image_gets_the_same_bits_at_any_place(name: str) -> None:
 
 def test_logits_are_those_of_the_network_on_normalised_pixels() -> None:
     classifier, pixels = make_classifier(), make_pixels(3)
+    before = {name: each.clone() for name, each in classifier.network.state_dict().items()}
     with torch.no_grad():
         expected = classifier.network(normalize(pixels, PREPROCESSING))
     found = classifier.logits(pixels)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(pixels, make_pixels(3))  # and nothing has changed
+    after = classifier.network.state_dict()
+    assert all(torch.equal(after[name], each) for name, each in before.items())
 
 
-def test_rows_choose_images_in_their_order() -> None:
+def test_indices_choose_images_in_their_order() -> None:
     network, pixels = make_network("small_cnn"), make_pixels(6)
     every = compute_logits(network, pixels, torch.arange(6), PREPROCESSING, CPU)
     some = compute_logits(network, pixels, torch.tensor([4, 0, 4]), PREPROCESSING, CPU)
     assert torch.equal(some, every[[4, 0, 4]])
-
-
-def test_scoring_changes_neither_pixels_nor_network() -> None:
-    classifier, pixels = make_classifier(), make_pixels(3)
-    before = {name: each.clone() for name, each in classifier.network.state_dict().items()}
-    first = classifier.logits(pixels)
-    assert torch.equal(classifier.logits(pixels), first)
-    assert torch.equal(pixels, make_pixels(3))
-    after = classifier.network.state_dict()
-    assert all(torch.equal(after[name], each) for name, each in before.items())
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, 16 / 17), (2.0, 4 / 5)])
@@ -98,7 +98,7 @@ def test_probabilities_follow_the_temperature(temperature: float, expected: floa
     assert probabilities[0, 1].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_signal_stops_scoring_between_batches() -> None:
+def test_a_signal_stops_between_batches() -> None:
     classifier = make_classifier("softmax_regression")
     with signals.installed():
         signal.raise_signal(signal.SIGTERM)
@@ -131,9 +131,88 @@ def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -
     assert torch.equal(loaded.logits(make_pixels(2)), expected)
 
 
-def test_a_bad_or_missing_checkpoint_is_an_error_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        load_classifier(tmp_path / "missing.pt", CPU)
-    (tmp_path / "text.pt").write_text("hello")
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
+
+
+@pytest.fixture
+def trained() -> Classifier:
+    """A classifier with known class frequencies; its network is not used."""
+    return Classifier(
+        nn.Identity(), CLASSES, "neither", PREPROCESSING, 2.0, Path("images"), {}, CPU,
+        shares=(0.5, 0.25, 0.25),
+    )  # fmt: skip
+
+
+def test_priors_multiply_each_probability_by_the_ratio_of_frequencies(trained: Classifier) -> None:
+    priors = {"neither": 0.8, "dog": 0.1, "human": 0.1}
+    before = trained.probabilities(LOGITS)
+    weighed = before * torch.tensor([0.1 / 0.5, 0.1 / 0.25, 0.8 / 0.25], dtype=torch.float64)
+    expected = weighed / weighed.sum(dim=1, keepdim=True)
+    found = trained.with_priors(priors).probabilities(LOGITS)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    same = trained.with_priors(dict(zip(CLASSES, trained.shares, strict=True)))
+    torch.testing.assert_close(same.probabilities(LOGITS), before)
+
+
+@pytest.mark.parametrize("shares", [(), (0.5, 0.5, 0.0)])
+def test_priors_need_the_class_frequencies(trained: Classifier, shares: tuple[float, ...]) -> None:
     with pytest.raises(CheckpointError):
-        load_classifier(tmp_path / "text.pt", CPU)
+        replace(trained, shares=shares).with_priors({"dog": 0.2, "human": 0.3, "neither": 0.5})
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1]])
+def test_p19_classes_in_another_order_get_the_same_probabilities(
+    trained: Classifier, order: list[int]
+) -> None:
+    other = replace(trained, classes=tuple(CLASSES[index] for index in order))
+    mine = dict(zip(CLASSES, trained.probabilities(LOGITS)[0].tolist(), strict=True))
+    theirs = other.probabilities(LOGITS[:, order])[0].tolist()
+    assert mine == pytest.approx(dict(zip(other.classes, theirs, strict=True)), abs=4.5e-16)
+
+
+def make_files(folder: Path, num: int, unreadable: set[int]) -> list[Path]:
+    """Write different images, and text in place of some."""
+    paths = [folder / f"{index:03}.png" for index in range(num)]
+    for index, path in enumerate(paths):
+        if index in unreadable:
+            path.write_text("not an image")
+        else:
+            draw_shape(CLASSES[index % 3], index, 20 + index % 7).save(path)
+    return paths
+
+
+def test_files_are_predicted_in_order_across_processes_and_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    classifier = make_classifier()
+    unreadable = {0, BATCH_SIZE - 1, BATCH_SIZE, BATCH_SIZE + 7}
+    paths = make_files(tmp_path, BATCH_SIZE + 20, unreadable)
+    results = list(classifier.predict_files(iter(paths)))
+    assert [Path(result.prediction.path) for result in results] == paths
+    for index, (path, (prediction, logits, digest)) in enumerate(zip(paths, results, strict=True)):
+        assert digest == sha256(path.read_bytes()).hexdigest()
+        assert bool(prediction.error) == (logits is None) == (index in unreadable)
+        if logits is not None and index % 10 == 5:
+            pixels = decode_file(path, PREPROCESSING).pixels
+            assert pixels is not None
+            assert torch.equal(logits, classifier.logits(torch.tensor(pixels)[None])[0])
+            assert prediction == classifier(path)
+
+
+def test_an_unreadable_file_gets_an_error(tmp_path: Path) -> None:
+    (good,) = make_files(tmp_path, 1, set())
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-40])
+    paths = [tmp_path / name for name in ("cut.png", "empty.png", "missing.png")]
+    results = list(make_classifier("softmax_regression").predict_files(paths))
+    assert all(result.logits is None and not result.prediction.probabilities for result in results)
+    assert results[1].prediction.error == "empty file"
+    assert results[2].prediction.error == os.strerror(2).lower()
+    assert [bool(result.sha256) for result in results] == [True, True, False]
+
+
+@pytest.mark.parametrize("num", [0, BATCH_SIZE])
+def test_there_are_as_many_results_as_files(num: int, tmp_path: Path) -> None:
+    paths = make_files(tmp_path, num, set())
+    assert len(list(make_classifier("softmax_regression").predict_files(paths))) == num

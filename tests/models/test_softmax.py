@@ -6,11 +6,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neither.models.softmax import to_log_probabilities, to_probabilities
+from neither.models.softmax import (
+    label_probabilities,
+    to_log_probabilities,
+    to_probabilities,
+)
 
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -148,3 +153,12 @@ def test_a_temperature_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="temperature"):
         function(torch.zeros(1, 3), temperature)
+
+
+def test_label_probabilities_are_those_of_the_labels() -> None:
+    logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 3
+    found = label_probabilities(F.cross_entropy(logits, labels, reduction="none"))
+    assert found.dtype == torch.float32
+    expected = to_probabilities(logits).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)

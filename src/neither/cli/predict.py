@@ -110,7 +110,7 @@ class _Given(NamedTuple):
 def _predict(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.cli.predict import UNREADABLE, DecisionFolders
-    from neither.inference.classifier import answer_files, load_classifier, predict_one
+    from neither.inference.classifier import load_classifier
     from neither.inference.explain import Explainer
     from neither.inference.prediction import UNSURE, csv_header, encode
     from neither.runtime import files
@@ -134,15 +134,14 @@ def _predict(arguments: argparse.Namespace) -> int:
         _write(encode(csv_header(classifier.classes)), goes_on)
     counts: Counter[str] = Counter()
     asked, shown = tee(_find(arguments.paths))
-    answers = answer_files(classifier, (given.path for given in asked))
-    for given, answer in zip(shown, answers, strict=True):
-        prediction = predict_one(classifier, answer, str(given.path))
+    results = classifier.predict_files(given.path for given in asked)
+    for given, (prediction, _, _) in zip(shown, results, strict=True):
         _write(encode(_line(prediction, classifier.classes, arguments.format)), goes_on)
-        decision = prediction.decision
-        counts[decision.decided if decision is not None else UNREADABLE] += 1
+        decision = prediction.decision or UNREADABLE
+        counts[decision] += 1
         if sorter is not None:
-            sorter.copy(given.path, given.below, decision.decided if decision else UNREADABLE)
-        if explainer is not None and decision is not None:
+            sorter.copy(given.path, given.below, decision)
+        if explainer is not None and not prediction.error:
             explainer.draw(given.path, given.below, prediction)
     if not counts:
         raise DataError("no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)")
@@ -194,8 +193,8 @@ def _line(prediction: "Prediction", classes: tuple[str, ...], kind: str) -> str:
     if kind == "csv":
         return to_csv(prediction, classes)
     if kind == "jsonl":
-        return to_json(prediction, classes)
-    return to_bars(prediction, classes, blocks=_has_blocks())
+        return to_json(prediction)
+    return to_bars(prediction, blocks=_has_blocks())
 
 
 def _has_blocks() -> bool:

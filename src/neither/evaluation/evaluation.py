@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from neither.evaluation.metrics import (
     wilson_interval,
 )
 from neither.evaluation.selective import cumulative_errors, rejection_metrics, selective_metrics
-from neither.inference.classifier import Classifier, answer_files, predict_one
+from neither.inference.classifier import Classifier
 from neither.inference.prediction import UNSURE, csv_header, encode, to_csv
 from neither.models.checkpoint import find_checkpoint
 from neither.runtime import files
@@ -195,20 +195,20 @@ def evaluate(
         progress_bar("evaluating", len(targets)) as bar,
     ):
         file.write(encode(csv_header(classes)))
-        answers = answer_files(classifier, [target.path for target in targets])
-        for target, answer in zip(targets, answers, strict=True):
+        results = classifier.predict_files(target.path for target in targets)
+        for target, (prediction, row, sha256) in zip(targets, results, strict=True):
             bar.advance()
-            num_learned += answer.sha256 in trained_on
-            prediction = predict_one(classifier, answer, target.shown, target.label)
+            num_learned += sha256 in trained_on
+            prediction = replace(prediction, path=target.shown, true_label=target.label)
             file.write(encode(to_csv(prediction, classes)))
-            if answer.logits is None or prediction.decision is None:
-                errors.append(f"{printable(target.shown)}: {answer.reason}")
+            if row is None:
+                errors.append(f"{printable(target.shown)}: {prediction.error}")
             elif target.label in classes:
-                logits.append(answer.logits)
+                logits.append(row)
                 labelled.append(target)
             else:
                 counts = foreign[target.label] if target.label else unlabelled
-                counts[prediction.decision.decided] += 1
+                counts[prediction.decision] += 1
     _name_unreadable(errors)
     if num_learned:
         warn(

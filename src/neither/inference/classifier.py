@@ -1,16 +1,12 @@
-"""How common each class is where a model is used, by name.
-
-A checkpoint as a classifier, and the one way in which logits are computed for use.
-
-Image files in, one answer for each out, in order and in bounded memory.
-"""
+"""A checkpoint as a classifier: images in, one prediction for each out."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice, tee
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -22,63 +18,53 @@ from neither.data.decode import DecodedFile, decode, decode_array, decode_file, 
 from neither.data.image_file import UnreadableError, read_file
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.data.workers import parallel_map
-from neither.inference.prediction import Decision, Prediction, Verdict, decide
+from neither.inference.prediction import Prediction, decide
 from neither.models.checkpoint import load_checkpoint
 from neither.models.softmax import to_probabilities
 from neither.runtime import signals
 from neither.runtime.console import printable
 from neither.runtime.errors import CheckpointError, DataError, UsageError
 
-_ROUNDING = 1e-3  # of three shares written with three digits
-
-
-def check_priors(priors: Mapping[str, float], classes: Sequence[str]) -> list[float]:
-    """Return the shares in the order of the classes.
-
-    Args:
-        priors: each class with its share, above 0; together 1.
-        classes: names.
-
-    Raises:
-        UsageError: if it is anything else.
-    """
-    odd = [f"{name} is no class" for name in priors if name not in classes]
-    odd += [f"{name} has no share" for name in classes if name not in priors]
-    odd += [f"the share of {name} is above 0 and below 1, not {share:g}"
-            for name, share in priors.items() if not 0 < share < 1]  # fmt: skip
-    if odd:
-        raise UsageError(f"priors: {printable('; '.join(odd))}")
-    total = math.fsum(priors.values())
-    if abs(total - 1) > _ROUNDING:
-        raise UsageError(f"priors: the shares sum to 1, but these to {total:g}")
-    return [priors[name] for name in classes]
-
-
 # One shape for every forward pass: kernels choose their order of summation by shape, so an image
-# gets the same bits alone, in company, and at the end of a folder.
+# gets the same bits alone, in a batch, and at the end of a folder.
 BATCH_SIZE = 64
 
+_SUM_TOLERANCE = 1e-3  # of priors that a user rounds to three digits
 _Array = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 _Arrays = np.ndarray[tuple[int, int, int, int], np.dtype[np.uint8]]
 
 
+class FilePrediction(NamedTuple):
+    """The result for one file.
+
+    Attributes:
+        prediction: the prediction, or the error if the file is unreadable.
+        logits: (C,) float32; None if the file is unreadable.
+        sha256: hex digest of the file's content; empty if it could not be read.
+    """
+
+    prediction: Prediction
+    logits: Tensor | None
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Classifier:
-    """A network and what its outputs mean; call it with a picture, or with many.
+    """A network and the meaning of its outputs; call it with one image or a batch of them.
 
     Attributes:
         network: on `device`, in evaluation mode.
         classes: names in the order of the logits.
-        reject_class: the class that means none of the others, if there is one.
+        reject_class: the class that means "none of the others", if there is one.
         preprocessing: from a file to pixels and from pixels to the network's input.
-        temperature: what logits are divided by before softmax.
-        source: the folder or manifest that it was trained on.
-        aliases: other names of the classes' folders.
+        temperature: divisor of the logits before softmax.
+        source: the folder or manifest of the training run.
+        aliases: class of each folder that has another name than its class.
         device: of the network.
-        threshold: the least probability to accept; None accepts every prediction.
-        target_precision: what the threshold promises of the accepted predictions.
-        shares: of each class among the training images; empty if they are not known.
-        priors: of each class where the classifier is used; empty if they are those of training.
+        threshold: smallest probability to accept; None accepts every prediction.
+        target_precision: the precision that the threshold was chosen for.
+        shares: fraction of the training images in each class; empty if unknown.
+        priors: fraction of each class where the classifier is used; empty if as in training.
     """
 
     network: nn.Module
@@ -95,84 +81,131 @@ class Classifier:
     priors: tuple[float, ...] = ()
 
     @overload
-    def __call__(self, picture: str | Path | Image.Image | _Array) -> Verdict: ...
+    def __call__(self, image: str | Path | Image.Image | _Array) -> Prediction: ...
 
     @overload
-    def __call__(self, picture: list[Any] | _Arrays) -> list[Verdict]: ...
+    def __call__(self, image: list[Any] | _Arrays) -> list[Prediction]: ...
 
-    def __call__(self, picture: Any) -> Verdict | list[Verdict]:
-        """Classify a picture, or a batch of them, in this thread.
+    def __call__(self, image: Any) -> Prediction | list[Prediction]:
+        """Classify an image or a batch of images.
 
-        Any number of threads may call at once. The same picture gets the same probabilities alone
-        and in a batch. A path, a Pillow image of that file and an array of its pixels agree, except
-        for a large JPEG: by its path it is read at a part of its size, see `decode`.
+        Any number of threads may call this at once. An image gets the same probabilities alone and
+        in a batch. A path, a Pillow image of that file and an array of its pixels give the same
+        result, except for a large JPEG, which is read from its path at a reduced size (`decode`).
 
         Args:
-            picture: a path; a Pillow image of any mode, turned upright by its EXIF tag; an
+            image: a path; a Pillow image of any mode, which is rotated by its EXIF orientation; an
                 (H, W, 3) uint8 RGB array; or a batch: a list of these, or an (N, H, W, 3) array.
 
         Returns:
-            A verdict; for a batch a list of them, in its order.
+            A prediction; for a batch, a list of predictions in the same order.
 
         Raises:
-            DataError: if a file cannot be read or gives no image; it names the first one.
-            TypeError: if a picture is something else.
+            DataError: if a file cannot be read or decoded; the message names the first one.
+            TypeError: if an image has another type.
             ValueError: if an array has another shape.
             CheckpointError: if a logit is not finite.
         """
-        is_batch = isinstance(picture, list) or (
-            isinstance(picture, np.ndarray) and picture.ndim == 4
-        )
-        if not is_batch:
-            return self._verdicts([picture])[0]
-        batches = range(0, len(picture), BATCH_SIZE)
-        return [verdict for start in batches
-                for verdict in self._verdicts(picture[start : start + BATCH_SIZE])]  # fmt: skip
+        is_batch = isinstance(image, list) or (isinstance(image, np.ndarray) and image.ndim == 4)
+        images = image if is_batch else [image]
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            pixels = np.stack([self._decode(each) for each in batch])
+            found = self._predict(self.logits(torch.from_numpy(pixels)))
+            paths = [str(each) if isinstance(each, str | Path) else "" for each in batch]
+            predictions += map(_with_path, found, paths)
+        return predictions if is_batch else predictions[0]
 
-    def _verdicts(self, pictures: Sequence[object]) -> list[Verdict]:
-        pixels = [self._square(picture) for picture in pictures]
-        logits = self.logits(torch.from_numpy(np.stack(pixels)))
-        rows = self.probabilities(logits).tolist()
-        return [Verdict.of(self.decide(row), dict(zip(self.classes, row, strict=True)))
-                for row in rows]  # fmt: skip
-
-    def _square(self, picture: object) -> NDArray[np.uint8]:
+    def _decode(self, image: object) -> NDArray[np.uint8]:
         try:
-            if isinstance(picture, str | Path):
-                return decode(read_file(Path(picture)), self.preprocessing)
-            if isinstance(picture, Image.Image):
-                return decode_image(picture, self.preprocessing)
-            if isinstance(picture, np.ndarray):
-                return decode_array(picture, self.preprocessing)
+            if isinstance(image, str | Path):
+                return decode(read_file(Path(image)), self.preprocessing)
+            if isinstance(image, Image.Image):
+                return decode_image(image, self.preprocessing)
+            if isinstance(image, np.ndarray):
+                return decode_array(image, self.preprocessing)
         except UnreadableError as error:
-            raise DataError(f"{picture}: {error}") from error
-        raise TypeError(f"{type(picture).__name__} is no path, Pillow image or array")
+            raise DataError(f"{image}: {error}") from error
+        raise TypeError(f"want a path, Pillow image or array, not {type(image).__name__}")
+
+    def predict_files(self, paths: Iterable[Path]) -> Iterator[FilePrediction]:
+        """Predict files in order and in bounded memory; processes decode them in parallel.
+
+        Args:
+            paths: image files; they are consumed as needed, some ahead.
+
+        Yields:
+            One result for each path; that of an unreadable file has an error and no logits.
+
+        Raises:
+            CheckpointError: if a logit is not finite.
+            OutputError: if a decoding process was killed.
+            Stopped: if a signal asks for an end.
+        """
+        to_decode, to_return = tee(paths)
+        decoded = parallel_map(partial(decode_file, preprocessing=self.preprocessing), to_decode)
+        files = zip(decoded, to_return, strict=True)
+        while batch := list(islice(files, BATCH_SIZE)):
+            yield from self._predict_batch(batch)
+
+    def _predict_batch(self, batch: Sequence[tuple[DecodedFile, Path]]) -> Iterator[FilePrediction]:
+        pixels = [file.pixels for file, _ in batch if file.pixels is not None]
+        logits = torch.empty(0, len(self.classes))
+        if pixels:
+            logits = self.logits(torch.from_numpy(np.stack(pixels)))
+        readable = zip(self._predict(logits), logits, strict=True)
+        for file, path in batch:
+            if file.pixels is None:
+                unreadable = Prediction(str(path), error=file.reason)
+                yield FilePrediction(unreadable, None, file.sha256.hex())
+            else:
+                prediction, row = next(readable)
+                yield FilePrediction(_with_path(prediction, str(path)), row, file.sha256.hex())
+
+    def _predict(self, logits: Tensor) -> list[Prediction]:
+        return [
+            decide(dict(zip(self.classes, row, strict=True)), self.threshold)
+            for row in self.probabilities(logits).tolist()
+        ]
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Score decoded images.
+        """Compute the logits of decoded images.
 
         Args:
             pixels: (N, S, S, 3) uint8 RGB on the CPU, as `decode` returns them.
 
         Returns:
-            (N, C) float32 logits on the CPU.
+            (N, C) float32 on the CPU.
         """
-        rows = torch.arange(len(pixels))
-        return compute_logits(self.network, pixels, rows, self.preprocessing, self.device)
+        indices = torch.arange(len(pixels))
+        return compute_logits(self.network, pixels, indices, self.preprocessing, self.device)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Return (N, C) float64: (N, C) logits, tempered, and shifted for another mix of classes.
+        """Divide logits by the temperature and shift them to the priors (Saerens et al., 2002).
 
-        Softmax of them gives the probabilities.
+        Softmax of the scores gives the probabilities.
+
+        Args:
+            logits: (N, C).
+
+        Returns:
+            (N, C) float64.
         """
         scores = logits.double() / self.temperature
         if not self.priors:
             return scores
-        shares = torch.tensor([self.priors, self.shares], dtype=torch.float64).log()
-        return scores + shares[0] - shares[1]
+        frequencies = torch.tensor([self.priors, self.shares], dtype=torch.float64).log()
+        return scores + frequencies[0] - frequencies[1]
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return (N, C) float64 probabilities for (N, C) logits.
+        """Compute calibrated probabilities.
+
+        Args:
+            logits: (N, C).
+
+        Returns:
+            (N, C) float64; each row sums to 1.
 
         Raises:
             CheckpointError: if a logit is not finite.
@@ -182,33 +215,59 @@ class Classifier:
         except ValueError as error:
             raise CheckpointError(f"this checkpoint gives no probabilities: {error}") from error
 
-    def decide(self, probabilities: Sequence[float]) -> Decision:
-        """Decide on one image by its probabilities, in the order of the classes."""
-        return decide(probabilities, self.classes, self.threshold)
-
     def with_priors(self, priors: Mapping[str, float]) -> "Classifier":
-        """Expect another mix of classes than in training (Saerens et al., 2002).
+        """Return a classifier for images in which the classes are not as frequent as in training.
 
-        By Bayes' rule each probability is multiplied by how much more common its class is.
+        By Bayes' rule each probability is multiplied by the ratio of prior to training frequency
+        (Saerens et al., 2002).
 
         Args:
-            priors: each class with its share, above 0; together 1.
+            priors: fraction of each class, above 0; together 1.
 
         Raises:
-            UsageError: if these are other classes, or no shares.
-            CheckpointError: if the shares in training are not known, or a class had no image.
+            UsageError: if a class is missing or unknown, or a fraction is wrong.
+            CheckpointError: if the class frequencies of training are unknown or 0.
         """
         if not self.shares or not all(self.shares):
             raise CheckpointError("this checkpoint does not know how common each class was")
         return replace(self, priors=tuple(check_priors(priors, self.classes)))
 
 
+def _with_path(prediction: Prediction, path: str) -> Prediction:
+    return replace(prediction, path=path)
+
+
+def check_priors(priors: Mapping[str, float], classes: Sequence[str]) -> list[float]:
+    """Validate priors and return them in the order of the classes.
+
+    Args:
+        priors: fraction of each class by name, above 0; together 1.
+        classes: names.
+
+    Raises:
+        UsageError: if a class is missing or unknown, a fraction is not in (0, 1), or the sum not 1.
+    """
+    problems = [f"{name} is not a class" for name in priors if name not in classes]
+    problems += [f"{name} is missing" for name in classes if name not in priors]
+    problems += [
+        f"{name} is {prior:g}, but must be above 0 and below 1"
+        for name, prior in priors.items()
+        if not 0 < prior < 1
+    ]
+    if problems:
+        raise UsageError(f"priors: {printable('; '.join(problems))}")
+    total = math.fsum(priors.values())
+    if abs(total - 1) > _SUM_TOLERANCE:
+        raise UsageError(f"priors: they must sum to 1, but sum to {total:g}")
+    return [priors[name] for name in classes]
+
+
 def load_classifier(path: Path, device: torch.device) -> Classifier:
     """Load a run's `best.pt`, or one checkpoint file.
 
     Raises:
-        UsageError: if there is none.
-        CheckpointError: if it cannot be used.
+        UsageError: if the path does not exist.
+        CheckpointError: if the checkpoint cannot be used.
     """
     checkpoint = load_checkpoint(path)
     data = checkpoint.config["data"]
@@ -231,85 +290,31 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
 def compute_logits(
     network: nn.Module,
     pixels: Tensor,
-    rows: Tensor,
+    indices: Tensor,
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> Tensor:
-    """Run a network in evaluation mode, in float32, over any number of images.
+    """Compute logits in float32, in batches of `BATCH_SIZE`, the last one padded.
 
     Args:
         network: in evaluation mode, on `device`.
         pixels: (M, S, S, 3) uint8 RGB on the CPU.
-        rows: (N,) int64, which of them; only a batch at a time is copied.
-        preprocessing: mean and standard deviation.
+        indices: (N,) int64, the images to use; only one batch at a time is copied.
+        preprocessing: mean and standard deviation of the network's input.
         device: where to compute.
 
     Returns:
-        (N, C) float32 logits on the CPU.
+        (N, C) float32 on the CPU.
 
     Raises:
         Stopped: if a signal asks for an end.
     """
     parts = []
     padded = pixels.new_zeros((BATCH_SIZE, *pixels.shape[1:]))
-    for start in range(0, len(rows), BATCH_SIZE):
+    for start in range(0, len(indices), BATCH_SIZE):
         signals.poll()
-        batch = rows[start : start + BATCH_SIZE]
+        batch = indices[start : start + BATCH_SIZE]
         padded[: len(batch)] = pixels[batch]
         logits = network(normalize(padded.to(device), preprocessing))
         parts.append(logits[: len(batch)].float().cpu())
     return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the classifier says of one file.
-
-    Attributes:
-        logits: (C,) float32, or None if the file is unreadable.
-        reason: why it is unreadable; empty if it is not.
-        sha256: of the file's bytes; empty if they could not be read.
-    """
-
-    logits: Tensor | None
-    reason: str
-    sha256: str
-
-
-def answer_files(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Answer]:
-    """Yield an answer for each path, in order, decoding in parallel.
-
-    Raises:
-        OutputError: if a decoding process was killed.
-        Stopped: if a signal asks for an end.
-    """
-    decode = partial(decode_file, preprocessing=classifier.preprocessing)
-    waiting: list[DecodedFile] = []
-    for decoded in parallel_map(decode, paths):
-        waiting.append(decoded)
-        if len(waiting) == BATCH_SIZE:
-            yield from _answer(classifier, waiting)
-            waiting = []
-    yield from _answer(classifier, waiting)
-
-
-def _answer(classifier: Classifier, images: Sequence[DecodedFile]) -> Iterator[Answer]:
-    pixels = [image.pixels for image in images if image.pixels is not None]
-    logits = iter(classifier.logits(torch.from_numpy(np.stack(pixels))) if pixels else ())
-    for image in images:
-        scored = next(logits) if image.pixels is not None else None
-        yield Answer(scored, image.reason, image.sha256.hex())
-
-
-def predict_one(
-    classifier: Classifier, answer: Answer, shown: str, true_label: str = ""
-) -> Prediction:
-    """Turn an answer into probabilities and a decision.
-
-    Raises:
-        CheckpointError: if a logit is not finite.
-    """
-    if answer.logits is None:
-        return Prediction(shown, true_label=true_label, error=answer.reason)
-    probabilities: list[float] = classifier.probabilities(answer.logits[None])[0].tolist()
-    return Prediction(shown, probabilities, classifier.decide(probabilities), true_label)

@@ -12,7 +12,7 @@ from torch import Tensor
 from neither.data.decode import decode_file
 from neither.data.preprocessing import normalize
 from neither.inference.classifier import Classifier
-from neither.inference.prediction import Decision, Prediction
+from neither.inference.prediction import Prediction
 from neither.models.cam import class_contrast_cam
 from neither.runtime import files
 
@@ -51,25 +51,25 @@ class Explainer:
             prediction: of this image.
         """
         decoded = decode_file(path, self._classifier.preprocessing)
-        if decoded.pixels is None or prediction.decision is None:  # gone since it was predicted
+        if decoded.pixels is None:  # gone since it was predicted
             return
-        number = self._classifier.classes.index(prediction.decision.predicted)
+        number = self._classifier.classes.index(prediction.predicted)
         evidence = draw_heat_map(
             decoded.pixels, contrast_map(self._classifier, decoded.pixels, number)
         )
-        picture = _with_caption(evidence, prediction.decision)
+        picture = _with_caption(evidence, prediction)
         target = self._folder.joinpath(*PurePosixPath(f"{below}.png").parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_writer(target) as file:
             picture.save(file, "PNG")
 
 
-def _with_caption(picture: NDArray[np.uint8], decision: Decision) -> Image.Image:
+def _with_caption(picture: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
     """Say below a picture which class its colours are about."""
     height, width, _ = picture.shape
     page = Image.new("RGB", (width, height + _CAPTION), "white")
     page.paste(Image.fromarray(picture))
-    text = f"{decision.predicted} {decision.confidence:.2f}: red spoke for it, blue against it"
+    text = f"{prediction.predicted} {prediction.confidence:.2f}: red spoke for it, blue against it"
     ImageDraw.Draw(page).text((6, height + 3), text, "black", ImageFont.load_default(14))
     return page
 

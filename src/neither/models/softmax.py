@@ -57,6 +57,18 @@ def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return torch.log_softmax(logits.double() / temperature, dim=1)
 
 
+def label_probabilities(losses: Tensor) -> Tensor:
+    """Return the probability of each label from its cross entropy: exp(-loss).
+
+    Args:
+        losses: (N,) cross entropy in nats, at least 0, any floating-point type.
+
+    Returns:
+        (N,) in [0, 1], of the same type.
+    """
+    return (-losses).exp()
+
+
 def _require_sound(logits: Tensor, temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise ValueError(f"a temperature is above 0, not {temperature:g}")

@@ -10,7 +10,7 @@ from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 from neither.inference.explain import Explainer, contrast_map, draw_heat_map
-from neither.inference.prediction import Decision, Prediction
+from neither.inference.prediction import Prediction
 from neither.models.networks import build_network
 
 CLASSES = ("dog", "human", "neither")
@@ -61,9 +61,9 @@ def test_without_evidence_the_picture_is_grey() -> None:
 def test_a_picture_is_written_for_each_image_below_the_folder(tmp_path: Path) -> None:
     Image.fromarray(halves(20)).save(tmp_path / "a.png")
     explainer = Explainer(make_classifier(), tmp_path / "maps")
-    decided = Prediction("a.png", [0.8, 0.1, 0.1], Decision("dog", "dog", "", 0.8))
-    explainer.draw(tmp_path / "a.png", "x/a.png", decided)
-    explainer.draw(tmp_path / "gone.png", "gone.png", decided)
+    prediction = Prediction("a.png", {"dog": 0.8}, "dog", "dog", "", 0.8)
+    explainer.draw(tmp_path / "a.png", "x/a.png", prediction)
+    explainer.draw(tmp_path / "gone.png", "gone.png", prediction)
     (path,) = (path for path in (tmp_path / "maps").rglob("*") if path.is_file())
     assert path == tmp_path / "maps" / "x" / "a.png.png"
     with Image.open(path) as picture:
