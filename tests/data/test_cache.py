@@ -227,7 +227,7 @@ FOREIGN: dict[str, dict[str, NDArray[np.generic] | None]] = {
     "fewer keys": {"keys": keys(1)},
     "fewer rows": {"rows": np.zeros(1, np.int64)},
     "fewer facts": {"facts": np.zeros(1, FINGERPRINT)},
-    "other facts": {"facts": np.zeros(3, FINGERPRINT[["sha256", "look"]])},
+    "other facts": {"facts": np.zeros(3, FINGERPRINT[["sha256", "dhash"]])},
     "signed keys": {"keys": np.zeros((3, 2), np.int64)},
     "short keys": {"keys": np.zeros((3, 1), np.uint64)},
     "rows as floats": {"rows": np.zeros(3)},

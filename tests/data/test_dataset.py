@@ -306,10 +306,10 @@ def test_re_encoded_and_resized_twins_are_never_in_two_splits(
     with_twins(tmp_path / "photos", 12)
     load(tmp_path / "photos", run, seed)
     placed = splits_of(run)
-    sides: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for path, split in placed.items():
-        sides.setdefault(path.partition("-")[0], set()).add(split)
-    assert all(len(each - {""}) == 1 for each in sides.values())
+        splits.setdefault(path.partition("-")[0], set()).add(split)
+    assert all(len(each - {""}) == 1 for each in splits.values())
     assert {"train", "val", "test"} <= set(placed.values())
     reasons = reasons_of(run)
     for path, why in reasons.items():
@@ -441,11 +441,11 @@ def test_a_persons_images_are_kept_together(root: Path, run: Path) -> None:
         for number in range(12):
             (root / label / f"{number:02}.png").rename(root / label / f"p{number % 6}-{number}.png")
     load(root, run, group_pattern=r"(\w+)/(p\d)-")
-    sides: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for path, split in splits_of(run).items():
-        sides.setdefault(path.partition("-")[0], set()).add(split)
-    assert len(sides) == 12
-    assert all(len(each) == 1 for each in sides.values())
+        splits.setdefault(path.partition("-")[0], set()).add(split)
+    assert len(splits) == 12
+    assert all(len(each) == 1 for each in splits.values())
 
 
 def test_two_folders_feed_one_class_by_aliases(root: Path, run: Path, draw: Draw) -> None:

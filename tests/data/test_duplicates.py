@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from known_images import LOOK_BITS, make_facts, make_look
+from known_images import DHASH_BITS, make_dhash, make_fingerprints
 from neither.data.fingerprints import (
     FINGERPRINT,
     MAX_DISTANCE,
@@ -23,9 +23,9 @@ from neither.data.fingerprints import (
 
 
 def facts_of(looks: NDArray[np.uint16]) -> NDArray[np.void]:
-    facts = np.zeros(len(looks), FINGERPRINT)
-    facts["look"] = looks
-    return facts
+    records = np.zeros(len(looks), FINGERPRINT)
+    records["dhash"] = looks
+    return records
 
 
 def by_brute_force(looks: NDArray[np.uint16]) -> set[tuple[int, int]]:
@@ -60,13 +60,13 @@ def check(looks: NDArray[np.uint16]) -> None:
     assert set(numbers[numbers >= 0].tolist()) == set(range(int(numbers.max(initial=-1)) + 1))
 
 
-FLIPS = st.lists(st.integers(0, LOOK_BITS - 1), max_size=2 * MAX_DISTANCE, unique=True)
+FLIPS = st.lists(st.integers(0, DHASH_BITS - 1), max_size=2 * MAX_DISTANCE, unique=True)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), FLIPS), max_size=30))
 @settings(deadline=None, max_examples=150)
 def test_clustered_looks_are_found_as_by_brute_force(looks: list[tuple[int, list[int]]]) -> None:
-    made = [make_look(number, flips) for number, flips in looks]
+    made = [make_dhash(number, flips) for number, flips in looks]
     check(np.stack(made) if made else np.zeros((0, 8), np.uint16))
 
 
@@ -81,28 +81,28 @@ def test_looks_of_few_bits_are_found_as_by_brute_force(words: list[int]) -> None
 @settings(deadline=None, max_examples=25)
 def test_random_looks_are_found_as_by_brute_force(seed: int, num: int) -> None:
     random = np.random.default_rng(seed)
-    bits = random.random((num, LOOK_BITS)) < random.choice([0.02, 0.1, 0.5])
+    bits = random.random((num, DHASH_BITS)) < random.choice([0.02, 0.1, 0.5])
     check(np.packbits(bits, axis=1).view("<u2"))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_exactly_seven_bits_are_near_wherever_they_lie(seed: int) -> None:
-    flips = np.random.default_rng(seed).permutation(LOOK_BITS)
+    flips = np.random.default_rng(seed).permutation(DHASH_BITS)
     for num in range(1, MAX_DISTANCE + 3):
-        facts = make_facts([make_look(0), make_look(0, flips[:num].tolist())])
-        assert len(find_near_duplicates(facts)[1]) == (num <= MAX_DISTANCE)
+        records = make_fingerprints([make_dhash(0), make_dhash(0, flips[:num].tolist())])
+        assert len(find_near_duplicates(records)[1]) == (num <= MAX_DISTANCE)
 
 
 def test_one_bit_in_each_of_seven_bands_is_still_near() -> None:
     """The worst case of the search: only one of eight bands is the same."""
     for spared in range(8):
         flips = [16 * band + 3 for band in range(8) if band != spared]
-        facts = make_facts([make_look(0), make_look(0, flips)])
-        assert find_near_duplicates(facts)[1].tolist() == [[0, 1]]
+        records = make_fingerprints([make_dhash(0), make_dhash(0, flips)])
+        assert find_near_duplicates(records)[1].tolist() == [[0, 1]]
 
 
 def test_thousands_of_equal_looks_are_one_look() -> None:
-    looks = np.concatenate([np.tile(make_look(0), (5000, 1)), np.tile(make_look(1), (5000, 1))])
+    looks = np.concatenate([np.tile(make_dhash(0), (5000, 1)), np.tile(make_dhash(1), (5000, 1))])
     tracemalloc.start()
     numbers, pairs = find_near_duplicates(facts_of(looks))
     peak = tracemalloc.get_traced_memory()[1]
@@ -116,10 +116,10 @@ def test_thousands_of_equal_looks_are_one_look() -> None:
 def test_thousands_of_nearly_equal_looks_are_all_paired_in_bounded_memory() -> None:
     """The frames of a film of a street at night: half a million pairs."""
     random = np.random.default_rng(0)
-    bits = np.zeros((1000, LOOK_BITS), np.uint8)
+    bits = np.zeros((1000, DHASH_BITS), np.uint8)
     for row in bits:
-        row[random.choice(LOOK_BITS, 3, replace=False)] = 1
-    looks = np.packbits(bits, axis=1).view("<u2") ^ make_look(0)
+        row[random.choice(DHASH_BITS, 3, replace=False)] = 1
+    looks = np.packbits(bits, axis=1).view("<u2") ^ make_dhash(0)
     tracemalloc.start()
     numbers, pairs = find_near_duplicates(facts_of(looks))
     peak = tracemalloc.get_traced_memory()[1]
@@ -130,7 +130,7 @@ def test_thousands_of_nearly_equal_looks_are_all_paired_in_bounded_memory() -> N
 
 
 def test_numbers_do_not_hang_on_the_order_of_the_images() -> None:
-    looks = np.stack([make_look(number % 5, range(number % 3)) for number in range(40)])
+    looks = np.stack([make_dhash(number % 5, range(number % 3)) for number in range(40)])
     numbers, pairs = find_near_duplicates(facts_of(looks))
     order = np.random.default_rng(0).permutation(len(looks))
     again, same_pairs = find_near_duplicates(facts_of(looks[order]))
@@ -139,10 +139,10 @@ def test_numbers_do_not_hang_on_the_order_of_the_images() -> None:
 
 
 def test_files_with_the_same_bytes_have_one_number() -> None:
-    facts = make_facts([make_look(number) for number in range(6)])
-    facts["sha256"][[1, 4]] = facts["sha256"][0]
-    facts["sha256"][3] = 0  # could not be read
-    numbers = group_exact_duplicates(facts)
+    records = make_fingerprints([make_dhash(number) for number in range(6)])
+    records["sha256"][[1, 4]] = records["sha256"][0]
+    records["sha256"][3] = 0  # could not be read
+    numbers = group_exact_duplicates(records)
     assert numbers[0] == numbers[1] == numbers[4]
     assert numbers[3] == -1
     assert sorted({*numbers.tolist()}) == [-1, 0, 1, 2]
@@ -150,11 +150,11 @@ def test_files_with_the_same_bytes_have_one_number() -> None:
 
 def test_bytes_that_differ_in_one_bit_are_other_bytes() -> None:
     for place in range(16):  # half of the hash is plenty
-        facts = make_facts([make_look(0)] * 2)
-        facts["sha256"][1] = facts["sha256"][0]
-        assert len({*group_exact_duplicates(facts).tolist()}) == 1
-        facts["sha256"][1, place] ^= 1
-        assert len({*group_exact_duplicates(facts).tolist()}) == 2
+        records = make_fingerprints([make_dhash(0)] * 2)
+        records["sha256"][1] = records["sha256"][0]
+        assert len({*group_exact_duplicates(records).tolist()}) == 1
+        records["sha256"][1, place] ^= 1
+        assert len({*group_exact_duplicates(records).tolist()}) == 2
 
 
 def test_no_images_have_no_groups() -> None:
@@ -167,10 +167,10 @@ def test_no_images_have_no_groups() -> None:
 @pytest.mark.parametrize("column", ["brightness", "contrast"])
 def test_looks_of_other_light_are_no_copies(column: str) -> None:
     for levels in range(MAX_LEVELS + 3):
-        facts = make_facts([make_look(0), make_look(0), make_look(1)])
-        facts[column] = 100
-        facts[column][1] += levels
-        numbers, pairs = find_near_duplicates(facts)
+        records = make_fingerprints([make_dhash(0), make_dhash(0), make_dhash(1)])
+        records[column] = 100
+        records[column][1] += levels
+        numbers, pairs = find_near_duplicates(records)
         assert (numbers[0] == numbers[1] or len(pairs) == 1) == (levels <= MAX_LEVELS)
 
 
@@ -184,9 +184,9 @@ def test_things_on_an_even_ground_are_no_copies_of_each_other() -> None:
         pixels = np.where(disc[:, :, None], random.integers(0, 200, 3), 255).astype(np.uint8)
         thumbnail = Image.fromarray(pixels).resize((9, 9), Image.Resampling.BOX).tobytes()
         traits.append(ImageTraits(90, 90, "PNG", ImageFlag(0), thumbnail))
-    facts = compute_fingerprints(
+    records = compute_fingerprints(
         traits, [bytes([1 + n // 250, 1 + n % 250]) * 16 for n in range(400)]
     )
-    assert len(find_near_duplicates(facts)[1]) < 80  # of 79,800 pairs
-    _, sizes = np.unique(facts["scene"], return_counts=True)
+    assert len(find_near_duplicates(records)[1]) < 80  # of 79,800 pairs
+    _, sizes = np.unique(records["coarse_hash"], return_counts=True)
     assert sizes.max() < 40

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from known_images import make_facts, make_found, make_look, make_store
+from known_images import make_dhash, make_fingerprints, make_store, make_table
 from neither.data.fingerprints import ImageFlag
 from neither.data.splits import ADDED, SplitAssignment, log_split_summary
 
@@ -10,18 +10,18 @@ Messages = Callable[[], str]
 
 
 def tell(
-    sides: list[int],
+    splits: list[int],
     reasons: dict[int, str] | None = None,
     unreadable: dict[int, str] | None = None,
     flags: int = 0,
 ) -> None:
-    names = [f"{('dog', 'human')[place % 2]}/{place}.jpg" for place in range(len(sides))]
-    facts = make_facts([make_look(number) for number in range(len(sides))])
-    facts["flags"] = flags
+    names = [f"{('dog', 'human')[place % 2]}/{place}.jpg" for place in range(len(splits))]
+    records = make_fingerprints([make_dhash(number) for number in range(len(splits))])
+    records["flags"] = flags
     left_out = {**(unreadable or {}), **(reasons or {})}
-    assignment = SplitAssignment(np.array(sides, np.int8), left_out)
+    assignment = SplitAssignment(np.array(splits, np.int8), left_out)
     log_split_summary(
-        make_found(names), make_store(facts, unreadable), assignment, ["dog", "human"]
+        make_table(names), make_store(records, unreadable), assignment, ["dog", "human"]
     )
 
 

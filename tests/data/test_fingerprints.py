@@ -48,7 +48,7 @@ def seen(thumbnail: NDArray[np.uint8], flags: ImageFlag = NO_FLAGS) -> np.void:
 
 
 def distances(one: NDArray[np.void], other: NDArray[np.void]) -> list[int]:
-    bits = np.bitwise_count(one["look"] ^ other["look"]).sum(axis=1)
+    bits = np.bitwise_count(one["dhash"] ^ other["dhash"]).sum(axis=1)
     numbers: list[int] = bits.tolist()
     return numbers
 
@@ -57,22 +57,22 @@ def distances(one: NDArray[np.void], other: NDArray[np.void]) -> list[int]:
 
 
 def test_no_images_have_no_facts() -> None:
-    facts = compute_fingerprints([], [])
-    assert facts.shape == (0,)
-    assert facts.dtype == FINGERPRINT
+    records = compute_fingerprints([], [])
+    assert records.shape == (0,)
+    assert records.dtype == FINGERPRINT
 
 
 def test_facts_stand_in_the_order_of_their_images() -> None:
     images = [smooth(30, 20), noise(9, 40), smooth(20, 30)]
     kinds = ["JPEG", "PNG", "WEBP"]
     contents = [encode(image, kind) for image, kind in zip(images, kinds, strict=True)]
-    facts = facts_of(contents)
-    assert facts["width"].tolist() == [30, 9, 20]
-    assert facts["height"].tolist() == [20, 40, 30]
-    assert [KNOWN_FORMATS[number] for number in facts["format"]] == kinds
-    assert [each.tobytes() for each in facts["sha256"]] == [sha256(c).digest() for c in contents]
+    records = facts_of(contents)
+    assert records["width"].tolist() == [30, 9, 20]
+    assert records["height"].tolist() == [20, 40, 30]
+    assert [KNOWN_FORMATS[number] for number in records["format"]] == kinds
+    assert [each.tobytes() for each in records["sha256"]] == [sha256(c).digest() for c in contents]
     one_by_one = np.concatenate([facts_of([content]) for content in contents])
-    assert np.array_equal(facts, one_by_one)
+    assert np.array_equal(records, one_by_one)
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_an_even_picture_is_flat_and_has_neither_look_nor_scene() -> None:
     even[::2] += 3  # a spread of 1.5 levels
     told = seen(even)
     assert told["flags"] & ImageFlag.FLAT
-    assert (told["look"].any(), told["scene"]) == (False, 0)
+    assert (told["dhash"].any(), told["coarse_hash"]) == (False, 0)
     even[::2] += 2  # of 2.5
     assert not seen(even)["flags"] & ImageFlag.FLAT
-    assert seen(even)["scene"] > 0
+    assert seen(even)["coarse_hash"] > 0
     assert fact(Image.new("RGB", (50, 20), "red"))["flags"] == ImageFlag.FLAT
 
 
@@ -183,10 +183,10 @@ def test_nearly_every_copy_keeps_its_look(kind: str) -> None:
     assert near.mean() >= 0.95
 
 
-def least_distance(facts: NDArray[np.void]) -> int:
+def least_distance(records: NDArray[np.void]) -> int:
     """Compare each look with each other one."""
-    bits = np.bitwise_count(facts["look"][:, None] ^ facts["look"][None]).sum(axis=2)
-    return int(bits[np.triu_indices(len(facts), 1)].min())
+    bits = np.bitwise_count(records["dhash"][:, None] ^ records["dhash"][None]).sum(axis=2)
+    return int(bits[np.triu_indices(len(records), 1)].min())
 
 
 def test_different_pictures_look_different() -> None:
@@ -195,16 +195,16 @@ def test_different_pictures_look_different() -> None:
 
 def test_dull_pictures_look_different_too() -> None:
     dull = [image.point([180 + number // 18 for number in range(256)] * 3) for image in pictures()]
-    facts = facts_of([as_png(image) for image in dull])
-    facts = facts[facts["flags"] & ImageFlag.FLAT == 0]
-    assert len(facts) >= 20
-    assert least_distance(facts) > 2 * MAX_DISTANCE
+    records = facts_of([as_png(image) for image in dull])
+    records = records[records["flags"] & ImageFlag.FLAT == 0]
+    assert len(records) >= 20
+    assert least_distance(records) > 2 * MAX_DISTANCE
 
 
 def test_nearly_every_copy_keeps_its_scene() -> None:
     for kind in ("JPEG of quality 80", "half", "double", "grey"):
-        assert (copies(kind)["scene"] == originals()["scene"]).mean() >= 0.8, kind
-    assert len(np.unique(originals()["scene"])) >= 55
+        assert (copies(kind)["coarse_hash"] == originals()["coarse_hash"]).mean() >= 0.8, kind
+    assert len(np.unique(originals()["coarse_hash"])) >= 55
 
 
 def pattern() -> NDArray[np.uint8]:
@@ -215,8 +215,8 @@ def pattern() -> NDArray[np.uint8]:
 def test_look_and_scene_are_the_same_today_and_in_a_year() -> None:
     # Which image is in which split hangs on them, and they are cached: raise DECODER_VERSION too.
     told = seen(pattern())
-    assert told["look"].tobytes().hex() == GOLDEN_LOOK
-    assert told["scene"] == GOLDEN_SCENE
+    assert told["dhash"].tobytes().hex() == GOLDEN_LOOK
+    assert told["coarse_hash"] == GOLDEN_SCENE
 
 
 @given(st.binary(min_size=243, max_size=243))
@@ -224,8 +224,8 @@ def test_look_and_scene_are_the_same_today_and_in_a_year() -> None:
 def test_a_scene_is_zero_only_for_flat_images_and_fits_its_range(thumbnail: bytes) -> None:
     told = seen(np.frombuffer(thumbnail, np.uint8).reshape(9, 9, 3))
     flat = bool(told["flags"] & ImageFlag.FLAT)
-    assert (told["scene"] == 0) == flat
-    assert flat or told["scene"] >= 1
+    assert (told["coarse_hash"] == 0) == flat
+    assert flat or told["coarse_hash"] >= 1
 
 
 @pytest.mark.parametrize("light", [0, 255])
@@ -236,5 +236,5 @@ def test_scenes_differ_by_the_place_of_what_is_seen_and_by_its_light(light: int)
             thumbnail = np.full((9, 9), 255 - light)
             row, column = divmod(cell, 3)
             thumbnail[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = abs(light - less)
-            scenes.add(int(seen(thumbnail)["scene"]))
+            scenes.add(int(seen(thumbnail)["coarse_hash"]))
     assert len(scenes) == 18

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from folders import lay_out
-from neither.data.scan import ImageFile, ImageTable
+from neither.data.scan import ImageRow, ImageTable
 from neither.runtime.errors import DataError
 
 
@@ -17,9 +17,9 @@ def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
     assert found.labels == ["dog", "dog", "human"]
     assert found.splits == ["train", "train", ""]
     assert found.images == [
-        ImageFile("a.jpg", "dog", "train"),
-        ImageFile("b.jpg", "dog", "train"),
-        ImageFile("c.jpg", "human"),
+        ImageRow("a.jpg", "dog", "train"),
+        ImageRow("b.jpg", "dog", "train"),
+        ImageRow("c.jpg", "human"),
     ]
 
 
@@ -27,8 +27,8 @@ def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_pat
     lay_out(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/.b.jpg", "human/c.jpg")
     os.mkfifo(tmp_path / "dog/pipe.jpg")
     found = ImageTable(tmp_path, tmp_path)
-    assert found.search(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
-    assert found.search(tmp_path / "human") == ["c.jpg"]
+    assert found.scan(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
+    assert found.scan(tmp_path / "human") == ["c.jpg"]
     assert found.paths == found.listing.paths == []
     assert (found.listing.num_other, found.listing.num_hidden) == (1, 1)
     odd = f"{tmp_path}/dog/pipe.jpg: not a regular file"
@@ -43,11 +43,11 @@ def test_notes_escape_what_would_drive_a_terminal(tmp_path: Path) -> None:
     lay_out(tmp_path, "\x1b[31m/a.txt")
     (tmp_path / "\x1b[31m/\n.jpg").symlink_to("nowhere")
     found = ImageTable(tmp_path, tmp_path)
-    found.search(tmp_path / "\x1b[31m")
+    found.scan(tmp_path / "\x1b[31m")
     assert len(found.notes) == 2
     assert all(letter.isprintable() for note in found.notes for letter in note)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing: this folder cannot be read"):
-        ImageTable(tmp_path, tmp_path).search(tmp_path / "missing")
+        ImageTable(tmp_path, tmp_path).scan(tmp_path / "missing")

@@ -7,7 +7,7 @@ import pytest
 from folders import lay_out
 from images import make_splits
 from neither.data.layout import find_training_images
-from neither.data.scan import ImageFile, ImageTable
+from neither.data.scan import ImageRow, ImageTable
 from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
@@ -27,10 +27,10 @@ def test_class_folders_without_splits(tmp_path: Path) -> None:
     lay_out(tmp_path, "human/2.jpg", "dog/b.jpg", "dog/a.jpg", "dog/more/c.jpg")
     found = training(tmp_path)
     assert found.images == [
-        ImageFile("dog/a.jpg", "dog"),
-        ImageFile("dog/b.jpg", "dog"),
-        ImageFile("dog/more/c.jpg", "dog"),
-        ImageFile("human/2.jpg", "human"),
+        ImageRow("dog/a.jpg", "dog"),
+        ImageRow("dog/b.jpg", "dog"),
+        ImageRow("dog/more/c.jpg", "dog"),
+        ImageRow("human/2.jpg", "human"),
     ]
     assert (found.root, found.notes) == (tmp_path, [])
 
@@ -40,7 +40,7 @@ def test_split_folders(tmp_path: Path, val: str) -> None:
     lay_out(tmp_path, *[f"{split}/{name}/{split}.jpg" for split in ("train", val, "test")
                         for name in CLASSES])  # fmt: skip
     assert training(tmp_path).images == [
-        ImageFile(f"{folder}/{name}/{folder}.jpg", name, split)
+        ImageRow(f"{folder}/{name}/{folder}.jpg", name, split)
         for split, folder in (("train", "train"), ("val", val), ("test", "test"))
         for name in CLASSES
     ]
@@ -179,10 +179,10 @@ def test_two_folders_feed_one_class_by_aliases(tmp_path: Path) -> None:
     assert "folder people: no class has this name" in refused(tmp_path)
     found = training(tmp_path, person="human", people="human", unused="dog")
     assert found.images == [
-        ImageFile("dog/a.jpg", "dog"),
-        ImageFile("human/b.jpg", "human"),
-        ImageFile("people/deep/d.jpg", "human"),
-        ImageFile("person/c.jpg", "human"),
+        ImageRow("dog/a.jpg", "dog"),
+        ImageRow("human/b.jpg", "human"),
+        ImageRow("people/deep/d.jpg", "human"),
+        ImageRow("person/c.jpg", "human"),
     ]
 
 
@@ -190,10 +190,10 @@ def test_an_alias_stands_for_the_folder_of_its_class_in_every_split(tmp_path: Pa
     lay_out(tmp_path, "train/hound/a.jpg", "train/human/b.jpg", "val/dog/c.jpg", "val/human/d.jpg")
     assert "no folder for class dog" in refused(tmp_path)
     assert training(tmp_path, hound="dog").images == [
-        ImageFile("train/hound/a.jpg", "dog", "train"),
-        ImageFile("train/human/b.jpg", "human", "train"),
-        ImageFile("val/dog/c.jpg", "dog", "val"),
-        ImageFile("val/human/d.jpg", "human", "val"),
+        ImageRow("train/hound/a.jpg", "dog", "train"),
+        ImageRow("train/human/b.jpg", "human", "train"),
+        ImageRow("val/dog/c.jpg", "dog", "val"),
+        ImageRow("val/human/d.jpg", "human", "val"),
     ]
 
 

@@ -12,7 +12,7 @@ from neither.data.manifest import (
     is_manifest,
     read_manifest,
 )
-from neither.data.scan import ImageFile, ImageTable
+from neither.data.scan import ImageRow, ImageTable
 from neither.data.split_file import csv_line
 from neither.runtime.errors import DataError, UsageError
 
@@ -57,18 +57,18 @@ def test_a_manifest_names_images_beside_it(tmp_path: Path, write: Write) -> None
     path = write("path,label", "b.jpg,human", "deep/a.jpg,dog")
     found = training(path)
     assert (found.root, found.source) == (tmp_path, path)
-    assert found.images == [ImageFile("b.jpg", "human"), ImageFile("deep/a.jpg", "dog")]
-    assert (found.notes, found.refused) == ([], [])
+    assert found.images == [ImageRow("b.jpg", "human"), ImageRow("deep/a.jpg", "dog")]
+    assert (found.notes, found.unreadable_folders) == ([], [])
 
 
 def test_columns_may_stand_in_any_order_beside_others(write: Write) -> None:
     path = write("split,by,label,path", "train,me,dog,a.jpg", "valid,you,human,b.jpg",
                  "test,,human,c.jpg", "validation,,dog,d.jpg")  # fmt: skip
     assert training(path).images == [
-        ImageFile("a.jpg", "dog", "train"),
-        ImageFile("b.jpg", "human", "val"),
-        ImageFile("c.jpg", "human", "test"),
-        ImageFile("d.jpg", "dog", "val"),
+        ImageRow("a.jpg", "dog", "train"),
+        ImageRow("b.jpg", "human", "val"),
+        ImageRow("c.jpg", "human", "test"),
+        ImageRow("d.jpg", "dog", "val"),
     ]
 
 
@@ -205,7 +205,7 @@ def test_aliases_say_which_class_is_meant(write: Write) -> None:
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(write: Write) -> None:
     path = write(b"\xef\xbb\xbfpath,label\r", b"a.jpg,dog\r", b"b.jpg,human\r")
-    assert training(path).images == [ImageFile("a.jpg", "dog"), ImageFile("b.jpg", "human")]
+    assert training(path).images == [ImageRow("a.jpg", "dog"), ImageRow("b.jpg", "human")]
 
 
 def test_bytes_that_are_no_utf_8_name_the_file_that_has_them(write: Write) -> None:
@@ -287,7 +287,7 @@ def test_a_split_that_is_not_there_is_refused_and_never_replaced(write: Write) -
 
 def test_reading_a_manifest_keeps_labels_and_splits_as_they_stand(write: Write) -> None:
     found = read_manifest(write("path,label,split", "a.jpg,x,validation", "b.jpg,,"))
-    assert found.images == [ImageFile("a.jpg", "x", "val"), ImageFile("b.jpg", "")]
+    assert found.images == [ImageRow("a.jpg", "x", "val"), ImageRow("b.jpg", "")]
 
 
 def test_rows_share_the_text_of_their_label_and_split(write: Write) -> None:

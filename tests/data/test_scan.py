@@ -28,7 +28,7 @@ def test_images_are_found_at_any_depth_sorted_by_name(tmp_path: Path) -> None:
     assert listing.paths == [
         "10.png", "9.png", "B.jpg", "a.png", "a/b/c/d.gif", "a/z.png", "b.jpg",
     ]  # fmt: skip
-    assert (listing.num_other, listing.refused) == (0, [])
+    assert (listing.num_other, listing.unreadable_folders) == (0, [])
 
 
 def test_every_image_suffix_counts_in_any_case(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(tmp_path / "socket.jpg"))
     listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_other, listing.refused) == ([], 0, [])
+    assert (listing.paths, listing.num_other, listing.unreadable_folders) == ([], 0, [])
     assert sorted(listing.odd) == [
         f"{tmp_path}/gone.jpg: a link to nothing",
         f"{tmp_path}/loop.jpg: {os.strerror(errno.ELOOP)}",
@@ -225,8 +225,11 @@ def test_a_folder_that_is_closed_to_us_is_named_and_passed_over(
     monkeypatch.setattr(os, "scandir", scan)
     refused = "this folder cannot be read: Permission denied"
     listing = list_images(tmp_path / "b")
-    assert (listing.paths, listing.refused) == (["y.jpg"], [f"{tmp_path}/b/link: {refused}"])
-    assert list_images(tmp_path).refused == [f"{tmp_path}/a: {refused}"]
+    assert (listing.paths, listing.unreadable_folders) == (
+        ["y.jpg"],
+        [f"{tmp_path}/b/link: {refused}"],
+    )
+    assert list_images(tmp_path).unreadable_folders == [f"{tmp_path}/a: {refused}"]
     with pytest.raises(DataError, match=f"a: {refused}"):
         list_images(tmp_path / "a")
 
@@ -238,7 +241,9 @@ def test_a_folder_within_that_cannot_be_read_is_named_and_passed_over(tmp_path: 
     listing = list_images(tmp_path)
     (tmp_path / "a").chmod(0o700)
     assert listing.paths == ["b/y.jpg"]
-    assert listing.refused == [f"{tmp_path / 'a'}: this folder cannot be read: Permission denied"]
+    assert listing.unreadable_folders == [
+        f"{tmp_path / 'a'}: this folder cannot be read: Permission denied"
+    ]
 
 
 def test_a_signal_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

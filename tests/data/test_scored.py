@@ -13,7 +13,7 @@ from neither.data.layout import (
     find_unseen_images,
 )
 from neither.data.manifest import given_splits
-from neither.data.scan import ImageFile, ImageTable
+from neither.data.scan import ImageRow, ImageTable
 from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
@@ -42,7 +42,7 @@ def scored(root: Path, split: str | None = None) -> list[tuple[str, str]]:
 def test_a_file_is_scored_without_a_label(tmp_path: Path) -> None:
     lay_out(tmp_path, "dog/a.xyz")
     found = find_evaluation_images(tmp_path / "dog/a.xyz", CLASSES, None)
-    assert (found.root, found.images) == (tmp_path / "dog", [ImageFile("a.xyz", "")])
+    assert (found.root, found.images) == (tmp_path / "dog", [ImageRow("a.xyz", "")])
 
 
 def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(
@@ -129,9 +129,9 @@ def test_a_folder_inside_can_be_left_out(tmp_path: Path) -> None:
     found = find_evaluation_images(tmp_path, CLASSES, None)
     every = len(found.paths)
     for outside in (tmp_path, tmp_path.parent, tmp_path.parent / "other"):
-        found.leave_out(outside)
+        found.exclude(outside)
         assert len(found.paths) == every
-    found.leave_out(tmp_path / "dog" / ".." / "unseen")
+    found.exclude(tmp_path / "dog" / ".." / "unseen")
     assert [(image.path, image.label) for image in found.images] == [
         ("dog/a.jpg", "dog"), ("human/unseen/d.jpg", "human"), ("unseen2/c.jpg", "unseen2"),
     ]  # fmt: skip
@@ -223,20 +223,20 @@ def test_all_images_are_found_with_whatever_their_folders_say(tmp_path: Path) ->
     flat = lay_out(tmp_path / "flat", "dog/a.jpg", "cup/deep/b.jpg", "c.jpg", "dog/.d.jpg")
     (flat / "cup/dog").symlink_to("../dog")  # gives no image a second label
     found = find_all_images(flat)
-    assert found.images == [ImageFile("cup/deep/b.jpg", "cup"), ImageFile("dog/a.jpg", "dog")]
+    assert found.images == [ImageRow("cup/deep/b.jpg", "cup"), ImageRow("dog/a.jpg", "dog")]
     assert found.notes == [f"{flat}: 1 images beside the class folders are not read"]
     assert found.listing.num_hidden == 1
     split = lay_out(tmp_path / "split", "train/dog/a.jpg", "valid/cup/b.jpg", "test/dog/c.jpg")
     assert find_all_images(split).images == [
-        ImageFile("train/dog/a.jpg", "dog", "train"),
-        ImageFile("valid/cup/b.jpg", "cup", "val"),
-        ImageFile("test/dog/c.jpg", "dog", "test"),
+        ImageRow("train/dog/a.jpg", "dog", "train"),
+        ImageRow("valid/cup/b.jpg", "cup", "val"),
+        ImageRow("test/dog/c.jpg", "dog", "test"),
     ]
 
 
 def test_images_without_any_class_folder_are_found_without_labels(tmp_path: Path) -> None:
     assert find_all_images(lay_out(tmp_path, "a.jpg", "b.png")).images == [
-        ImageFile("a.jpg", ""), ImageFile("b.png", ""),
+        ImageRow("a.jpg", ""), ImageRow("b.png", ""),
     ]  # fmt: skip
     with pytest.raises(DataError, match="no images here"):
         find_all_images(lay_out(tmp_path / "empty", "dog/", "a.txt"))

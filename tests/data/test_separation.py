@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from known_images import make_facts, make_look
+from known_images import make_dhash, make_fingerprints
 from neither.data.fingerprints import MAX_DISTANCE
 from neither.data.splits import SPLITS, separate_duplicates
 
@@ -21,59 +21,59 @@ class Case:
     def __init__(
         self,
         looks: Sequence[NDArray[np.uint16] | None],
-        sides: Sequence[int],
+        splits: Sequence[int],
         given: Sequence[bool] | bool = False,
         groups: Sequence[str | None] = (),
     ) -> None:
-        self.facts = make_facts(looks)
-        self.sides = np.array(sides, np.int8)
+        self.records = make_fingerprints(looks)
+        self.splits = np.array(splits, np.int8)
         self.given = np.broadcast_to(np.array(given, bool), len(looks)).copy()
         self.groups = list(groups) or [None] * len(looks)
 
     def separate(self) -> list[int]:
         """Return which images are left out, once it is sure that each was for a reason."""
-        before = self.sides.copy()
-        out, partner = separate_duplicates(self.facts, self.sides, self.given, self.groups)
-        assert (self.sides == before).all()
-        kept = (self.sides > 0) & ~out
-        assert not (out & (self.sides == NOWHERE)).any()
+        before = self.splits.copy()
+        out, partner = separate_duplicates(self.records, self.splits, self.given, self.groups)
+        assert (self.splits == before).all()
+        kept = (self.splits > 0) & ~out
+        assert not (out & (self.splits == NOWHERE)).any()
         assert ((partner >= 0) == out).all()
         for one, other in combinations(np.flatnonzero(kept).tolist(), 2):
-            assert self.sides[one] == self.sides[other] or not self.linked(one, other)
+            assert self.splits[one] == self.splits[other] or not self.linked(one, other)
         for place in np.flatnonzero(out).tolist():
             cause = int(partner[place])
             assert kept[cause], "the image in the way is itself left out"
             assert self.linked(place, cause)
-            assert self.sides[place] != self.sides[cause]
+            assert self.splits[place] != self.splits[cause]
             if self.given[place]:
                 assert self.given[cause], "what the user put there gives way to chance"
-                assert self.sides[place] < self.sides[cause]
+                assert self.splits[place] < self.splits[cause]
         places: list[int] = np.flatnonzero(out).tolist()
         return places
 
     def linked(self, one: int, other: int) -> bool:
         """Say by the definition whether no split may come between two images."""
-        a, b = self.facts[one], self.facts[other]
+        a, b = self.records[one], self.records[other]
         if self.groups[one] is not None and self.groups[one] == self.groups[other]:
             return True
-        if a["look"].any() and b["look"].any():
-            return int(np.bitwise_count(a["look"] ^ b["look"]).sum()) <= MAX_DISTANCE
+        if a["dhash"].any() and b["dhash"].any():
+            return int(np.bitwise_count(a["dhash"] ^ b["dhash"]).sum()) <= MAX_DISTANCE
         return bool((a["sha256"] == b["sha256"]).all())
 
     def in_order(self, order: Sequence[int]) -> "Case":
-        case = Case([None] * len(order), self.sides[order].tolist(), self.given[order].tolist(),
+        case = Case([None] * len(order), self.splits[order].tolist(), self.given[order].tolist(),
                     [self.groups[place] for place in order])  # fmt: skip
-        case.facts = self.facts[order]
+        case.records = self.records[order]
         return case
 
 
 def near(*flipped: int, of: int = 0) -> NDArray[np.uint16]:
-    return make_look(of, flipped)
+    return make_dhash(of, flipped)
 
 
 def chain(num: int, of: int = 0) -> list[NDArray[np.uint16]]:
     """Return looks each of which is near the next, and no other."""
-    return [make_look(of, range(5 * place)) for place in range(num)]
+    return [make_dhash(of, range(5 * place)) for place in range(num)]
 
 
 @st.composite
@@ -86,20 +86,20 @@ def cases(draw: st.DrawFn) -> Case:
         # Each place stands for two bits, so that nine of them span more than the distance.
         cluster, places = draw(st.integers(0, 1)), draw(flips)
         flipped = [2 * place + bit for place in places for bit in (0, 1)]
-        looks.append(draw(st.none() | st.just(make_look(cluster, flipped))))
+        looks.append(draw(st.none() | st.just(make_dhash(cluster, flipped))))
     layout = draw(st.sampled_from(["flat", "all given", "no val"]))
-    sides = draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
+    splits = draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
     groups = draw(st.lists(st.sampled_from([None, None, "p", "q"]), min_size=num, max_size=num))
-    given = [layout == "all given" or (layout == "no val" and side == TEST) for side in sides]
+    given = [layout == "all given" or (layout == "no val" and side == TEST) for side in splits]
     # A group's images that were not put anywhere share a hash, and so a side.
     first: dict[str, int] = {}
     for place, group in enumerate(groups):
-        if group is not None and not given[place] and sides[place]:
-            sides[place] = first.setdefault(group, sides[place])
-    case = Case(looks, sides, given, groups)
+        if group is not None and not given[place] and splits[place]:
+            splits[place] = first.setdefault(group, splits[place])
+    case = Case(looks, splits, given, groups)
     for place in range(num):
         if looks[place] is None:  # the same bytes now and then
-            case.facts["sha256"][place] = draw(st.integers(1, 2))
+            case.records["sha256"][place] = draw(st.integers(1, 2))
     return case
 
 
@@ -107,16 +107,16 @@ def cases(draw: st.DrawFn) -> Case:
 @settings(deadline=None, max_examples=300)
 def test_no_link_goes_across_and_nothing_is_left_out_without_need(case: Case) -> None:
     out = case.separate()
-    kept = [place for place in range(len(case.sides)) if case.sides[place] and place not in out]
+    kept = [place for place in range(len(case.splits)) if case.splits[place] and place not in out]
     for place in out:
-        assert any(case.linked(place, other) and case.sides[other] != case.sides[place]
+        assert any(case.linked(place, other) and case.splits[other] != case.splits[place]
                    for other in kept)  # fmt: skip
 
 
 @given(cases(), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=200)
 def test_the_same_images_are_left_out_in_any_order(case: Case, random: Random) -> None:
-    order = list(range(len(case.sides)))
+    order = list(range(len(case.splits)))
     random.shuffle(order)
     again = case.in_order(order).separate()
     assert sorted(order[place] for place in again) == case.separate()
@@ -126,7 +126,7 @@ def test_the_same_images_are_left_out_in_any_order(case: Case, random: Random) -
 @settings(deadline=None, max_examples=100)
 def test_what_the_user_put_into_test_stays_whole(case: Case) -> None:
     out = case.separate()
-    assert not any(case.given[place] and case.sides[place] == TEST for place in out)
+    assert not any(case.given[place] and case.splits[place] == TEST for place in out)
 
 
 def test_images_of_one_split_may_be_alike() -> None:
@@ -160,13 +160,13 @@ def test_the_odd_one_out_of_ten_goes_and_not_the_nine(side: int) -> None:
     other = TEST if side != TEST else TRAIN
     looks = [near(bit) for bit in range(10)]
     for odd in (0, 4, 9):
-        sides = [other] * 10
-        sides[odd] = side
-        assert Case(looks, sides).separate() == [odd]
-        assert Case([near()] * 10, sides).separate() == [odd]  # all the same look
+        splits = [other] * 10
+        splits[odd] = side
+        assert Case(looks, splits).separate() == [odd]
+        assert Case([near()] * 10, splits).separate() == [odd]  # all the same look
         alike = [near()] * 10
         alike[odd] = near(1)
-        assert Case(alike, sides).separate() == [odd]
+        assert Case(alike, splits).separate() == [odd]
 
 
 @pytest.mark.parametrize("side", [TRAIN, VAL])
@@ -193,17 +193,19 @@ def test_nothing_stays_out_that_later_choices_make_needless() -> None:
     assert case.separate() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("sides", [*permutations([TRAIN, VAL, TEST])])
-def test_what_is_told_to_be_in_the_way_is_itself_still_there(sides: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("splits", [*permutations([TRAIN, VAL, TEST])])
+def test_what_is_told_to_be_in_the_way_is_itself_still_there(
+    splits: tuple[int, ...],
+) -> None:
     """Of three that are alike two are left out, both for the third."""
-    out = Case([near(0), near(1), near(2)], sides).separate()
-    assert out == [place for place in range(3) if sides[place] != TEST]
+    out = Case([near(0), near(1), near(2)], splits).separate()
+    assert out == [place for place in range(3) if splits[place] != TEST]
 
 
 def test_copies_of_a_flat_image_are_linked_by_their_bytes_alone() -> None:
     case = Case([None] * 4, [TRAIN, VAL, VAL, TRAIN])
     assert case.separate() == []
-    case.facts["sha256"][1] = case.facts["sha256"][0]
+    case.records["sha256"][1] = case.records["sha256"][0]
     assert case.separate() == [0]
 
 
@@ -213,17 +215,23 @@ def test_a_flat_image_is_never_taken_for_one_with_a_look() -> None:
 
 
 def test_a_named_group_stays_on_the_side_that_counts_most() -> None:
-    looks = [make_look(number) for number in range(6)]
+    looks = [make_dhash(number) for number in range(6)]
     groups = ["p", "p", "p", "q", "q", None]
-    sides = [TRAIN, VAL, TEST, TRAIN, VAL, TRAIN]
-    assert Case(looks, sides, True, groups).separate() == [0, 1, 3]
-    by_user = [side == TEST for side in sides]
-    sides[:5] = [TRAIN, TRAIN, TEST, VAL, VAL]  # by the hash of their group, but for the third
-    assert Case(looks, sides, by_user, groups).separate() == [0, 1]
+    splits = [TRAIN, VAL, TEST, TRAIN, VAL, TRAIN]
+    assert Case(looks, splits, True, groups).separate() == [0, 1, 3]
+    by_user = [side == TEST for side in splits]
+    splits[:5] = [
+        TRAIN,
+        TRAIN,
+        TEST,
+        VAL,
+        VAL,
+    ]  # by the hash of their group, but for the third
+    assert Case(looks, splits, by_user, groups).separate() == [0, 1]
 
 
 def test_a_group_and_a_look_link_alike() -> None:
-    train, val, test = make_look(0), make_look(1), make_look(2)
+    train, val, test = make_dhash(0), make_dhash(1), make_dhash(2)
     groups = [None, "p", "p", None]
     case = Case([train, train, val, test], [TRAIN, TRAIN, VAL, TEST], True, groups)
     assert case.separate() == [1]  # of the group of val; its twin in train is in no group
@@ -236,8 +244,8 @@ def test_the_names_of_the_sides_are_those_of_the_splits() -> None:
 def test_many_images_without_copies_all_stay() -> None:
     random = np.random.default_rng(0)
     num = 20_000
-    facts = make_facts([None] * num)
-    facts["look"] = random.integers(0, 2**16, (num, 8), dtype=np.uint16)
-    sides = random.integers(1, 4, num).astype(np.int8)
-    out, _ = separate_duplicates(facts, sides, np.zeros(num, bool), [None] * num)
+    records = make_fingerprints([None] * num)
+    records["dhash"] = random.integers(0, 2**16, (num, 8), dtype=np.uint16)
+    splits = random.integers(1, 4, num).astype(np.int8)
+    out, _ = separate_duplicates(records, splits, np.zeros(num, bool), [None] * num)
     assert not out.any()

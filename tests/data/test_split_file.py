@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from known_images import make_facts, make_found, make_look, make_store
+from known_images import make_dhash, make_fingerprints, make_store, make_table
 from neither.data.scan import ImageTable
 from neither.data.split_file import (
     csv_line,
@@ -30,12 +30,16 @@ TOLD = "the same bytes as dog/a.jpg, which is in train"
 
 
 def make(
-    names: Sequence[str] = NAMES, sides: Sequence[int] = (1, 2, 3, 0), reason: str = TOLD
+    names: Sequence[str] = NAMES, splits: Sequence[int] = (1, 2, 3, 0), reason: str = TOLD
 ) -> tuple[ImageTable, ImageStore, SplitAssignment]:
     """Return images in these splits; the reason is for all that are in none."""
-    facts = make_facts([make_look(number) for number in range(len(names))])
-    reasons = {place: reason for place, side in enumerate(sides) if not side}
-    return make_found(names), make_store(facts), SplitAssignment(np.array(sides, np.int8), reasons)
+    records = make_fingerprints([make_dhash(number) for number in range(len(names))])
+    reasons = {place: reason for place, side in enumerate(splits) if not side}
+    return (
+        make_table(names),
+        make_store(records),
+        SplitAssignment(np.array(splits, np.int8), reasons),
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -66,20 +70,20 @@ def test_the_same_images_keep_their_splits_in_any_order(path: Path) -> None:
     found, store, assignment = make()
     write_splits(path, found, store, assignment)
     again, added = match_splits(path, found, store)
-    assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: TOLD}, [])
-    turned = make_found(NAMES[::-1])
+    assert (again.split_indices.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: TOLD}, [])
+    turned = make_table(NAMES[::-1])
     again, added = match_splits(path, turned, make_store(store.fingerprints[::-1]))
-    assert (again.sides.tolist(), again.reasons, added) == ([0, 3, 2, 1], {0: TOLD}, [])
+    assert (again.split_indices.tolist(), again.reasons, added) == ([0, 3, 2, 1], {0: TOLD}, [])
 
 
 def test_added_images_are_named_and_left_out(path: Path) -> None:
     write_splits(path, *make())
     names = ["dog/0.jpg", *NAMES, "human/new.jpg"]
-    facts = make_facts([make_look(number) for number in range(6)])
-    facts[1:5] = make()[1].fingerprints
-    again, added = match_splits(path, make_found(names), make_store(facts))
+    records = make_fingerprints([make_dhash(number) for number in range(6)])
+    records[1:5] = make()[1].fingerprints
+    again, added = match_splits(path, make_table(names), make_store(records))
     assert added == ["dog/0.jpg", "human/new.jpg"]
-    assert again.sides.tolist() == [0, 1, 2, 3, 0, 0]
+    assert again.split_indices.tolist() == [0, 1, 2, 3, 0, 0]
     since = "added since this run began"
     assert again.reasons == {0: since, 4: TOLD, 5: since}
 
@@ -97,12 +101,12 @@ def test_images_of_a_split_that_are_not_as_they_were_are_refused(path: Path, pla
         return str(caught.value).partition(";")[0]
 
     said = refused(
-        make_found([NAMES[number] for number in others]), make_store(store.fingerprints[others])
+        make_table([NAMES[number] for number in others]), make_store(store.fingerprints[others])
     )
     assert said == f"1 images of this run are missing, among them {name}"
-    facts = store.fingerprints.copy()
-    facts["sha256"][place, 31] ^= 1
-    said = refused(found, make_store(facts))
+    records = store.fingerprints.copy()
+    records["sha256"][place, 31] ^= 1
+    said = refused(found, make_store(records))
     assert said == f"1 images of this run are changed, among them {name}"
     said = refused(found, make_store(store.fingerprints, {place: "permission denied"}))
     assert said == f"1 images of this run are unreadable, among them {name} (permission denied)"
@@ -116,14 +120,14 @@ def test_all_that_are_missing_are_counted(path: Path) -> None:
     _, store, _ = make()
     write_splits(path, *make())
     with pytest.raises(DataError, match=r"3 images of this run are missing, among them dog/a\.jpg"):
-        match_splits(path, make_found(NAMES[3:]), make_store(store.fingerprints[3:]))
+        match_splits(path, make_table(NAMES[3:]), make_store(store.fingerprints[3:]))
 
 
 def test_an_image_that_was_left_out_anyway_may_vanish_or_change(path: Path) -> None:
     found, store, assignment = make()
     write_splits(path, found, store, assignment)
-    again, added = match_splits(path, make_found(NAMES[:3]), make_store(store.fingerprints[:3]))
-    assert (again.sides.tolist(), again.reasons, added) == ([1, 2, 3], {}, [])
+    again, added = match_splits(path, make_table(NAMES[:3]), make_store(store.fingerprints[:3]))
+    assert (again.split_indices.tolist(), again.reasons, added) == ([1, 2, 3], {}, [])
     store.fingerprints["sha256"][3] ^= 1
     assert match_splits(path, found, store)[0].reasons == {3: TOLD}
     assert match_splits(path, found, make_store(store.fingerprints, {3: "damaged"}))[1] == []
@@ -139,7 +143,7 @@ def test_odd_names_come_back_as_they_were(path: Path) -> None:
     found, store, assignment = make(ODD, [1] * len(ODD))
     found.labels[:] = ODD[::-1]  # a label is the name of a folder: just as odd
     write_splits(path, found, store, assignment)
-    assert match_splits(path, found, store)[0].sides.tolist() == [1] * len(ODD)
+    assert match_splits(path, found, store)[0].split_indices.tolist() == [1] * len(ODD)
     again = read_split(path, Path("photos"), "train")
     assert (again.paths, again.labels) == (found.paths, found.labels)
 
@@ -156,12 +160,16 @@ PATHS = st.binary(min_size=1, max_size=20).map(os.fsdecode).filter(
 def test_any_run_reads_back_as_it_was_written(path: Path, data: st.DataObject) -> None:
     names = data.draw(st.lists(PATHS, min_size=1, max_size=6, unique=True))
     num = len(names)
-    sides = data.draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
-    found, store, assignment = make(names, sides, data.draw(PATHS))
+    splits = data.draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
+    found, store, assignment = make(names, splits, data.draw(PATHS))
     found.labels[:] = data.draw(st.lists(PATHS, min_size=num, max_size=num))
     write_splits(path, found, store, assignment)
     again, added = match_splits(path, found, store)
-    assert (again.sides.tolist(), again.reasons, added) == (sides, assignment.reasons, [])
+    assert (again.split_indices.tolist(), again.reasons, added) == (
+        splits,
+        assignment.reasons,
+        [],
+    )
     assert data_fingerprint(found, store, again) == data_fingerprint(found, store, assignment)
 
 
@@ -209,7 +217,7 @@ def test_images_of_a_manifest_lie_beside_it(path: Path) -> None:
 
 
 def test_a_split_without_images_is_refused(path: Path) -> None:
-    write_splits(path, *make(sides=[1, 2, 1, 2]))
+    write_splits(path, *make(splits=[1, 2, 1, 2]))
     with pytest.raises(DataError, match="no image is in the split test"):
         read_split(path, Path("photos"), "test")
 
@@ -220,14 +228,14 @@ def test_the_fingerprint_tells_every_change_of_what_is_used() -> None:
     assert data_fingerprint(*make()) == first
     seen = {first}
     seen.add(data_fingerprint(*make(["dog/a.png", *NAMES[1:]])))
-    seen.add(data_fingerprint(*make(sides=(2, 2, 3, 0))))
-    seen.add(data_fingerprint(*make(sides=(1, 2, 3, 1))))
-    seen.add(data_fingerprint(*make(sides=(1, 2, 0, 0))))
+    seen.add(data_fingerprint(*make(splits=(2, 2, 3, 0))))
+    seen.add(data_fingerprint(*make(splits=(1, 2, 3, 1))))
+    seen.add(data_fingerprint(*make(splits=(1, 2, 0, 0))))
     labels = ["human", *found.labels[1:]]
     seen.add(data_fingerprint(replace(found, labels=labels), store, assignment))
-    facts = store.fingerprints.copy()
-    facts["sha256"][2, 0] ^= 1
-    seen.add(data_fingerprint(found, make_store(facts), assignment))
+    records = store.fingerprints.copy()
+    records["sha256"][2, 0] ^= 1
+    seen.add(data_fingerprint(found, make_store(records), assignment))
     assert len(seen) == 7
 
 

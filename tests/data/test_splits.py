@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from known_images import LOOK_BITS, make_facts, make_found, make_look, make_store
+from known_images import DHASH_BITS, make_dhash, make_fingerprints, make_store, make_table
 from neither.config.schema import Data
 from neither.data.fingerprints import MAX_DISTANCE, ImageFlag
 from neither.data.scan import ImageTable
@@ -27,23 +27,23 @@ Messages = Callable[[], str]
 
 
 def different(num: int, of: int = 0) -> NDArray[np.void]:
-    """Return the facts of so many images, no two of them alike."""
-    return make_facts([make_look(1000 * of + number) for number in range(num)])
+    """Return the records of so many images, no two of them alike."""
+    return make_fingerprints([make_dhash(1000 * of + number) for number in range(num)])
 
 
 def split(
     names: Sequence[str],
-    facts: NDArray[np.void],
+    records: NDArray[np.void],
     seed: int = 0,
     **keys: Any,  # noqa: ANN401
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the split and the reason of each image by its name."""
-    found = make_found(names)
+    found = make_table(names)
     unreadable = keys.pop("unreadable", None)
     assignment = assign_splits(
-        found, make_store(facts, unreadable), seed, Data(root="photos", **keys)
+        found, make_store(records, unreadable), seed, Data(root="photos", **keys)
     )
-    placed = dict(zip(names, [SPLITS[side] for side in assignment.sides], strict=True))
+    placed = dict(zip(names, [SPLITS[side] for side in assignment.split_indices], strict=True))
     reasons = {names[place]: why for place, why in assignment.reasons.items()}
     assert {name for name in names if not placed[name]} == set(reasons)
     return placed, reasons
@@ -73,24 +73,24 @@ def test_shares_of_images_hold_where_groups_are_split_by_hash() -> None:
 
 
 def test_another_seed_splits_otherwise() -> None:
-    names, facts = numbered(200), different(200)
-    assert split(names, facts) == split(names, facts)
-    assert split(names, facts, seed=1) != split(names, facts)
+    names, records = numbered(200), different(200)
+    assert split(names, records) == split(names, records)
+    assert split(names, records, seed=1) != split(names, records)
 
 
 def test_renaming_an_image_does_not_move_it() -> None:
-    facts = different(200)
+    records = different(200)
     renamed = [f"human/new {number}.png" for number in range(200)]
-    assert [*split(renamed, facts)[0].values()] == [*split(numbered(200), facts)[0].values()]
+    assert [*split(renamed, records)[0].values()] == [*split(numbered(200), records)[0].values()]
 
 
 def test_neither_the_order_nor_the_company_of_images_counts() -> None:
-    names, facts = numbered(100), different(100)
-    placed, _ = split(names, facts)
+    names, records = numbered(100), different(100)
+    placed, _ = split(names, records)
     order = np.random.default_rng(0).permutation(100)
-    assert split([names[place] for place in order], facts[order])[0] == placed
+    assert split([names[place] for place in order], records[order])[0] == placed
     few = order[:30]
-    assert split([names[place] for place in few], facts[few])[0].items() <= placed.items()
+    assert split([names[place] for place in few], records[few])[0].items() <= placed.items()
 
 
 @st.composite
@@ -98,14 +98,14 @@ def photos(draw: st.DrawFn) -> tuple[list[str], NDArray[np.void]]:
     """Draw images, many of them alike, some of which bear a person's name."""
     num = draw(st.integers(1, 14))
     flips = st.sets(st.sampled_from(range(0, 20, 2)), max_size=6)
-    looks = [make_look(draw(st.integers(0, 3)), [*draw(flips)]) for _ in range(num)]
-    facts = make_facts(looks)
-    facts["scene"] = draw(st.lists(st.integers(1, 6), min_size=num, max_size=num))
+    looks = [make_dhash(draw(st.integers(0, 3)), [*draw(flips)]) for _ in range(num)]
+    records = make_fingerprints(looks)
+    records["coarse_hash"] = draw(st.lists(st.integers(1, 6), min_size=num, max_size=num))
     for place in range(2, num):
         if draw(st.integers(0, 4)) == 0:  # a copy of another, byte for byte
-            facts[place] = facts[draw(st.integers(0, place - 1))]
+            records[place] = records[draw(st.integers(0, place - 1))]
     people = draw(st.lists(st.sampled_from(["", "", "ann", "bob"]), min_size=num, max_size=num))
-    return [f"dog/{person}-{number}.jpg" for number, person in enumerate(people)], facts
+    return [f"dog/{person}-{number}.jpg" for number, person in enumerate(people)], records
 
 
 HALVES: dict[str, Any] = {"val_fraction": 0.35, "test_fraction": 0.3}
@@ -116,14 +116,14 @@ HALVES: dict[str, Any] = {"val_fraction": 0.35, "test_fraction": 0.3}
 def test_adding_images_moves_none(
     images: tuple[list[str], NDArray[np.void]], data: st.DataObject, groups: str | None, seed: int
 ) -> None:
-    names, facts = images
+    names, records = images
     # The first two, which are no copies, always: images that are all the same are another story.
     some = sorted(
         {0, 1} & {*range(len(names))} | data.draw(st.sets(st.integers(0, len(names) - 1)))
     )
-    every, _ = split(names, facts, seed, group_pattern=groups, **HALVES)
+    every, _ = split(names, records, seed, group_pattern=groups, **HALVES)
     few, _ = split(
-        [names[place] for place in some], facts[some], seed, group_pattern=groups, **HALVES
+        [names[place] for place in some], records[some], seed, group_pattern=groups, **HALVES
     )
     for name, side in few.items():
         assert "" in (side, every[name]) or side == every[name]
@@ -134,11 +134,11 @@ def test_adding_images_moves_none(
 def test_copies_and_near_copies_never_stand_in_two_splits(
     images: tuple[list[str], NDArray[np.void]], seed: int
 ) -> None:
-    names, facts = images
-    placed, reasons = split(names, facts, seed, group_pattern="(ann|bob)-", **HALVES)
+    names, records = images
+    placed, reasons = split(names, records, seed, group_pattern="(ann|bob)-", **HALVES)
     people = [name.removeprefix("dog/").split("-")[0] for name in names]
     for one, other in combinations(range(len(names)), 2):
-        apart = int(np.bitwise_count(facts["look"][one] ^ facts["look"][other]).sum())
+        apart = int(np.bitwise_count(records["dhash"][one] ^ records["dhash"][other]).sum())
         if apart <= MAX_DISTANCE or people[one] == people[other] != "":
             assert len({placed[names[one]], placed[names[other]]} - {""}) < 2
     for why in reasons.values():
@@ -149,31 +149,31 @@ def test_copies_and_near_copies_never_stand_in_two_splits(
         assert placed[other_name] == side
 
 
-def find_seed(names: Sequence[str], facts: NDArray[np.void], *sides: str, **keys: Any) -> int:  # noqa: ANN401
-    """Return a seed by which these images, not alike to anything, fall on these sides."""
+def find_seed(names: Sequence[str], records: NDArray[np.void], *splits: str, **keys: Any) -> int:  # noqa: ANN401
+    """Return a seed by which these images, not alike to anything, fall on these splits."""
     for seed in range(10_000):
-        if [*split(names, facts, seed, **HALVES, **keys)[0].values()] == [*sides]:
+        if [*split(names, records, seed, **HALVES, **keys)[0].values()] == [*splits]:
             return seed
     raise AssertionError("no such seed")
 
 
 def test_of_near_copies_on_two_sides_one_is_left_out_and_told_why() -> None:
-    names, facts = ["dog/one.jpg", "dog/other.jpg"], different(2)
-    seed = find_seed(names, facts, "train", "val")
-    facts["look"][1] = make_look(0, [5, 6, 7])
-    placed, reasons = split(names, facts, seed, **HALVES)
+    names, records = ["dog/one.jpg", "dog/other.jpg"], different(2)
+    seed = find_seed(names, records, "train", "val")
+    records["dhash"][1] = make_dhash(0, [5, 6, 7])
+    placed, reasons = split(names, records, seed, **HALVES)
     assert placed == {"dog/one.jpg": "", "dog/other.jpg": "val"}
     assert reasons == {"dog/one.jpg": "nearly the same as dog/other.jpg, which is in val"}
 
 
 def test_copies_of_the_same_bytes_are_on_one_side_by_their_hash_alone() -> None:
     num = 300
-    facts = np.concatenate([different(num)] * 2)
+    records = np.concatenate([different(num)] * 2)
     names = numbered(num) + [f"dog/copy of {number}.jpg" for number in range(num)]
-    placed, reasons = split(names, facts)
+    placed, reasons = split(names, records)
     assert [placed[name] for name in names[:num]] == [placed[name] for name in names[num:]]
     assert reasons == {}
-    flat = make_facts([None] * num)
+    flat = make_fingerprints([None] * num)
     placed, reasons = split([*names, "dog/x.jpg"], np.concatenate([flat, flat, different(1)]))
     assert [placed[name] for name in names[:num]] == [placed[name] for name in names[num:]]
     assert reasons == {}
@@ -181,11 +181,11 @@ def test_copies_of_the_same_bytes_are_on_one_side_by_their_hash_alone() -> None:
 
 def test_a_new_image_that_would_bridge_two_splits_is_left_out() -> None:
     names = ["dog/one.jpg", "dog/other.jpg", "dog/new.jpg"]
-    facts = different(3)
-    seed = find_seed(names, facts, "train", "val", "train")
-    facts["look"] = [make_look(0, range(5 * place)) for place in (0, 2, 1)]
-    before, _ = split(names[:2], facts[:2], seed, **HALVES)
-    placed, reasons = split(names, facts, seed, **HALVES)
+    records = different(3)
+    seed = find_seed(names, records, "train", "val", "train")
+    records["dhash"] = [make_dhash(0, range(5 * place)) for place in (0, 2, 1)]
+    before, _ = split(names[:2], records[:2], seed, **HALVES)
+    placed, reasons = split(names, records, seed, **HALVES)
     assert placed == {**before, "dog/new.jpg": ""}
     assert reasons == {"dog/new.jpg": "nearly the same as dog/other.jpg, which is in val"}
 
@@ -193,9 +193,9 @@ def test_a_new_image_that_would_bridge_two_splits_is_left_out() -> None:
 @given(st.floats(0, 0.5), st.floats(0.01, 0.4), st.floats(0, 0.09))
 @settings(deadline=None, max_examples=20)
 def test_a_larger_val_only_takes_from_train(test: float, val: float, more: float) -> None:
-    names, facts = numbered(100), different(100)
-    small, _ = split(names, facts, val_fraction=val, test_fraction=test)
-    large, _ = split(names, facts, val_fraction=val + more, test_fraction=test)
+    names, records = numbered(100), different(100)
+    small, _ = split(names, records, val_fraction=val, test_fraction=test)
+    large, _ = split(names, records, val_fraction=val + more, test_fraction=test)
     moved = {(small[path], large[path]) for path in small if small[path] != large[path]}
     assert moved <= {("train", "val")}
 
@@ -218,12 +218,12 @@ def test_a_missing_val_is_taken_from_train_and_never_from_test() -> None:
 
 def test_between_folders_train_gives_way_to_val_and_val_to_test() -> None:
     names = [f"{name}/dog/{number}.jpg" for number in range(3) for name in ("train", "val", "test")]
-    facts = different(9)
-    facts["look"][[3, 4]] = make_look(1), make_look(1, [3])  # train and val
-    facts["sha256"][6] = facts["sha256"][8]  # train and test, the same bytes
-    facts["look"][[6, 8]] = make_look(2)
-    facts["look"][7] = make_look(2, range(7))  # val and test
-    placed, reasons = split(names, facts)
+    records = different(9)
+    records["dhash"][[3, 4]] = make_dhash(1), make_dhash(1, [3])  # train and val
+    records["sha256"][6] = records["sha256"][8]  # train and test, the same bytes
+    records["dhash"][[6, 8]] = make_dhash(2)
+    records["dhash"][7] = make_dhash(2, range(7))  # val and test
+    placed, reasons = split(names, records)
     assert reasons == {
         "train/dog/1.jpg": "nearly the same as val/dog/1.jpg, which is in val",
         "train/dog/2.jpg": "the same bytes as test/dog/2.jpg, which is in test",
@@ -235,9 +235,9 @@ def test_between_folders_train_gives_way_to_val_and_val_to_test() -> None:
 def test_val_by_hash_gives_way_to_a_test_folder_too() -> None:
     num = 60
     names = [f"{name}/dog/{number}.jpg" for name in ("train", "test") for number in range(num)]
-    facts = np.concatenate([different(num), different(num, 1)])
-    facts["look"][num:] = facts["look"][:num]
-    placed, reasons = split(names, facts, val_fraction=0.5)
+    records = np.concatenate([different(num), different(num, 1)])
+    records["dhash"][num:] = records["dhash"][:num]
+    placed, reasons = split(names, records, val_fraction=0.5)
     assert Counter(placed.values()) == {"test": num, "": num}
     assert all("which is in test" in why for why in reasons.values())
 
@@ -258,11 +258,11 @@ def test_what_a_pattern_matches_of_the_path_is_a_group(
 ) -> None:
     """Images of one group share their side by every seed; of two groups, by some only."""
     names = ["dog/person_1/a.jpg", "dog/person_2/b.jpg", "cat/person_1/c.jpg", "dog/d.jpg"]
-    facts, always = different(4), set(range(16))
+    records, always = different(4), set(range(16))
     for seed in range(60):
-        placed, _ = split(names, facts, seed, group_pattern=pattern, **HALVES)
-        sides = [*placed.values()]
-        always -= {4 * i + j for i in range(4) for j in range(4) if sides[i] != sides[j]}
+        placed, _ = split(names, records, seed, group_pattern=pattern, **HALVES)
+        splits = [*placed.values()]
+        always -= {4 * i + j for i in range(4) for j in range(4) if splits[i] != splits[j]}
     assert always == {4 * i + j for i in range(4) for j in range(4)
                       if i == j or (groups[i] is not None and groups[i] == groups[j])}  # fmt: skip
 
@@ -293,19 +293,19 @@ def test_an_unreadable_image_is_in_no_split_and_keeps_its_reason() -> None:
 
 
 def test_an_unreadable_image_stands_in_nobodys_way() -> None:
-    names, facts = ["train/dog/a", "val/dog/b", "test/dog/c", "train/dog/d"], different(4)
-    facts["look"][:] = make_look(0), make_look(0), make_look(0), make_look(9)
-    facts["sha256"][:3] = facts["sha256"][0]
-    _, reasons = split(names, facts, unreadable={1: "damaged", 2: "damaged"})
+    names, records = ["train/dog/a", "val/dog/b", "test/dog/c", "train/dog/d"], different(4)
+    records["dhash"][:] = make_dhash(0), make_dhash(0), make_dhash(0), make_dhash(9)
+    records["sha256"][:3] = records["sha256"][0]
+    _, reasons = split(names, records, unreadable={1: "damaged", 2: "damaged"})
     assert set(reasons) == {"val/dog/b", "test/dog/c"}
 
 
 def test_the_same_bytes_in_two_classes_are_refused_with_both_names() -> None:
     names = ["dog/a.jpg", "dog/b.jpg", "human/c\n.jpg", "human/d.jpg", "human/e.jpg"]
-    facts = different(5)
-    facts[2], facts[3] = facts[0], facts[1]
+    records = different(5)
+    records[2], records[3] = records[0], records[1]
     with pytest.raises(DataError) as refused:
-        split(names, facts)
+        split(names, records)
     assert str(refused.value).split("\n       ") == [
         "2 files have the same bytes as one of another class",
         r"dog/a.jpg and human/c\n.jpg",
@@ -315,18 +315,18 @@ def test_the_same_bytes_in_two_classes_are_refused_with_both_names() -> None:
 
 
 def test_only_some_of_many_contradictions_are_named() -> None:
-    facts = np.concatenate([different(50)] * 2)
+    records = np.concatenate([different(50)] * 2)
     with pytest.raises(DataError) as refused:
-        split(numbered(50) + numbered(50, "human"), facts)
+        split(numbered(50) + numbered(50, "human"), records)
     assert str(refused.value).count(" and human/") == 10
     assert "50 files have the same bytes" in str(refused.value)
 
 
 def test_unreadable_files_of_the_same_bytes_contradict_nothing() -> None:
     """Two empty files, or two copies of a page that says 404."""
-    names, facts = ["dog/a.jpg", "human/b.jpg", "dog/c.jpg", "human/d.jpg"], different(4)
-    facts["sha256"][1] = facts["sha256"][0]
-    _, reasons = split(names, facts, unreadable={0: "empty file", 1: "empty file"})
+    names, records = ["dog/a.jpg", "human/b.jpg", "dog/c.jpg", "human/d.jpg"], different(4)
+    records["sha256"][1] = records["sha256"][0]
+    _, reasons = split(names, records, unreadable={0: "empty file", 1: "empty file"})
     assert set(reasons) == {"dog/a.jpg", "human/b.jpg"}
 
 
@@ -347,14 +347,14 @@ def test_images_that_show_nothing_are_split_all_the_same_with_a_warning(
     kind: str, folders: bool, messages: Messages
 ) -> None:
     num = 120
-    facts = different(num) if kind == "identical" else make_facts([None] * num)
+    records = different(num) if kind == "identical" else make_fingerprints([None] * num)
     if "identical" in kind:
-        facts[:] = facts[0]
+        records[:] = records[0]
     names = [f"{('dog', 'human')[number % 2]}/{number}.jpg" for number in range(num)]
     if folders:
         names = [f"{('train', 'val', 'test')[number % 3]}/{name}"
                  for number, name in enumerate(names)]  # fmt: skip
-    placed, reasons = split(names, facts)
+    placed, reasons = split(names, records)
     assert reasons == {}
     assert {"train", "val", "test"} == set(placed.values())
     assert "all images are the same or black: their variance is zero" in messages()
@@ -362,21 +362,23 @@ def test_images_that_show_nothing_are_split_all_the_same_with_a_warning(
 
 def test_flat_images_are_kept_apart_like_all_others(messages: Messages) -> None:
     """Plain red and plain blue can be told apart, and so can fine textures."""
-    facts = make_facts([None] * 40)
-    facts["flags"] |= np.uint8(ImageFlag.FLAT)
-    facts["brightness"] = 100
-    facts["sha256"][20:] = facts["sha256"][:20]
-    placed, reasons = split(numbered(40), facts)
-    sides = [*placed.values()]
-    assert sides[:20] == sides[20:]
+    records = make_fingerprints([None] * 40)
+    records["flags"] |= np.uint8(ImageFlag.FLAT)
+    records["brightness"] = 100
+    records["sha256"][20:] = records["sha256"][:20]
+    placed, reasons = split(numbered(40), records)
+    splits = [*placed.values()]
+    assert splits[:20] == splits[20:]
     assert (reasons, messages()) == ({}, "")
     with pytest.raises(DataError, match="the same bytes as one of another class"):
-        split([*numbered(20), *(f"human/{n}.jpg" for n in range(20))], facts)
+        split([*numbered(20), *(f"human/{n}.jpg" for n in range(20))], records)
 
 
-def counted(found: ImageTable, sides: Sequence[int], reasons: dict[int, str] | None = None) -> None:
+def counted(
+    found: ImageTable, splits: Sequence[int], reasons: dict[int, str] | None = None
+) -> None:
     check_class_counts(
-        found, SplitAssignment(np.array(sides, np.int8), reasons or {}), ["dog", "human"]
+        found, SplitAssignment(np.array(splits, np.int8), reasons or {}), ["dog", "human"]
     )
 
 
@@ -384,31 +386,31 @@ def counted(found: ImageTable, sides: Sequence[int], reasons: dict[int, str] | N
 def test_a_class_with_nothing_to_learn_from_or_be_judged_by_is_refused_with_advice(
     empty: str,
 ) -> None:
-    found = make_found(["dog/a", "dog/b", "human/c", "human/d", "human/e"])
+    found = make_table(["dog/a", "dog/b", "human/c", "human/d", "human/e"])
     counted(found, [1, 2, 1, 2, 3])
     lost = SPLITS.index(empty)
-    sides = [1, 2, *[0 if side == lost else side for side in (1, 2)], 3]
+    splits = [1, 2, *[0 if side == lost else side for side in (1, 2)], 3]
     with pytest.raises(DataError) as refused:
-        counted(found, sides)
+        counted(found, splits)
     said = str(refused.value)
     assert said.startswith(f"class human has no image in {empty} that can be used; add images")
     assert ("raise data.val_fraction" in said) == (empty == "val")
     assert "left out" not in said
     with pytest.raises(DataError) as refused:
-        counted(found, sides, {lost + 1: "the same bytes as \x1b[1m"})
+        counted(found, splits, {lost + 1: "the same bytes as \x1b[1m"})
     assert str(refused.value).endswith(r"(1 of its images are left out: the same bytes as \x1b[1m)")
 
 
 def test_a_class_of_one_image_is_refused_and_one_of_a_thousand_is_not() -> None:
-    names, facts = [*numbered(1000), "human/only.jpg"], different(1001)
-    found = make_found(names)
-    assignment = assign_splits(found, make_store(facts), 0, Data(root="photos"))
+    names, records = [*numbered(1000), "human/only.jpg"], different(1001)
+    found = make_table(names)
+    assignment = assign_splits(found, make_store(records), 0, Data(root="photos"))
     with pytest.raises(DataError, match=r"class human has no image in (train|val)"):
         check_class_counts(found, assignment, ["dog", "human"])
 
 
 def test_few_images_of_a_class_in_val_are_told(messages: Messages) -> None:
-    found = make_found([*numbered(20), *numbered(20, "human")])
+    found = make_table([*numbered(20), *numbered(20, "human")])
     counted(found, ([1] * 10 + [2] * 10) * 2)
     assert messages() == ""
     counted(found, [1] * 10 + [2] * 10 + [1] * 11 + [2] * 9)
@@ -416,4 +418,4 @@ def test_few_images_of_a_class_in_val_are_told(messages: Messages) -> None:
 
 
 def test_bits_of_a_look_are_those_that_are_compared() -> None:
-    assert make_look(0).nbytes * 8 == LOOK_BITS
+    assert make_dhash(0).nbytes * 8 == DHASH_BITS

@@ -162,7 +162,7 @@ def _find(paths: Iterable[str]) -> Iterator[_Given]:
                     yield _Given(Path(name), _below(Path(name)))
         elif Path(path).is_dir():
             listing = list_images(Path(path))
-            for refusal in listing.refused:
+            for refusal in listing.unreadable_folders:
                 warn(refusal)
             for below in listing.paths:
                 yield _Given(Path(path) / below, below)

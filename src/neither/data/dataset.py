@@ -79,7 +79,7 @@ def load_dataset(
     found = find_images(settings, classes)
     for note in found.notes:
         info(note)
-    for refusal in found.refused:
+    for refusal in found.unreadable_folders:
         warn(refusal)
     store = build_store(
         found.root, found.paths, found.source, preprocessing, run_folder / "cache",
@@ -96,7 +96,9 @@ def load_dataset(
         check_class_counts(found, assignment, classes)
         write_splits(splits_file, found, store, assignment)
     log_split_summary(found, store, assignment, classes)
-    used = np.flatnonzero(np.isin(assignment.sides, [SPLITS.index("train"), SPLITS.index("val")]))
+    used = np.flatnonzero(
+        np.isin(assignment.split_indices, [SPLITS.index("train"), SPLITS.index("val")])
+    )
     pixels, rows = _keep(store, used, settings.store)
     return Dataset(
         pixels,
@@ -141,7 +143,7 @@ def _select(
     classes: Sequence[str],
     rows: NDArray[np.int64],
 ) -> Split:
-    places = np.flatnonzero(assignment.sides == SPLITS.index(split))
+    places = np.flatnonzero(assignment.split_indices == SPLITS.index(split))
     numbers = {name: number for number, name in enumerate(classes)}
     return Split(
         [found.paths[place] for place in places],

@@ -52,7 +52,7 @@ class Inspection:
     """What was seen of all images.
 
     Attributes:
-        store: their facts, without pixels.
+        store: their fingerprints, without pixels.
         modes: (N,) as Pillow names them; empty for the unreadable.
         sharpness: (N,) variance of the Laplacian of the luma, in grey levels squared, at 256 pixels
             of the longer side or less (Pech-Pacheco et al., "Diatom autofocusing in brightfield
@@ -84,7 +84,7 @@ def inspect_images(found: ImageTable) -> Inspection:
         Stopped: if a signal asks for an end.
     """
     num = len(found.paths)
-    facts = np.zeros(num, FINGERPRINT)
+    fingerprints = np.zeros(num, FINGERPRINT)
     modes, reasons = [""] * num, {}
     sharpness, spread = np.zeros(num), np.zeros(num)
     waiting: list[tuple[int, _Seen]] = []
@@ -94,21 +94,21 @@ def inspect_images(found: ImageTable) -> Inspection:
             modes[place], sharpness[place], spread[place] = seen.mode, seen.sharpness, seen.spread
             if seen.reason:
                 reasons[place] = seen.reason
-                facts["sha256"][place] = np.frombuffer(seen.sha256 or bytes(32), np.uint8)
+                fingerprints["sha256"][place] = np.frombuffer(seen.sha256 or bytes(32), np.uint8)
             else:
                 waiting.append((place, seen))
             if len(waiting) == _AT_ONCE:
-                _describe(facts, waiting)
+                _describe(fingerprints, waiting)
                 waiting = []
             bar.advance()
-    _describe(facts, waiting)
-    return Inspection(ImageStore(facts, reasons), modes, sharpness, spread)
+    _describe(fingerprints, waiting)
+    return Inspection(ImageStore(fingerprints, reasons), modes, sharpness, spread)
 
 
-def _describe(facts: NDArray[np.void], seen: Sequence[tuple[int, _Seen]]) -> None:
+def _describe(fingerprints: NDArray[np.void], seen: Sequence[tuple[int, _Seen]]) -> None:
     places = [place for place, _ in seen]
     traits = [each.traits for _, each in seen if each.traits is not None]
-    facts[places] = compute_fingerprints(traits, [each.sha256 for _, each in seen])
+    fingerprints[places] = compute_fingerprints(traits, [each.sha256 for _, each in seen])
 
 
 def _inspect(path: Path) -> _Seen:
@@ -163,12 +163,12 @@ class Shortcut:
 
 
 def find_shortcuts(
-    facts: NDArray[np.void], modes: Sequence[str], labels: Sequence[str]
+    fingerprints: NDArray[np.void], modes: Sequence[str], labels: Sequence[str]
 ) -> list[Shortcut]:
     """Find traits that a much larger share of one class has than of the others.
 
     Args:
-        facts: (N,) records of readable images.
+        fingerprints: (N,) records of readable images.
         modes: their modes.
         labels: their classes.
 
@@ -177,7 +177,7 @@ def find_shortcuts(
     """
     names = np.array(labels)
     found = []
-    for trait, has in _traits(facts, np.array(modes)):
+    for trait, has in _traits(fingerprints, np.array(modes)):
         for label in np.unique(names):
             own = names == label
             if shortcut := _compare(str(label), trait, has, own):
@@ -186,7 +186,9 @@ def find_shortcuts(
     return _drop_repeats(found)
 
 
-def guess_classes(facts: NDArray[np.void], modes: Sequence[str], labels: Sequence[str]) -> float:
+def guess_classes(
+    fingerprints: NDArray[np.void], modes: Sequence[str], labels: Sequence[str]
+) -> float:
     """Return how well classes are guessed from format, mode, size, shape and greyness together.
 
     Each image's class is guessed from the other images (5-fold) with the same traits; every class
@@ -197,13 +199,13 @@ def guess_classes(facts: NDArray[np.void], modes: Sequence[str], labels: Sequenc
     """
     classes, numbers = np.unique(np.array(labels), return_inverse=True)
     cells = np.stack([
-        facts["format"], np.unique(np.array(modes), return_inverse=True)[1],
-        (facts["flags"] & ImageFlag.GREY) > 0,
-        np.rint(2 * np.log2(np.maximum(_short_side(facts), 1))),
-        np.rint(2 * np.log2(_shape(facts))),
+        fingerprints["format"], np.unique(np.array(modes), return_inverse=True)[1],
+        (fingerprints["flags"] & ImageFlag.GREY) > 0,
+        np.rint(2 * np.log2(np.maximum(_short_side(fingerprints), 1))),
+        np.rint(2 * np.log2(_shape(fingerprints))),
     ], axis=1)  # fmt: skip
     _, cells = np.unique(cells, axis=0, return_inverse=True)
-    folds = facts["sha256"][:, 0] % _FOLDS
+    folds = fingerprints["sha256"][:, 0] % _FOLDS
     hits = np.zeros(len(numbers), bool)
     for fold in range(_FOLDS):
         own = folds == fold
@@ -215,30 +217,30 @@ def guess_classes(facts: NDArray[np.void], modes: Sequence[str], labels: Sequenc
 
 
 def _traits(
-    facts: NDArray[np.void], modes: NDArray[np.str_]
+    fingerprints: NDArray[np.void], modes: NDArray[np.str_]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    yield "grey", (facts["flags"] & ImageFlag.GREY) > 0
-    shape = _shape(facts)
+    yield "grey", (fingerprints["flags"] & ImageFlag.GREY) > 0
+    shape = _shape(fingerprints)
     yield "taller than wide", shape < _PORTRAIT
     yield "wider than tall", shape > 1 / _PORTRAIT
-    yield "exactly square", facts["width"] == facts["height"]
-    short = _short_side(facts)
+    yield "exactly square", fingerprints["width"] == fingerprints["height"]
+    short = _short_side(fingerprints)
     for limit in np.unique(np.quantile(short, np.linspace(0.1, 0.9, 9), method="higher")):
         yield f"short side under {limit} pixels", short < limit
         yield f"short side of {limit} pixels or more", short >= limit
-    for number in np.unique(facts["format"]):
-        yield KNOWN_FORMATS[number], facts["format"] == number
+    for number in np.unique(fingerprints["format"]):
+        yield KNOWN_FORMATS[number], fingerprints["format"] == number
     for mode in np.unique(modes):
         yield f"mode {mode}", modes == mode
 
 
-def _shape(facts: NDArray[np.void]) -> NDArray[np.float64]:
-    shape: NDArray[np.float64] = facts["width"] / np.maximum(facts["height"], 1)
+def _shape(fingerprints: NDArray[np.void]) -> NDArray[np.float64]:
+    shape: NDArray[np.float64] = fingerprints["width"] / np.maximum(fingerprints["height"], 1)
     return shape
 
 
-def _short_side(facts: NDArray[np.void]) -> NDArray[np.uint32]:
-    short: NDArray[np.uint32] = np.minimum(facts["width"], facts["height"])
+def _short_side(fingerprints: NDArray[np.void]) -> NDArray[np.uint32]:
+    short: NDArray[np.uint32] = np.minimum(fingerprints["width"], fingerprints["height"])
     return short
 
 
@@ -290,8 +292,8 @@ def report_dataset(source: Path) -> dict[str, Any]:
     """
     found = read_manifest(source) if is_manifest(source) else find_all_images(source)
     seen = inspect_images(found)
-    facts, good = seen.store.fingerprints, seen.store.is_readable
-    contents = np.where(good, group_exact_duplicates(facts), -1)
+    fingerprints, good = seen.store.fingerprints, seen.store.is_readable
+    contents = np.where(good, group_exact_duplicates(fingerprints), -1)
     classes = sorted({label for label in found.labels if label})
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -300,24 +302,24 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "num_unreadable": len(seen.store.reasons),
         "classes": classes,
         "counts": _count(found, good),
-        "short_side": _quantiles(np.minimum(facts["width"], facts["height"])[good]),
-        "long_side": _quantiles(np.maximum(facts["width"], facts["height"])[good]),
-        "formats": _tally(KNOWN_FORMATS[number] for number in facts["format"][good]),
+        "short_side": _quantiles(np.minimum(fingerprints["width"], fingerprints["height"])[good]),
+        "long_side": _quantiles(np.maximum(fingerprints["width"], fingerprints["height"])[good]),
+        "formats": _tally(KNOWN_FORMATS[number] for number in fingerprints["format"][good]),
         "modes": _tally(filter(None, seen.modes)),
-        "exif_rotated": _flagged(facts, ImageFlag.ROTATED),
-        "exif_odd": _flagged(facts, ImageFlag.ODD_EXIF),
-        "animated": _flagged(facts, ImageFlag.ANIMATED),
-        "grey": _flagged(facts[good], ImageFlag.GREY),
+        "exif_rotated": _flagged(fingerprints, ImageFlag.ROTATED),
+        "exif_odd": _flagged(fingerprints, ImageFlag.ODD_EXIF),
+        "animated": _flagged(fingerprints, ImageFlag.ANIMATED),
+        "grey": _flagged(fingerprints[good], ImageFlag.GREY),
         "unreadable": [
             {"path": found.paths[place], "reason": why} for place, why in seen.store.reasons.items()
         ],
         "other_files": dict(sorted(found.listing.others.items())),
         "num_hidden": found.listing.num_hidden,
         "odd": found.listing.odd,
-        "refused": found.refused,
+        "refused": found.unreadable_folders,
         "exact_duplicates": _groups(found, contents),
-        "near_duplicates": _groups(found, _clusters(facts), differing=contents),
-        "dark": _paths(found, good & (facts["brightness"] < _DARK)),
+        "near_duplicates": _groups(found, _clusters(fingerprints), differing=contents),
+        "dark": _paths(found, good & (fingerprints["brightness"] < _DARK)),
         "blurred": _paths(found, good & (seen.sharpness < _BLURRED) & (seen.spread >= _ONE_COLOUR)),
         "one_coloured": _paths(found, good & (seen.spread < _ONE_COLOUR)),
     }
@@ -325,9 +327,9 @@ def report_dataset(source: Path) -> dict[str, Any]:
     if len(classes) > 1 and len(labelled):
         modes = [seen.modes[place] for place in labelled]
         labels = [found.labels[place] for place in labelled]
-        shortcuts = find_shortcuts(facts[labelled], modes, labels)
+        shortcuts = find_shortcuts(fingerprints[labelled], modes, labels)
         report["shortcuts"] = [asdict(each) for each in shortcuts]
-        report["guessed_without_looking"] = guess_classes(facts[labelled], modes, labels)
+        report["guessed_without_looking"] = guess_classes(fingerprints[labelled], modes, labels)
     report["errors"] = _errors(found, seen, classes)
     report["warnings"] = _warnings(found, report)
     return report
@@ -335,7 +337,7 @@ def report_dataset(source: Path) -> dict[str, Any]:
 
 def _errors(found: ImageTable, seen: Inspection, classes: Sequence[str]) -> list[str]:
     """Go through what training would do first, with default settings, and note what stops it."""
-    errors = list(found.refused)
+    errors = list(found.unreadable_folders)
     unreadable = [
         f"{printable(found.paths[place])}: {why}" for place, why in seen.store.reasons.items()
     ]
@@ -414,17 +416,17 @@ def _tally(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _flagged(facts: NDArray[np.void], flag: ImageFlag) -> int:
-    return int(np.count_nonzero(facts["flags"] & flag))
+def _flagged(fingerprints: NDArray[np.void], flag: ImageFlag) -> int:
+    return int(np.count_nonzero(fingerprints["flags"] & flag))
 
 
 def _paths(found: ImageTable, which: NDArray[np.bool_]) -> list[str]:
     return [found.paths[place] for place in np.flatnonzero(which)]
 
 
-def _clusters(facts: NDArray[np.void]) -> NDArray[np.int64]:
+def _clusters(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:
     """Number the images by connected likeness; -1 for images without a look."""
-    looks, pairs = find_near_duplicates(facts)
+    looks, pairs = find_near_duplicates(fingerprints)
     above = list(range(int(looks.max(initial=-1)) + 1))
 
     def top(number: int) -> int:

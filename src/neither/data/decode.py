@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from neither.data.fingerprints import THUMBNAIL, ImageFlag, ImageTraits
+from neither.data.fingerprints import THUMBNAIL_SIDE, ImageFlag, ImageTraits
 from neither.data.image_file import (
     PILLOW_ERRORS,
     TransientReadError,
@@ -177,7 +177,7 @@ def decode_with_traits(
     seen = read
     if _is_jpeg(read.format) and _scale(read.size, wanted) != _scale(read.size, _LOOKED_AT):
         seen = open_upright(content, _LOOKED_AT)
-    thumbnail = seen.image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, seen.box)
+    thumbnail = seen.image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX, seen.box)
     return pixels, ImageTraits(*read.size, read.format, read.flags, thumbnail.tobytes())
 
 

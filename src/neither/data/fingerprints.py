@@ -22,11 +22,11 @@ from neither.data.preprocessing import FORMATS, HEIC
 from neither.runtime import signals
 
 KNOWN_FORMATS = (*FORMATS, HEIC)
-THUMBNAIL = 9  # pixels a side
+THUMBNAIL_SIDE = 9  # pixels a side
 FINGERPRINT = np.dtype([
     ("sha256", "u1", 32),  # of the file
-    ("look", "<u2", 8),  # all zero for a flat image
-    ("scene", "<u4"),  # zero for a flat image
+    ("dhash", "<u2", 8),  # all zero for a flat image
+    ("coarse_hash", "<u4"),  # zero for a flat image
     ("width", "<u4"),  # in pixels, upright
     ("height", "<u4"),
     ("format", "u1"),  # a place in KNOWN_FORMATS
@@ -78,35 +78,37 @@ class ImageTraits(NamedTuple):
 def compute_fingerprints(
     traits: Sequence[ImageTraits], digests: Sequence[bytes]
 ) -> NDArray[np.void]:
-    """Work out the facts of N images at once, as that costs little more than of one.
+    """Work out the fingerprints of N images at once, as that costs little more than of one.
 
     Args:
         traits: of the images.
         digests: SHA-256 of their files, 32 bytes each.
 
     Returns:
-        (N,) records of `FACTS`.
+        (N,) records of `FINGERPRINT`.
     """
-    facts = np.zeros(len(traits), FINGERPRINT)
+    fingerprints = np.zeros(len(traits), FINGERPRINT)
     if not traits:
-        return facts
+        return fingerprints
     pixels = np.frombuffer(b"".join(each.thumbnail for each in traits), np.uint8)
-    colours = pixels.reshape(-1, THUMBNAIL, THUMBNAIL, 3).astype(np.int64)
+    colours = pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3).astype(np.int64)
     luma = colours @ _LUMA
     brightness = luma.mean(axis=(1, 2))
     contrast = luma.std(axis=(1, 2))
     flat = contrast < _MIN_CONTRAST * _LEVEL
     grey = np.abs(np.diff(colours, axis=3)).max(axis=(1, 2, 3)) <= _MAX_CHROMA
-    facts["sha256"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    facts["look"] = np.where(flat[:, None], 0, _looks(luma, contrast))
-    facts["scene"] = np.where(flat, 0, _scenes(luma, brightness, contrast))
-    facts["width"] = [each.width for each in traits]
-    facts["height"] = [each.height for each in traits]
-    facts["format"] = [KNOWN_FORMATS.index(each.format) for each in traits]
-    facts["flags"] = [each.flags for each in traits] + grey * ImageFlag.GREY + flat * ImageFlag.FLAT
-    facts["brightness"] = np.rint(brightness / _LEVEL)
-    facts["contrast"] = np.rint(contrast / _LEVEL)
-    return facts
+    fingerprints["sha256"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    fingerprints["dhash"] = np.where(flat[:, None], 0, _looks(luma, contrast))
+    fingerprints["coarse_hash"] = np.where(flat, 0, _scenes(luma, brightness, contrast))
+    fingerprints["width"] = [each.width for each in traits]
+    fingerprints["height"] = [each.height for each in traits]
+    fingerprints["format"] = [KNOWN_FORMATS.index(each.format) for each in traits]
+    fingerprints["flags"] = (
+        [each.flags for each in traits] + grey * ImageFlag.GREY + flat * ImageFlag.FLAT
+    )
+    fingerprints["brightness"] = np.rint(brightness / _LEVEL)
+    fingerprints["contrast"] = np.rint(contrast / _LEVEL)
+    return fingerprints
 
 
 def _looks(luma: NDArray[np.int64], contrast: NDArray[np.float64]) -> NDArray[np.uint16]:
@@ -135,20 +137,22 @@ MAX_LEVELS = 2  # between their brightness, and between their contrast
 _BANDS = 8  # of 16 bits: two looks that differ in 7 bits at most agree in one band at least
 
 
-def group_exact_duplicates(facts: NDArray[np.void]) -> NDArray[np.int64]:
+def group_exact_duplicates(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:
     """Number the distinct contents of N files; those that could not be read have none.
 
     Args:
-        facts: (N,) records of `FACTS`.
+        fingerprints: (N,) records of `FINGERPRINT`.
 
     Returns:
         (N,) int64, the same number for the same bytes, -1 for no bytes.
     """
     # Half of a SHA-256 is plenty to tell contents apart.
-    return _number_rows(np.ascontiguousarray(facts["sha256"][:, :16]).view("<u8"))
+    return _number_rows(np.ascontiguousarray(fingerprints["sha256"][:, :16]).view("<u8"))
 
 
-def find_near_duplicates(facts: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def find_near_duplicates(
+    fingerprints: NDArray[np.void],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find images that look the same.
 
     Looks are alike if few bits differ, and few of those that are set: even images, such as a thing
@@ -156,16 +160,16 @@ def find_near_duplicates(facts: NDArray[np.void]) -> tuple[NDArray[np.int64], ND
     too, which looks do not tell.
 
     Args:
-        facts: (N,) records of `FACTS`.
+        fingerprints: (N,) records of `FINGERPRINT`.
 
     Returns:
         looks: (N,) int64, the number of each image's look, -1 for images without one.
         pairs: (P, 2) int64, numbers of looks that are alike, each pair once, the smaller first.
     """
-    has_look = facts["look"].any(axis=1)
-    rows = np.zeros((len(facts), _BANDS + 2), np.uint16)
-    rows[:, :_BANDS] = facts["look"]
-    rows[:, _BANDS], rows[:, _BANDS + 1] = facts["brightness"], facts["contrast"]
+    has_look = fingerprints["dhash"].any(axis=1)
+    rows = np.zeros((len(fingerprints), _BANDS + 2), np.uint16)
+    rows[:, :_BANDS] = fingerprints["dhash"]
+    rows[:, _BANDS], rows[:, _BANDS + 1] = fingerprints["brightness"], fingerprints["contrast"]
     rows[~has_look] = 0
     numbers = _number_rows(rows)
     distinct = np.zeros((int(numbers.max(initial=-1)) + 1, _BANDS + 2), np.uint16)

@@ -100,7 +100,7 @@ def _add_classes(
         num_before = len(found.paths)
         for name in names:
             prefix = f"{folder}/{name}/" if folder else f"{name}/"
-            found.add(found.search(root / name, entered, prefix), label, split)
+            found.add(found.scan(root / name, entered, prefix), label, split)
         if names and len(found.paths) == num_before:
             problems.append(f"the folder of class {label} holds no images")
     if problems:
@@ -236,13 +236,13 @@ def find_all_images(root: Path) -> ImageTable:
         above = f"{folder}/" if folder else ""
         for name in list_folders(root / folder):
             prefix = f"{above}{name}/"
-            found.add(found.search(root / prefix, entered, prefix), name, split)
+            found.add(found.scan(root / prefix, entered, prefix), name, split)
         if num_loose := count_loose_images(root / folder):
             found.notes.append(
                 f"{root / folder}: {num_loose:,} images beside the class folders are not read"
             )
     if not found.paths:  # without class folders they can still be looked at
-        found.add(found.search(root), "")
+        found.add(found.scan(root), "")
     if not found.paths:
         raise DataError(f"{root}: no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)")
     return found
@@ -282,7 +282,7 @@ def _add_by_first_folder(
         label: of all images, or None.
         loose: the label of images directly in the root.
     """
-    paths = found.search(found.root)
+    paths = found.scan(found.root)
     found.paths = paths
     found.splits = [""] * len(paths)
     for path in paths:

@@ -37,14 +37,14 @@ class Listing:
         others: how many regular files that are no images there are of each suffix.
         num_hidden: files and folders passed over: hidden ones and litter of other systems.
         odd: things with an image's suffix that are no regular files, each with what it is.
-        refused: folders that could not be read, with the reason.
+        unreadable_folders: folders that could not be read, with the reason.
     """
 
     paths: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     num_hidden: int = 0
     odd: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    unreadable_folders: list[str] = field(default_factory=list)
 
     def add(self, other: "Listing") -> None:
         """Count what another listing found besides images."""
@@ -147,7 +147,7 @@ def _walk(
         except DataError as error:
             if not below:
                 raise
-            listing.refused.append(str(error))
+            listing.unreadable_folders.append(str(error))
         for name, is_link in sorted(folders):
             path = below + name
             if is_link:
@@ -156,7 +156,7 @@ def _walk(
             try:
                 identity = file_identity(root / path)
             except OSError as error:
-                listing.refused.append(f"{printable(root / path)}: {error.strerror}")
+                listing.unreadable_folders.append(f"{printable(root / path)}: {error.strerror}")
                 continue
             if identity not in entered:
                 entered.add(identity)
@@ -194,7 +194,7 @@ def _is_image(entry: os.DirEntry[str], listing: Listing) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageRow:
     """One image that was found.
 
     Attributes:
@@ -221,7 +221,7 @@ class ImageTable:
         labels: the class, or the name of a foreign folder, or empty, of each.
         splits: train, val, test, or empty, of each.
         notes: what is worth telling.
-        refused: folders that could not be read.
+        unreadable_folders: folders that could not be read.
         listing: what else lies there, all folders together.
     """
 
@@ -231,7 +231,7 @@ class ImageTable:
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    unreadable_folders: list[str] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing)
 
     def add(self, paths: list[str], label: str, split: str = "") -> None:
@@ -240,7 +240,7 @@ class ImageTable:
         self.labels += [label] * len(paths)
         self.splits += [split] * len(paths)
 
-    def leave_out(self, folder: Path) -> None:
+    def exclude(self, folder: Path) -> None:
         """Leave out the images below a folder inside the root."""
         root, below = self.root.resolve(), folder.resolve()
         if root not in below.parents:
@@ -250,7 +250,7 @@ class ImageTable:
         for column in (self.paths, self.labels, self.splits):
             column[:] = [column[place] for place in kept]
 
-    def search(
+    def scan(
         self, folder: Path, entered: set[Identity] | None = None, prefix: str = ""
     ) -> list[str]:
         """List the images below a folder, and note what else lies there.
@@ -264,7 +264,7 @@ class ImageTable:
             DataError: if the folder cannot be read.
         """
         listing = list_images(folder, entered, prefix)
-        self.refused += listing.refused
+        self.unreadable_folders += listing.unreadable_folders
         self.listing.add(listing)
         if listing.num_other:
             self.notes.append(
@@ -278,6 +278,6 @@ class ImageTable:
         return listing.paths
 
     @property
-    def images(self) -> list[ImageFile]:
+    def images(self) -> list[ImageRow]:
         """The images one by one."""
-        return list(map(ImageFile, self.paths, self.labels, self.splits))
+        return list(map(ImageRow, self.paths, self.labels, self.splits))

@@ -57,7 +57,7 @@ def match_splits(
             missing, bears another label, or cannot be read any more.
     """
     places = {image: place for place, image in enumerate(found.paths)}
-    sides = np.zeros(len(places), np.int8)
+    splits = np.zeros(len(places), np.int8)
     added = set(range(len(places)))
     reasons: dict[int, str] = {}
     wrong: dict[str, list[str]] = {
@@ -79,7 +79,7 @@ def match_splits(
         elif label != found.labels[place]:
             wrong["of another label now"].append(printable(image))
         else:
-            sides[place] = SPLITS.index(split)
+            splits[place] = SPLITS.index(split)
     for what, images in wrong.items():
         if images:
             raise DataError(
@@ -87,7 +87,7 @@ def match_splits(
                 "back, or start over with --fresh"
             )
     reasons |= dict.fromkeys(added, ADDED)
-    return SplitAssignment(sides, reasons), [found.paths[place] for place in sorted(added)]
+    return SplitAssignment(splits, reasons), [found.paths[place] for place in sorted(added)]
 
 
 def read_hashes(path: Path, split: str) -> set[str]:
@@ -122,7 +122,7 @@ def read_split(path: Path, source: Path, split: str) -> ImageTable:
 def _rows(found: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
     for place, (image, label) in enumerate(zip(found.paths, found.labels, strict=True)):
         digest = store.fingerprints["sha256"][place]
-        yield [image, label, SPLITS[assignment.sides[place]],
+        yield [image, label, SPLITS[assignment.split_indices[place]],
                digest.tobytes().hex() if digest.any() else "",
                assignment.reasons.get(place, "")]  # fmt: skip
 

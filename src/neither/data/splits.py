@@ -40,16 +40,16 @@ SplitIndices = NDArray[np.int8]
 
 
 def separate_duplicates(
-    facts: NDArray[np.void],
-    sides: SplitIndices,
+    fingerprints: NDArray[np.void],
+    splits: SplitIndices,
     given: NDArray[np.bool_],
     groups: Sequence[str | None],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Say which images to leave out, so that no link goes from one split to another.
 
     Args:
-        facts: (N,) records of `FACTS`.
-        sides: (N,) the split of each; 0 for images in none.
+        fingerprints: (N,) records of `FINGERPRINT`.
+        splits: (N,) the split of each; 0 for images in none.
         given: (N,) whether the user's folders say so. What they put into val or test is kept, and
             what is linked to it gives way. Among the others as few as possible give way.
         groups: the named group of each image, or None.
@@ -58,31 +58,31 @@ def separate_duplicates(
         left_out: (N,) bool.
         partner: (N,) int64, the image because of which each was left out; -1 for the others.
     """
-    nodes, pairs = _nodes(facts)
+    nodes, pairs = _nodes(fingerprints)
     numbers: dict[str, int] = {}
     named = np.array(
         [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in groups],
         dtype=np.int64,
     )
-    partner = np.full(len(sides), -1, np.int64)
-    sides = sides.copy()
+    partner = np.full(len(splits), -1, np.int64)
+    splits = splits.copy()
     for side in (_VAL, _TRAIN):  # val gives way first: what it loses, train need not give way to
-        others = np.where(given & (sides > side), sides, 0)
+        others = np.where(given & (splits > side), splits, 0)
         cause = _highest(nodes, pairs, named, others)
-        out = (sides == side) & (cause >= 0)
+        out = (splits == side) & (cause >= 0)
         partner[out] = cause[out]
-        sides[out] = 0
-    for node, side, rival in _fewest(nodes, pairs, sides):
-        out = (nodes == node) & (sides == side)
+        splits[out] = 0
+    for node, side, rival in _fewest(nodes, pairs, splits):
+        out = (nodes == node) & (splits == side)
         partner[out] = rival
-        sides[out] = 0
+        splits[out] = 0
     return partner >= 0, partner
 
 
-def _nodes(facts: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _nodes(fingerprints: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number what is the same: by look, or by bytes where an image is too flat to have a look."""
-    looks, pairs = find_near_duplicates(facts)
-    contents = group_exact_duplicates(facts)
+    looks, pairs = find_near_duplicates(fingerprints)
+    contents = group_exact_duplicates(fingerprints)
     flat = (looks < 0) & (contents >= 0)
     return np.where(flat, contents + looks.max(initial=-1) + 1, looks), pairs
 
@@ -91,12 +91,12 @@ def _highest(
     nodes: NDArray[np.int64],
     pairs: NDArray[np.int64],
     named: NDArray[np.int64],
-    sides: SplitIndices,
+    splits: SplitIndices,
 ) -> NDArray[np.int64]:
     """Return for each image one that it is linked to and that has the highest side, or -1."""
-    num = len(sides)
+    num = len(splits)
     # A side and an image as one number, which is the larger the higher the side.
-    codes = np.where(sides > 0, sides.astype(np.int64) * num + np.arange(num), -1)
+    codes = np.where(splits > 0, splits.astype(np.int64) * num + np.arange(num), -1)
 
     def spread(numbers: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
         best = np.full(int(numbers.max(initial=-1)) + 2, -1, np.int64)  # the last for number -1
@@ -112,17 +112,17 @@ def _highest(
 
 
 def _fewest(
-    nodes: NDArray[np.int64], pairs: NDArray[np.int64], sides: SplitIndices
+    nodes: NDArray[np.int64], pairs: NDArray[np.int64], splits: SplitIndices
 ) -> list[tuple[int, int, int]]:
     """Choose few images that, left out, leave no link across: (node, side, an image in the way).
 
     Greedy: what stands in the way of most others goes first; of equals, what also has company on
     its own side, as it is the bridge; of those, what lies in train.
     """
-    used = sides > 0
+    used = splits > 0
     num_nodes = int(nodes.max(initial=-1)) + 1
     counts = np.zeros((num_nodes, len(SPLITS)), np.int32)
-    np.add.at(counts, (nodes[used], sides[used]), 1)
+    np.add.at(counts, (nodes[used], splits[used]), 1)
     split_up = np.flatnonzero((counts > 0).sum(axis=1) > 1)
     edges = np.concatenate([pairs, np.stack([split_up, split_up], axis=1)])
     one, other = counts[edges[:, 0]] > 0, counts[edges[:, 1]] > 0
@@ -166,7 +166,7 @@ def _fewest(
     found = []
     for unit in sorted(out):
         node, side = max(rivals[unit] - out)
-        cause = np.flatnonzero(used & (nodes == node) & (sides == side))[0]
+        cause = np.flatnonzero(used & (nodes == node) & (splits == side))[0]
         found.append((*unit, int(cause)))
     return found
 
@@ -182,11 +182,11 @@ class SplitAssignment:
     """The split of each image.
 
     Attributes:
-        sides: (N,) places in `SPLITS`; 0 is none.
+        split_indices: (N,) places in `SPLITS`; 0 is none.
         reasons: why an image is in none, by its place.
     """
 
-    sides: SplitIndices
+    split_indices: SplitIndices
     reasons: dict[int, str]
 
 
@@ -209,34 +209,37 @@ def assign_splits(
         named = [name for name in groups if name is not None]
         info(f"data.group_pattern: {len(set(named)):,} groups of {len(named):,} images; "
             f"{len(groups) - len(named):,} images match nothing")  # fmt: skip
-    sides = np.array([SPLITS.index(split) for split in found.splits], np.int8)
-    has_folders, has_val = bool(sides.any()), bool((sides == SPLITS.index("val")).any())
+    splits = np.array([SPLITS.index(split) for split in found.splits], np.int8)
+    has_folders, has_val = (
+        bool(splits.any()),
+        bool((splits == SPLITS.index("val")).any()),
+    )
     test_fraction = 0.0 if has_folders else settings.test_fraction
-    given = sides > 0
+    given = splits > 0
     if not has_val:
-        given &= sides != SPLITS.index("train")
+        given &= splits != SPLITS.index("train")
         for place in map(int, np.flatnonzero(~given)):
             own = found.paths[place] if nothing else _own_group(store.fingerprints[place])
             where = hash_fraction(seed, groups[place] or own)
             split = "test" if where < test_fraction else "train"
             if test_fraction <= where < test_fraction + settings.val_fraction:
                 split = "val"
-            sides[place] = SPLITS.index(split)
+            splits[place] = SPLITS.index(split)
     reasons = dict(store.reasons)
-    sides[list(reasons)] = 0
+    splits[list(reasons)] = 0
     if nothing:
-        return SplitAssignment(sides, reasons)
-    left_out, partner = separate_duplicates(store.fingerprints, sides, given, groups)
-    if left_out.sum() > _MANY * len(sides):
+        return SplitAssignment(splits, reasons)
+    left_out, partner = separate_duplicates(store.fingerprints, splits, given, groups)
+    if left_out.sum() > _MANY * len(splits):
         warn(
-            f"{left_out.sum():,} of {len(sides):,} images look like others in another split and "
+            f"{left_out.sum():,} of {len(splits):,} images look like others in another split and "
             "are left out; if they are no copies, say which split each is in by folders, or by "
             "a CSV file with a column split"
         )
     for place in np.flatnonzero(left_out).tolist():
-        reasons[place] = _reason(found, store, groups, sides, place, int(partner[place]))
-    sides[left_out] = 0
-    return SplitAssignment(sides, reasons)
+        reasons[place] = _reason(found, store, groups, splits, place, int(partner[place]))
+    splits[left_out] = 0
+    return SplitAssignment(splits, reasons)
 
 
 def check_class_counts(
@@ -247,7 +250,7 @@ def check_class_counts(
     Raises:
         DataError: naming the class, the split and what helps.
     """
-    counts = Counter(zip(assignment.sides.tolist(), found.labels, strict=True))
+    counts = Counter(zip(assignment.split_indices.tolist(), found.labels, strict=True))
     for split in ("train", "val"):
         for name in classes:
             num = counts[SPLITS.index(split), name]
@@ -270,20 +273,21 @@ def _named_group(pattern: str, path: str) -> str | None:
     return "group " + "/".join(parts) if any(parts) else None
 
 
-def _own_group(facts: np.void) -> str:
-    scene = int(facts["scene"])
-    return f"scene {scene}" if scene else facts["sha256"].tobytes().hex()
+def _own_group(fingerprints: np.void) -> str:
+    scene = int(fingerprints["coarse_hash"])
+    return f"scene {scene}" if scene else fingerprints["sha256"].tobytes().hex()
 
 
 def _shows_nothing(store: ImageStore) -> bool:
     """Tell images that need not be kept apart, as there is nothing to tell them apart by."""
-    facts = store.fingerprints[store.is_readable]
-    if len(facts) <= 1:
+    fingerprints = store.fingerprints[store.is_readable]
+    if len(fingerprints) <= 1:
         return False
     black = (
-        bool((facts["flags"] & ImageFlag.FLAT).all()) and int(facts["brightness"].max()) <= _BLACK
+        bool((fingerprints["flags"] & ImageFlag.FLAT).all())
+        and int(fingerprints["brightness"].max()) <= _BLACK
     )
-    return black or int(group_exact_duplicates(facts).max()) == 0
+    return black or int(group_exact_duplicates(fingerprints).max()) == 0
 
 
 def _refuse_contradictions(found: ImageTable, store: ImageStore) -> None:
@@ -325,7 +329,7 @@ def _reason(
     found: ImageTable,
     store: ImageStore,
     groups: Sequence[str | None],
-    sides: SplitIndices,
+    splits: SplitIndices,
     place: int,
     other: int,
 ) -> str:
@@ -333,7 +337,7 @@ def _reason(
     what = "the same bytes as" if same else "nearly the same as"
     if not same and groups[place] is not None and groups[place] == groups[other]:
         what = f"in one {groups[place]} with"
-    return f"{what} {found.paths[other]}, which is in {SPLITS[sides[other]]}"
+    return f"{what} {found.paths[other]}, which is in {SPLITS[splits[other]]}"
 
 
 def _why_none(found: ImageTable, assignment: SplitAssignment, name: str) -> str:
@@ -350,7 +354,7 @@ def log_split_summary(
     found: ImageTable, store: ImageStore, assignment: SplitAssignment, classes: Sequence[str]
 ) -> None:
     """Say how many images are in which split, and what is odd about some."""
-    counts = Counter(zip(assignment.sides.tolist(), found.labels, strict=True))
+    counts = Counter(zip(assignment.split_indices.tolist(), found.labels, strict=True))
     for side, split in enumerate(SPLITS):
         if split:
             parts = ", ".join(f"{name} {counts[side, name]:,}" for name in classes)

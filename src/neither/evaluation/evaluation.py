@@ -323,8 +323,8 @@ def evaluate_path(
     unseen = None
     if unseen_root is not None:
         unseen = find_unseen_images(unseen_root, classifier.classes)
-        scored.leave_out(unseen_root)  # they get their rows once
-    refused = [*scored.refused, *(unseen.refused if unseen else [])]
+        scored.exclude(unseen_root)  # they get their rows once
+    refused = [*scored.unreadable_folders, *(unseen.unreadable_folders if unseen else [])]
     for note in [*scored.notes, *(unseen.notes if unseen else [])]:
         info(note)
     for refusal in refused:
