@@ -1,5 +1,6 @@
 """Run the commands in this process: starting another one costs seconds."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,8 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from neither.runtime import console
 
 
 class Done(NamedTuple):
@@ -33,17 +32,17 @@ def calling(
         monkeypatch: of the test.
         capsys: what hears what a command says; nobody does if it is None.
     """
-    before = list(console._log.handlers)
+    before = list(logging.getLogger("neither").handlers)
 
     def run(name: str, *arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         if capsys is not None:
             capsys.readouterr()
         try:
-            code = import_module(f"neither.cli.main.{name}").main()
+            code = import_module(f"neither.cli.{name}").main()
         except SystemExit as left:  # argparse's own
             code = left.code
         return Done(code, *(capsys.readouterr() if capsys is not None else ("", "")))
 
     yield run
-    console._log.handlers[:] = before
+    logging.getLogger("neither").handlers[:] = before

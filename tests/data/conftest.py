@@ -1,5 +1,6 @@
 """Pictures made by code, and folders of them."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def draw() -> Draw:
 @pytest.fixture
 def messages(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """Return a function that returns what was said to the user since it was last called."""
-    log = console._log
+    log = logging.getLogger("neither")
     before, level = list(log.handlers), log.level
     console.setup_console()
     yield lambda: capsys.readouterr().err

@@ -20,7 +20,7 @@ from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.data.manifest import find_evaluation_rows
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import BATCH_SIZE, Classifier
-from neither.runtime.console import log_to_file
+from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError
 
 Draw = Callable[..., None]
@@ -326,7 +326,7 @@ def test_images_that_were_trained_on_are_counted_and_told(
                for name in ("0.png", "1.png", "bad.png")}  # fmt: skip
 
     def said(trained_on: set[str]) -> str:
-        with log_to_file(tmp_path / "log.txt"):
+        with log_to_folder(tmp_path):
             evaluate(classifier, scored, unseen, trained_on, tmp_path / "out")
         text = (tmp_path / "log.txt").read_text()
         (tmp_path / "log.txt").unlink()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from neither.reporting.html import read_label_issues, read_metrics_rows, read_warnings
-from neither.runtime.console import log_to_file
+from neither.reporting.html import read_label_issues, read_metrics_rows
+from neither.runtime.console import log_to_folder
 
 ROW = '{"epoch": 1, "step": 3, "train": {"loss": 1.0}, "val": {"loss": 0.5}}\n'
 
@@ -15,24 +15,18 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
     (tmp_path / "suspects.csv").write_text(
         "path,label,looks_like,doubted\ndog/1.png,dog,human,0.9\n"
     )
-    (tmp_path / "log.txt").write_text(
-        "2026-11-28 10:00:00 epoch 1\n2026-11-28 10:00:00 warning: two dogs are cats\n"
-        "2026-11-28 10:00:01 warning: two dogs are cats\n"
-    )
     assert read_metrics_rows(tmp_path) == [
         {"epoch": 1, "train": {"loss": 1.0}, "val": {"loss": 0.5}}
     ]
     assert read_label_issues(tmp_path) == [
         {"path": "dog/1.png", "label": "dog", "looks_like": "human", "doubted": "0.9"}
     ]
-    assert read_warnings(tmp_path) == ["two dogs are cats"]
 
 
 def test_what_is_missing_is_nothing(tmp_path: Path) -> None:
     assert not [
         *read_metrics_rows(tmp_path),
         *read_label_issues(tmp_path),
-        *read_warnings(tmp_path),
     ]
 
 
@@ -54,7 +48,7 @@ def test_suspects_of_another_form_are_told_and_left_out(text: str, tmp_path: Pat
     run = tmp_path / "run"
     run.mkdir()
     (run / "suspects.csv").write_text(text)
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         assert read_label_issues(run) == []
     assert "suspects.csv: cannot be read" in (tmp_path / "log.txt").read_text()
 
@@ -70,13 +64,7 @@ def test_what_is_damaged_is_told_and_left_out(tmp_path: Path) -> None:
         '{"epoch": Infinity, "train": {}}\n',
     ):
         (run / "metrics.jsonl").write_text(ROW + damaged)
-        with log_to_file(tmp_path / "log.txt"):
+        with log_to_folder(tmp_path):
             assert read_metrics_rows(run) == []
         assert "metrics.jsonl: cannot be read" in (tmp_path / "log.txt").read_text()
         (tmp_path / "log.txt").unlink()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
-def test_a_device_that_never_ends_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").symlink_to("/dev/full")
-    assert read_warnings(tmp_path) == []

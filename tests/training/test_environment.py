@@ -10,7 +10,7 @@ import torch
 
 from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.console import log_to_file
+from neither.runtime.console import log_to_folder
 from neither.runtime.devices import Compute
 from neither.training.run_folder import RunFolder, write_environment
 from neither.training.state import build_state
@@ -51,7 +51,7 @@ def begun(tmp_path: Path, make_config: Callable[..., Config]) -> RunFolder:
 
 
 def test_going_on_in_the_same_environment_needs_no_word(begun: RunFolder, tmp_path: Path) -> None:
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         write_environment(begun, Compute(CPU, "float32"), "abc123")
     assert (tmp_path / "log.txt").read_text() == ""
 
@@ -60,7 +60,7 @@ def test_going_on_in_the_same_environment_needs_no_word(begun: RunFolder, tmp_pa
 def test_going_on_in_another_environment_is_told(begun: RunFolder, tmp_path: Path) -> None:
     path = tmp_path / "environment.json"
     path.write_text(json.dumps(read(begun) | {"threads": 99, "torch": "2.99.0", "python": "3.99"}))
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         write_environment(begun, Compute(CPU, "bfloat16"), "abc123")
     (line,) = (tmp_path / "log.txt").read_text().splitlines()
     assert "not to the same bits" in line

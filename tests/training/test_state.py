@@ -14,7 +14,7 @@ from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_checkpoint
 from neither.models.softmax import to_probabilities
-from neither.runtime.console import log_to_file
+from neither.runtime.console import log_to_folder
 from neither.runtime.devices import Compute
 from neither.runtime.errors import CheckpointError
 from neither.training.state import TrainState, build_state
@@ -155,7 +155,7 @@ def test_a_run_begun_before_labels_were_watched_goes_on_and_says_so(
     assert checkpoint.training is not None
     del checkpoint.training["doubts"]
     resumed = make_state(make_config())
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         resumed.restore(checkpoint)
     assert "did not watch labels" in (tmp_path / "log.txt").read_text()
     assert resumed.step == 1

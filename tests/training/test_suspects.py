@@ -10,7 +10,7 @@ import torch
 
 from neither.data.dataset import Split
 from neither.runtime import files
-from neither.runtime.console import log_to_file
+from neither.runtime.console import log_to_folder
 from neither.training.label_issues import LabelStats, find_label_issues, write_label_issues
 
 CLASSES = ("dog", "human", "neither")
@@ -55,6 +55,6 @@ def test_a_full_disk_is_told_and_does_not_raise(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files, "atomic_writer", full_disk)
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         write_label_issues(tmp_path / "suspects.csv", [])
     assert "suspects.csv: cannot be written" in (tmp_path / "log.txt").read_text()

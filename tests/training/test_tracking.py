@@ -21,7 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime import files
-from neither.runtime.console import log_to_file
+from neither.runtime.console import log_to_folder
 from neither.training.summaries import draw_batch
 from neither.training.tensorboard import MetricsLogger
 
@@ -125,7 +125,7 @@ def test_lost_rows_of_earlier_epochs_cost_neither_curves_nor_the_run(tmp_path: P
     write_epochs(tmp_path, None, range(3), 1.0)
     age_events(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{half a row")
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         write_epochs(tmp_path, 1, range(2, 4), 3.0)
     assert "the rows of earlier epochs are lost" in (tmp_path / "log.txt").read_text()
     assert [row["epoch"] for row in read_rows(tmp_path)] == [2, 3]
@@ -192,7 +192,7 @@ def test_a_full_disk_costs_rows_but_does_not_raise(
 ) -> None:
     before = threading.active_count()
     monkeypatch.setattr(files, "write_atomic", full_disk)
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert threading.active_count() == before  # no writer lives on
@@ -205,7 +205,7 @@ def test_a_full_disk_costs_events_but_no_rows(
     monkeypatch.setattr(threading, "excepthook", ended.append)  # whoever set one before
     tracker = MetricsLogger(tmp_path, None)
     monkeypatch.setattr(RecordWriter, "write", full_disk)
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         use_all(tracker)
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
@@ -217,7 +217,7 @@ def test_without_tensorboard_there_are_rows_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
@@ -225,7 +225,7 @@ def test_without_tensorboard_there_are_rows_all_the_same(
 
 def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
-    with log_to_file(tmp_path / "log.txt"):
+    with log_to_folder(tmp_path):
         use_all(MetricsLogger(tmp_path, None))
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]

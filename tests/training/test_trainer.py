@@ -19,7 +19,7 @@ from neither.config.schema import Config
 from neither.inference.classifier import compute_logits
 from neither.models.checkpoint import load_checkpoint, read_archive, write_archive
 from neither.runtime import signals
-from neither.runtime.console import log_to_file
+from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError, DivergedError, OutputError
 from neither.training import trainer, validation
 from neither.training.optimizers import lr_factor
@@ -287,7 +287,7 @@ def test_a_step_with_a_loss_or_gradient_that_is_not_finite_is_not_taken(
     monkeypatch.setattr(F, "cross_entropy", spoiled)
     monkeypatch.setattr(trainer, "train_step", watched)
     with (
-        log_to_file(tmp_path / "log.txt"),
+        log_to_folder(tmp_path),
         pytest.raises(
             DivergedError, match=r"in epoch 2, in step 5, with train/.*png in its batch"
         ) as diverged,

@@ -47,7 +47,7 @@ def _draw(arguments: argparse.Namespace) -> int:
     from neither.demo.folder import draw_demo
 
     with progress_bar("drawing", 0) as bar:
-        draw_demo(arguments.output_dir, report=bar.reach)
+        draw_demo(arguments.output_dir, report=bar.update)
     print_line(f"demo images: {arguments.output_dir}")
     return 0
 
@@ -59,7 +59,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     if not is_prepared(arguments.output_dir):
         sets = fetch_sets(download_folder())
         with progress_bar("writing", 0) as bar:
-            write_images(sets, arguments.output_dir, report=bar.reach)
+            write_images(sets, arguments.output_dir, report=bar.update)
     print_line(f"CIFAR images: {arguments.output_dir}")
     return 0
 
@@ -73,7 +73,7 @@ def _sort(arguments: argparse.Namespace) -> int:
             arguments.images,
             arguments.output_dir,
             arguments.copy,
-            report=bar.reach,
+            report=bar.update,
         )
     if counts is not None:
         rows = [(name, f"{num:,}") for name, num in counts.items()]

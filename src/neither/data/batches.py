@@ -96,7 +96,7 @@ class Batches:
         targets = F.one_hot(labels[part], self.num_classes).float()
         if self.settings.cutmix:
             numbers = uniform(
-                self.seed, Stream.MIXING, epoch, places, augmentation.NUM_CUTMIX_UNIFORMS
+                self.seed, Stream.CUTMIX, epoch, places, augmentation.NUM_CUTMIX_UNIFORMS
             )
             images, targets = augmentation.cutmix(
                 images, targets, torch.from_numpy(numbers).to(self.device), self.settings.cutmix

@@ -160,7 +160,7 @@ def _fill(
                 unreadable.append(f"{printable(paths[done + place])}: {reason}")
             limit.check(unreadable)
             done += len(part.rows)
-            bar.reach(done, len(paths))
+            bar.update(done, len(paths))
             if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
                 cache.save()
                 saved = time.monotonic()

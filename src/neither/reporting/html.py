@@ -38,7 +38,6 @@ from neither.reporting.text import ENOUGH, format_percent, summary_sentences
 from neither.runtime import files
 from neither.runtime.console import printable, warn
 
-_MOST_WARNINGS = 20
 _MOST_BYTES = 1 << 26
 
 
@@ -51,12 +50,6 @@ def read_metrics_rows(run: Path) -> list[dict[str, Any]]:
 def read_label_issues(run: Path) -> list[Mapping[str, str]]:
     """Read `suspects.csv`: the training images whose label the model doubts."""
     return _read(run / "suspects.csv", _to_suspects)
-
-
-def read_warnings(run: Path) -> list[str]:
-    """Read from `log.txt` what deserved a look, each once."""
-    marks = [line.partition(" warning: ")[2] for line in _read(run / "log.txt", _lines)]
-    return list(dict.fromkeys(filter(None, marks)))[:_MOST_WARNINGS]
 
 
 def _lines(text: str) -> list[str]:

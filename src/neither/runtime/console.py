@@ -1,15 +1,17 @@
-"""Progress, tables and messages.
+"""Messages, result tables and progress bars.
 
-Results go to standard output; progress and messages to standard error and, inside `logged_to`, to a
-file. Nothing here may stop the work: a full disk or a closed pipe costs a line, not a run.
+Results go to standard output; messages and progress to standard error and, inside `log_to_folder`,
+to log files. A message that cannot be written is lost; it never stops the work.
 """
 
+import json
 import logging
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -17,15 +19,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-_LINE_EVERY_SECONDS = 10.0
-_NOTE_EVERY_SECONDS = 1.0
+_SECONDS_PER_LINE = 10.0  # of progress without a terminal
+_SECONDS_PER_NOTE = 1.0
 _FILE_ONLY = logging.DEBUG + 1
+_WARNINGS_NAME = "warnings.jsonl"
+_MAX_WARNINGS_BYTES = 1 << 26
 
-_log = logging.getLogger("neither")
+_logger = logging.getLogger("neither")
 
 
 class _Console(Console):
-    """Leave a closed pipe to the caller; rich alone would end the program with exit code 1."""
+    """Leave a closed pipe to the caller; rich itself would exit with code 1."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -35,112 +39,103 @@ _messages = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 _results = _Console(highlight=False, markup=False, emoji=False)
 
 
-class _ConsoleHandler(logging.Handler):
-    """Print above a live progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == _FILE_ONLY:
-            return
-        style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
-        try:
-            _messages.print(Text(record.getMessage(), style=style), soft_wrap=True)
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError), _messages.capture():
-                pass  # forgets the line, which rich would keep and try again
-            self.handleError(record)
-
-
-class _FileHandler(logging.FileHandler):
-    """Say once that the log cannot be written, and go on without it."""
-
-    _failed = False
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        if not self._failed:
-            self._failed = True
-            with suppress(OSError, ValueError):
-                text = f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}"
-                _messages.print(Text(text, style="yellow"), soft_wrap=True)
-
-    def close(self) -> None:
-        with suppress(OSError):  # what could not be written would be tried again
-            super().close()
-
-
 def printable(text: object) -> str:
-    """Escape what could drive a terminal or break a line: a file name may hold any character."""
+    """Escape everything that could control a terminal or break a line, such as in file names.
+
+    Lone surrogates, which stand for bytes that are not UTF-8, are escaped too.
+    """
     return "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text)
-    )  # surrogates, which stand for bytes that are no UTF-8, are not printable either
+        character if character.isprintable() else repr(character)[1:-1] for character in str(text)
+    )
 
 
 def info(message: str) -> None:
-    """Tell the user what is going on."""
-    _log.info(message)
+    """Log a message."""
+    _logger.info(message)
 
 
 def warn(message: str) -> None:
-    """Tell the user what deserves a look."""
-    _log.warning("warning: %s", message)
+    """Log a warning; `read_warnings` returns it later."""
+    _logger.warning("warning: %s", message)
 
 
 def report_error(message: str) -> None:
-    """Tell the user why the command ends here."""
-    _log.error("error: %s", message)
+    """Log the error that ends the command."""
+    _logger.error("error: %s", message)
 
 
 def log_only(message: str) -> None:
-    """Put what is too long for the screen into the log file."""
-    _log.log(_FILE_ONLY, message)
+    """Write a message that is too long for the screen to the log file."""
+    _logger.log(_FILE_ONLY, message)
 
 
 def log_traceback() -> None:
-    """Put the exception being handled into the log file, not on the screen."""
-    _log.log(_FILE_ONLY, "traceback", exc_info=True)
-
-
-def _note_thread(failed: threading.ExceptHookArgs) -> None:
-    """Log what ended a thread: whoever waits for it tells the user, TensorBoard's writer too."""
-    _log.log(_FILE_ONLY, "traceback of a thread", exc_info=failed.exc_value)
+    """Write the exception being handled to the log file, not to the screen."""
+    _logger.log(_FILE_ONLY, "traceback", exc_info=True)
 
 
 def setup_console() -> None:
-    """Send messages to standard error; called once by each command.
+    """Send messages to standard error; each command calls this once.
 
-    Only here are settings of the whole process touched: whoever imports us keeps their own.
+    All process-wide settings are here: importing the package changes none.
     """
-    _log.setLevel(_FILE_ONLY)
-    _log.propagate = False
-    logging.raiseExceptions = False  # a message that cannot be written is lost, no more
-    # Where the home folder cannot be written it keeps its fonts elsewhere: no news to our user.
+    _logger.setLevel(_FILE_ONLY)
+    _logger.propagate = False
+    logging.raiseExceptions = False  # a message that cannot be written is lost
+    # Matplotlib reports where it caches fonts if the home folder is read-only; users need not know.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    threading.excepthook = _note_thread
+    threading.excepthook = _log_thread_exception
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a character the locale lacks becomes an escape
+        if hasattr(stream, "reconfigure"):  # escape characters that the locale lacks
             stream.reconfigure(errors="backslashreplace")
-    if not any(isinstance(handler, _ConsoleHandler) for handler in _log.handlers):
-        _log.addHandler(_ConsoleHandler())
+    if not any(isinstance(handler, _ConsoleHandler) for handler in _logger.handlers):
+        _logger.addHandler(_ConsoleHandler())
 
 
 def silence(is_silent: bool) -> None:
-    """Keep messages and results from the terminal, or let them through again."""
+    """Turn messages and results on the terminal off or on; log files are not affected."""
     _messages.quiet = _results.quiet = is_silent
 
 
 @contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Append all messages, with the time, to a file inside the block."""
-    handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    before = _log.level
-    _log.setLevel(_FILE_ONLY)
-    _log.addHandler(handler)
+def log_to_folder(folder: Path) -> Iterator[None]:
+    """Append all messages to `log.txt`, and warnings to `warnings.jsonl`, inside the block.
+
+    A line of `warnings.jsonl` is an object with the keys `time` (ISO 8601) and `message`.
+
+    Raises:
+        OSError: if `log.txt` cannot be opened.
+    """
+    log_file = _LogFileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+    log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers = (log_file, _WarningsHandler(folder / _WARNINGS_NAME))
+    level = _logger.level
+    _logger.setLevel(_FILE_ONLY)
+    for handler in handlers:
+        _logger.addHandler(handler)
     try:
         yield
     finally:
-        _log.removeHandler(handler)
-        _log.setLevel(before)
-        handler.close()
+        _logger.setLevel(level)
+        for handler in handlers:
+            _logger.removeHandler(handler)
+            handler.close()
+
+
+def read_warnings(folder: Path) -> list[str]:
+    """Return the distinct warnings in the `warnings.jsonl` of a folder, in order.
+
+    A missing file has none, and damaged lines are skipped. At most 64 MiB are read.
+    """
+    path = folder / _WARNINGS_NAME
+    messages: dict[str, None] = {}
+    with suppress(OSError):
+        if path.is_file():  # reading a device might never end
+            with path.open("rb") as file:
+                for line in file.read(_MAX_WARNINGS_BYTES).splitlines():
+                    with suppress(ValueError, TypeError, KeyError, RecursionError):
+                        messages[str(json.loads(line)["message"])] = None
+    return list(messages)
 
 
 def print_line(text: str) -> None:
@@ -149,7 +144,7 @@ def print_line(text: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table of results: the first column names the row, the others are figures."""
+    """Print a table of results: the first column names the row, the others are right-aligned."""
     print_line(title)
     table = Table()
     for index, column in enumerate(columns):
@@ -160,41 +155,44 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 class ProgressBar:
-    """How far a long task is: a live bar on a terminal, a line now and then elsewhere."""
+    """A live progress bar on a terminal; elsewhere a line every ten seconds."""
 
     def __init__(self, title: str, total: int, done: int, unit: str, live: Progress | None) -> None:
         self._title, self._total, self._unit, self._live = title, total, unit, live
-        self._first = self._done = done
-        self._started = self._said = self._noted = time.monotonic()
+        self._start_done = self._done = done
+        self._start_time = self._line_time = self._note_time = time.monotonic()
         self._note = ""
         if live is not None:
             self._task = live.add_task(title, total=total, completed=done, note="")
 
     def advance(self) -> None:
         """Count one finished step."""
-        self.reach(self._done + 1, self._total)
+        self.update(self._done + 1, self._total)
 
-    def reach(self, done: int, total: int) -> None:
-        """Say how many of how many steps are finished."""
+    def update(self, done: int, total: int) -> None:
+        """Set the number of finished steps and of all steps."""
         self._done, self._total = done, total
         if self._live is not None:
             self._live.update(self._task, completed=done, total=total)
-        elif time.monotonic() - self._said >= _LINE_EVERY_SECONDS:
-            self._said = time.monotonic()
-            parts = [f"{self._title}: {done:,} of {total:,} {self._unit}"]
-            if done > self._first:
-                pace = (self._said - self._started) / (done - self._first)
-                parts.append(f"{pace * (total - done):.0f} s left")
-            parts.append(self._note)
-            info(", ".join(filter(None, parts)))
+            return
+        now = time.monotonic()
+        if now - self._line_time < _SECONDS_PER_LINE:
+            return
+        self._line_time = now
+        parts = [f"{self._title}: {done:,} of {total:,} {self._unit}"]
+        if done > self._start_done:
+            seconds_per_step = (now - self._start_time) / (done - self._start_done)
+            parts.append(f"{seconds_per_step * (total - done):.0f} s left")
+        parts.append(self._note)
+        info(", ".join(filter(None, parts)))
 
-    def is_due(self) -> bool:
-        """Say whether the last note is old enough to be worth the work of a new one."""
-        return time.monotonic() - self._noted >= _NOTE_EVERY_SECONDS
+    def is_note_due(self) -> bool:
+        """Return whether the last note is a second old, so that a new one is worth its cost."""
+        return time.monotonic() - self._note_time >= _SECONDS_PER_NOTE
 
-    def note(self, text: str) -> None:
-        """Say what else is worth knowing beside the bar, such as the loss."""
-        self._noted, self._note = time.monotonic(), text
+    def set_note(self, text: str) -> None:
+        """Set the text beside the bar, such as the current loss."""
+        self._note_time, self._note = time.monotonic(), text
         if self._live is not None:
             self._live.update(self._task, note=text)
 
@@ -203,11 +201,78 @@ class ProgressBar:
 def progress_bar(
     title: str, total: int, unit: str = "images", done: int = 0
 ) -> Iterator[ProgressBar]:
-    """Show how far the block is; `done` steps of `total` were taken before it."""
+    """Show a progress bar for the block.
+
+    Args:
+        title: of the task.
+        total: number of steps; 0 if `ProgressBar.update` sets it later.
+        unit: plural noun for the steps.
+        done: number of steps that were finished before the block.
+    """
     if not _messages.is_terminal:
         yield ProgressBar(title, total, done, unit, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=_messages, transient=True) as live:
         yield ProgressBar(title, total, done, unit, live)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Print messages above a live progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == _FILE_ONLY:
+            return
+        style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
+        try:
+            _messages.print(Text(record.getMessage(), style=style), soft_wrap=True)
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError), _messages.capture():
+                pass  # drop the line; rich would keep it and retry
+            self.handleError(record)
+
+
+class _LogFileHandler(logging.FileHandler):
+    """Report once that the log cannot be written, and go on without it."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self._has_failed:
+            self._has_failed = True
+            with suppress(OSError, ValueError):
+                text = f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}"
+                _messages.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def close(self) -> None:
+        with suppress(OSError):  # closing retries what could not be written
+            super().close()
+
+
+class _WarningsHandler(logging.Handler):
+    """Append each warning as a JSON line; the file is created by the first warning."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            line = {
+                "time": datetime.fromtimestamp(record.created).astimezone().isoformat(),
+                "message": record.getMessage().removeprefix("warning: "),
+            }
+            # The message is in the log too, which reports a disk that is full.
+            with suppress(OSError), self._path.open("a", encoding="ascii") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def _log_thread_exception(failed: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread; the code that waits for the thread reports it to the user."""
+    _logger.log(_FILE_ONLY, "traceback of a thread", exc_info=failed.exc_value)

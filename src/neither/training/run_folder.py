@@ -22,7 +22,7 @@ from neither.config.loader import check_config, to_yaml
 from neither.config.schema import Config, translate_v1
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.runtime import files
-from neither.runtime.console import info, log_to_file, warn
+from neither.runtime.console import info, log_to_folder, warn
 from neither.runtime.devices import Compute
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import CheckpointError, DataError, OutputError, UsageError
@@ -121,7 +121,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         for part in (folder, folder / "checkpoints", folder / "tensorboard"):
             files.make_folder(part)
             files.remove_temporaries(part)
-        with log_to_file(folder / "log.txt"):
+        with log_to_folder(folder):
             if run.is_begun():
                 run = RunFolder(folder, _load_last(run))
             if run.resumed is not None and run.resumed.epoch < config.train.epochs:

@@ -14,15 +14,16 @@ from neither.reporting.html import (
     ReportContext,
     read_label_issues,
     read_metrics_rows,
-    read_warnings,
     write_report,
 )
 from neither.reporting.model_card import write_model_card
+from neither.runtime.console import read_warnings
 from neither.runtime.devices import choose_compute
 from neither.runtime.errors import DataError, UserError
 from neither.runtime.files import make_folder
 from neither.training.run_folder import RunFolder, read_environment
 
+_MAX_WARNINGS = 20
 _CAUTION = (
     "These pictures chose the epoch, the temperature and the threshold, so expect a little less "
     "of new ones; evaluate tells how much."
@@ -64,7 +65,7 @@ def report_run(config: Config, run: RunFolder) -> None:
     if evaluation.scored is None:
         raise DataError(f"{source}: no image of val can be read any more")
     again = evaluate_command(config, run.folder)
-    warnings = read_warnings(run.folder)
+    warnings = read_warnings(run.folder)[:_MAX_WARNINGS]
     write_model_card(
         run.folder, config, read_environment(run.folder), evaluation.metrics,
         count_parameters(classifier.network), again, warnings,

@@ -159,11 +159,11 @@ def _train_epoch(
             )
         num_images += len(batch.labels)
         bar.advance()
-        if bar.is_due():
+        if bar.is_note_due():
             if not state.tally.is_finite():
                 raise diverged_error(state)
             speed = num_images / (time.monotonic() - started)
-            bar.note(f"loss {state.tally.mean_loss():.3f}, {speed:,.0f} images/s")
+            bar.set_note(f"loss {state.tally.mean_loss():.3f}, {speed:,.0f} images/s")
         if time.monotonic() - saved >= every_seconds:
             _save(state, run)
             saved = time.monotonic()
