@@ -1,9 +1,9 @@
-"""What the demo run says of drawn pictures of a dog and a human together.
+"""Predictions of the demo run for drawn images of a dog and a human together.
 
     python docs/pairs.py [RUN]
 
-Draws a hundred pairs into a temporary folder, lets `evaluate` answer, and prints how the
-probability is shared out. A picture of some goes to `docs/pairs.png`.
+Draws a hundred pairs into a temporary folder, evaluates them, and prints the mean probabilities.
+Some are shown in `docs/pairs.png`.
 """
 
 import csv
@@ -26,7 +26,7 @@ NUM_SHOWN = 5
 
 
 def main() -> None:
-    """Draw, ask, print."""
+    """Draw, evaluate, print."""
     run = sys.argv[1] if len(sys.argv) > 1 else "runs/demo"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pairs"
@@ -43,22 +43,22 @@ def main() -> None:
         draw(rows[:NUM_SHOWN], folder)
     means = {name: statistics.mean(float(row[f"prob_{name}"]) for row in rows) for name in CLASSES}
     called = Counter(row["predicted"] for row in rows)
-    num_sure = sum(float(row["confidence"]) > 0.9 for row in rows)
-    shares = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+    num_confident = sum(float(row["confidence"]) > 0.9 for row in rows)
+    shown = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
     counts = ", ".join(f"{name} {called[name]}" for name in CLASSES)
-    print(f"{NUM_PAIRS} pictures of a dog and a human: mean probabilities {shares}")
-    print(f"called {counts}; confidence above 0.9 in {num_sure}")
+    print(f"{NUM_PAIRS} images of a dog and a human: mean probabilities {shown}")
+    print(f"predicted {counts}; confidence above 0.9 in {num_confident}")
 
 
 def draw(rows: list[dict[str, str]], folder: Path) -> None:
-    """Show some pairs above their probabilities."""
+    """Show some pairs below their probabilities."""
     figure = Figure(figsize=(12, 2.6), layout="constrained")
-    for place, row in enumerate(rows):
-        cell = figure.add_subplot(1, len(rows), place + 1)
+    for index, row in enumerate(rows):
+        cell = figure.add_subplot(1, len(rows), index + 1)
         cell.imshow(Image.open(folder / row["path"]))
         cell.set_axis_off()
-        shares = (f"{name} {float(row[f'prob_{name}']):.2f}" for name in CLASSES)
-        cell.set_title("  ".join(shares), fontsize=9)
+        values = (f"{name} {float(row[f'prob_{name}']):.2f}" for name in CLASSES)
+        cell.set_title("  ".join(values), fontsize=9)
     figure.savefig(DOCS / "pairs.png", dpi=100)
 
 

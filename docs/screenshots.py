@@ -1,6 +1,6 @@
-"""Photograph the pages of a finished `make demo` in headless Chromium, for the README.
+"""Take screenshots of the pages of a finished `make demo` in headless Chromium, for the README.
 
-    .venv/bin/python docs/photographs.py
+    .venv/bin/python docs/screenshots.py
 
 `curves.png` is the custom-scalars page of TensorBoard, `report.png` the top of the report.
 """
@@ -22,27 +22,27 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 
 def main() -> None:
-    """Take the photographs."""
+    """Take the screenshots."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("install chromium first")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        photograph_report(browser, DOCS / "report.png")
+        capture_report(browser, DOCS / "report.png")
         with tensorboard() as address:
-            photograph_curves(browser, address, DOCS / "curves.png")
+            capture_curves(browser, address, DOCS / "curves.png")
         browser.close()
 
 
-def photograph_report(browser: Browser, target: Path) -> None:
-    """Show what a reader sees first."""
+def capture_report(browser: Browser, target: Path) -> None:
+    """Capture the top of the report."""
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.goto(REPORT.resolve().as_uri())
     page.screenshot(path=target)
 
 
-def photograph_curves(browser: Browser, address: str, target: Path) -> None:
-    """Show loss, recall and calibration on one page, once every line is drawn."""
+def capture_curves(browser: Browser, address: str, target: Path) -> None:
+    """Capture the custom-scalars page, after every line is drawn."""
     page = browser.new_page(viewport={"width": 1400, "height": 760})
     page.set_default_timeout(60_000)
     page.goto(f"{address}#custom_scalars")
@@ -53,15 +53,15 @@ def photograph_curves(browser: Browser, address: str, target: Path) -> None:
 
 @contextmanager
 def tensorboard() -> Iterator[str]:
-    """Serve the run; give the address."""
+    """Serve the run and yield the address."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", RUN.relative_to(DOCS.parent),
          "--port", "0", "--host", "127.0.0.1", "--load_fast", "false"],
         cwd=DOCS.parent, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        said = iter(server.stderr or ())
-        yield next(found[0] for line in said if (found := re.search(r"http://\S+:\d+/", line)))
+        lines = iter(server.stderr or ())
+        yield next(found[0] for line in lines if (found := re.search(r"http://\S+:\d+/", line)))
     finally:
         server.kill()
         server.communicate()

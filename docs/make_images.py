@@ -1,10 +1,9 @@
-"""Make the pictures of the README and of softmax.md from a finished `make demo`.
+"""Draw the images of the README and of softmax.md from a finished `make demo`.
 
-    .venv/bin/python docs/make_pictures.py
+    .venv/bin/python docs/make_images.py
 
-`softmax_scores.png` shows what softmax makes of scores; `predictions.png` shows test images and
-images of unseen kinds with the probabilities that the demo run gave them; `reasons.png` what in
-some of them spoke for their class.
+`softmax_scores.png` shows scores and their softmax; `predictions.png` shows test images and images
+of unseen kinds with the probabilities of the demo run; `reasons.png` shows class activation maps.
 """
 
 import csv
@@ -22,8 +21,8 @@ from neither.models.softmax import to_probabilities
 
 DOCS = Path(__file__).parent
 RUN = DOCS.parent / "runs" / "demo"
-SCORED = DOCS.parent / "data" / "demo" / "test"
-COLOURS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
+IMAGES = DOCS.parent / "data" / "demo" / "test"
+COLORS = {"dog": "#c8792b", "human": "#3b78c3", "neither": "#7a7a7a"}
 SCORES = {
     "all equal": (0.0, 0.0, 0.0),
     "all negative": (-4.0, -3.0, -5.0),
@@ -35,21 +34,21 @@ EXPLAINED = ("dog/0003.png", "human/0005.png", "neither/0007.jpg")
 
 
 def main() -> None:
-    """Make the pictures."""
+    """Draw all images."""
     draw_scores(DOCS / "softmax_scores.png")
     draw_predictions(DOCS / "predictions.png")
     draw_reasons(DOCS / "reasons.png")
 
 
 def draw_scores(target: Path) -> None:
-    """Show some rows of scores above the probabilities that softmax makes of them."""
+    """Plot rows of scores above their softmax."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axes = figure.subplots(2, len(SCORES), sharex=True, sharey="row")
-    shares = to_probabilities(torch.tensor(list(SCORES.values()))).tolist()
-    rows = zip(axes.T, SCORES.items(), shares, strict=True)
+    softmax = to_probabilities(torch.tensor(list(SCORES.values()))).tolist()
+    rows = zip(axes.T, SCORES.items(), softmax, strict=True)
     for (above, below), (title, scores), probabilities in rows:
         for axis, values in ((above, scores), (below, probabilities)):
-            bars = axis.bar(list(COLOURS), values, color=list(COLOURS.values()))
+            bars = axis.bar(list(COLORS), values, color=list(COLORS.values()))
             axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=9)
             axis.axhline(0, color="black", linewidth=0.8)
             axis.spines[["top", "right"]].set_visible(False)
@@ -62,17 +61,17 @@ def draw_scores(target: Path) -> None:
 
 
 def draw_predictions(target: Path) -> None:
-    """Show some images with their probabilities as bars, mistakes among them."""
+    """Show images with their probabilities as bars, including mistakes."""
     with (RUN / "evaluations" / "demo-test" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = choose_rows(rows)
     figure = Figure(figsize=(12, 4.9), layout="constrained")
-    for place, row in enumerate(chosen):
-        cell = figure.add_subplot(2, 6, place + 1)
-        cell.imshow(square(Image.open(SCORED / row["path"]).convert("RGB")))
+    for index, row in enumerate(chosen):
+        cell = figure.add_subplot(2, 6, index + 1)
+        cell.imshow(square(Image.open(IMAGES / row["path"]).convert("RGB")))
         cell.set_xticks([])
         cell.set_yticks([])
-        true = row["true_label"] if row["true_label"] in COLOURS else "neither"
+        true = row["true_label"] if row["true_label"] in COLORS else "neither"
         right = row["predicted"] == true
         cell.set_title(
             f"{row['true_label']} → {row['predicted']} {float(row['confidence']):.2f}",
@@ -80,9 +79,9 @@ def draw_predictions(target: Path) -> None:
             color="black" if right else "#b00020",
         )
         bars = cell.inset_axes((0, -0.36, 1, 0.32))
-        shares = [float(row[f"prob_{name}"]) for name in reversed(COLOURS)]
-        bars.barh(range(len(shares)), shares, color=list(reversed(COLOURS.values())))
-        bars.set_yticks(range(len(shares)), list(reversed(COLOURS)))
+        values = [float(row[f"prob_{name}"]) for name in reversed(COLORS)]
+        bars.barh(range(len(values)), values, color=list(reversed(COLORS.values())))
+        bars.set_yticks(range(len(values)), list(reversed(COLORS)))
         bars.set_xlim(0, 1)
         bars.set_xticks([])
         bars.tick_params(axis="y", length=0, labelsize=8)
@@ -91,22 +90,22 @@ def draw_predictions(target: Path) -> None:
 
 
 def choose_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Take some of each class, each unseen kind in turn, and the surest mistakes."""
-    known = [row for row in rows if row["true_label"] in COLOURS]
+    """Choose some images of each class, one of each unseen kind, and the most confident mistakes."""
+    known = [row for row in rows if row["true_label"] in COLORS]
     wrong = [row for row in known if row["predicted"] != row["true_label"]]
     wrong.sort(key=lambda row: -float(row["confidence"]))
-    unseen = [row for row in rows if row["true_label"] not in COLOURS]
+    unseen = [row for row in rows if row["true_label"] not in COLORS]
     kinds = sorted({row["true_label"] for row in unseen})
     some = [
         [row for row in known if row["true_label"] == name and row["predicted"] == name][3::60][:2]
-        for name in COLOURS
+        for name in COLORS
     ]
     others = [next(row for row in unseen if row["true_label"] == kind) for kind in kinds]
     return [*itertools.chain(*some), *wrong[:2], *others[: 6 - len(wrong[:2])]]
 
 
 def square(image: Image.Image) -> Image.Image:
-    """Pad to a square, so that all bars stand at the same height."""
+    """Pad to a square, so that all bars have the same height."""
     side = max(image.size)
     padded = Image.new("RGB", (side, side), "white")
     padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -114,9 +113,9 @@ def square(image: Image.Image) -> Image.Image:
 
 
 def draw_reasons(target: Path) -> None:
-    """Put some of the heat maps of `predict --explain` side by side, with what they are for."""
+    """Put some heat maps of `predict --explain` side by side."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = [SCORED / place for place in EXPLAINED]
+        chosen = [IMAGES / name for name in EXPLAINED]
         subprocess.run(
             [sys.executable, DOCS.parent / "scripts" / "predict.py", RUN, *chosen,
              "--explain", folder, "--format", "csv"],
