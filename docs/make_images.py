@@ -90,7 +90,7 @@ def draw_predictions(target: Path) -> None:
 
 
 def choose_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Choose some images of each class, one of each unseen kind, and the most confident mistakes."""
+    """Choose images of each class and each unseen kind, and the most confident mistakes."""
     known = [row for row in rows if row["true_label"] in COLORS]
     wrong = [row for row in known if row["predicted"] != row["true_label"]]
     wrong.sort(key=lambda row: -float(row["confidence"]))

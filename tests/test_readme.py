@@ -135,25 +135,15 @@ def test_links_lead_to_files_of_the_project(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_tree_in_the_readme_is_the_tree() -> None:
-    tree = next(block for block in code_blocks(README, "") if "src/neither/" in block)
-    shown: set[str] = set()
-    above = {0: ""}  # the folder that a line of this indent lies in
-    for line in tree.splitlines():
-        indent = len(line) - len(line.lstrip())
-        names = re.split(r"\s{2,}", line.strip())[0].split()  # what follows is prose
-        for name in names:
-            shown.add(above[indent] + name)
-            above[indent + 2] = above[indent] + name
-    existing = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "src" / "neither").rglob("*.py")
-        if path.stem != "__init__" and "demo" not in path.parts
-    }
-    sources = {name for name in shown if name.startswith("src/") and name.endswith(".py")}
-    assert sources == existing
-    for name in shown:
-        assert (ROOT / name).exists(), name
+def test_the_tree_of_the_architecture_page_lists_every_folder() -> None:
+    tree = code_blocks((ROOT / "docs" / "architecture.md").read_text(), "")[0]
+    shown = set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
+    existing = {path.parent.name for path in (ROOT / "src" / "neither").glob("*/__init__.py")}
+    assert shown == existing
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 230
 
 
 def test_the_ci_runs_the_test_command_of_the_readme() -> None:
