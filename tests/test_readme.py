@@ -12,9 +12,10 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
+from calls import Call
 from images import make_splits
 from neither.config.loader import load_config
-from scripts import ROOT, run_script
+from scripts import ROOT
 
 README = (ROOT / "README.md").read_text()
 SOFTMAX = ROOT / "docs" / "softmax.md"
@@ -64,17 +65,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("call", commands(), ids=" ".join)
-def test_the_commands_of_the_readme_run(call: list[str], home: Path) -> None:
-    """In the order of the README, as each goes on from those before it."""
-    _, script, *arguments = call
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_the_commands_of_the_readme_run(
+    command: list[str], home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the README, as each continues from those before it."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
+    _, script, *arguments = command
     # Draws 4,800 images, or wants a network or a set: tests/data/demo and sources do with less.
     if script == "scripts/prepare_data.py":
         arguments = [arguments[0], "--help"]
     if script == "scripts/train.py":
         arguments += lighter(home / arguments[0])
-    done = run_script(Path(script).stem, *arguments, cwd=home, TORCH_HOME=str(home / "torch"))
-    assert done.returncode == 0, done.stderr
+    done = call(Path(script).stem, *arguments)
+    assert done.code == 0, done.err
 
 
 def lighter(config: Path) -> list[str]:
