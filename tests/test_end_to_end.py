@@ -82,7 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_run_leaves_everything_that_the_readme_promises(trained: tuple[Path, Path]) -> None:
     _, run = trained
     for name in ("config.yaml", "environment.json", "splits.csv", "metrics.jsonl", "log.txt",
-                 "checkpoints/best.pt", "checkpoints/last.pt", "suspects.csv", "report.html",
+                 "checkpoints/best.pt", "checkpoints/last.pt", "label_issues.csv", "report.html",
                  "evaluations/images-val/metrics.json"):  # fmt: skip
         assert (run / name).stat().st_size, name
     assert not list(run.rglob("*.tmp"))
@@ -95,7 +95,7 @@ def test_train_and_val_share_their_charts_from_step_zero_on(trained: tuple[Path,
     _, run = trained
     curves = {split: read_curves(run, split) for split in ("train", "val")}
     shared = {"loss", "accuracy", "macro_recall", *(f"recall/{name}" for name in CLASSES)}
-    final = {f"final/{name}" for name in ("macro_recall", "accuracy", "loss", "calibrated_loss",
+    final = {f"best/{name}" for name in ("macro_recall", "accuracy", "loss", "calibrated_loss",
                                           "ece", "best_epoch")}  # fmt: skip
     assert set(curves["val"]) == shared | {"calibrated_loss", "temperature", "ece"} | final
     assert set(curves["train"]) == shared | {
@@ -341,7 +341,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     for part in (one["weights"], one["training"]["network"]):
         twin = other["weights"] if part is one["weights"] else other["training"]["network"]
         assert all(torch.equal(part[name], twin[name]) for name in part)
-    assert (whole / "suspects.csv").read_bytes() == (killed / "suspects.csv").read_bytes()
+    assert (whole / "label_issues.csv").read_bytes() == (killed / "label_issues.csv").read_bytes()
     for split in ("train", "val"):
         shown = {run: read_steps(run, split) for run in (whole, killed)}
         assert shown[killed] == shown[whole]  # so none twice

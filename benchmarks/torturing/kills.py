@@ -139,7 +139,7 @@ def _count_into(reached: mmap.mmap) -> None:
         reached[:] = struct.pack("q", state.step)
         return taken
 
-    setattr(trainer, "take_step", counted)  # noqa: B010 - which mypy would not allow
+    setattr(trainer, "train_step", counted)  # noqa: B010 - which mypy would not allow
 
 
 def _fail_at(number: int, kind: str, counted: mmap.mmap) -> None:

@@ -129,7 +129,7 @@ def doubled_points(run: Path) -> list[tuple[str, int]]:
             steps = [point.step for point in events.Scalars(tag)]
             missing_at_0 = tag in ("learning_rate", "gradient_norm", "images_per_second")
             due = wanted[1:] if missing_at_0 else wanted
-            if tag.startswith("final/"):  # for the table of runs, at the end only
+            if tag.startswith("best/"):  # for the table of runs, at the end only
                 due = wanted[-1:]
             if steps != due:
                 wrong += [(tag, step) for step in {*steps, *due} if steps.count(step) != 1]

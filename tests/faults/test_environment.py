@@ -89,7 +89,7 @@ MOMENTS = {
     "decoding": before(store, "decode_file", 5, terminate),
     "first validation": before(validation, "compute_logits", 1, terminate),
     "first save": before(os, "fsync", 5, terminate),
-    "step": before(trainer, "take_step", 2, terminate),
+    "step": before(trainer, "train_step", 2, terminate),
     "validation": before(validation, "compute_logits", 3, terminate),
     "save": before(os, "replace", 9, terminate),
 }
@@ -298,7 +298,7 @@ def test_a_run_folder_that_vanishes_ends_the_run_at_the_next_save(
     config: Path, call: Call, monkeypatch: Patch
 ) -> None:
     run = config.with_name("run")
-    before(trainer, "take_step", 2, lambda: shutil.rmtree(run))(monkeypatch)
+    before(trainer, "train_step", 2, lambda: shutil.rmtree(run))(monkeypatch)
     assert_refused(train(call, config), 6, str(run / "checkpoints"), "No such file or directory")
 
 
@@ -306,7 +306,7 @@ def test_a_run_folder_that_vanishes_ends_the_run_at_the_next_save(
 def test_images_that_vanish_in_mid_run_are_not_missed(
     config: Path, whole: Path, images: Path, call: Call, monkeypatch: Patch
 ) -> None:
-    before(trainer, "take_step", 2, lambda: shutil.rmtree(images))(monkeypatch)
+    before(trainer, "train_step", 2, lambda: shutil.rmtree(images))(monkeypatch)
     done = train(call, config)
     assert done.code == 0, done.err
     assert_same_end(config.with_name("run"), whole)
@@ -358,7 +358,7 @@ def test_random_numbers_of_others_change_nothing_and_are_left_alone(
     states = list_states()
     assert train(call, config).code == 0
     assert list_states() == states
-    monkeypatch.setattr(trainer, "take_step", noisy)
+    monkeypatch.setattr(trainer, "train_step", noisy)
     assert train(call, config, "--fresh").code == 0
     assert_same_end(config.with_name("run"), whole)
 
@@ -400,7 +400,7 @@ def test_many_epochs_leave_no_files_open_and_no_threads_running(config: Path, ca
         return train_step(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "take_step", look)
+        patch.setattr(trainer, "train_step", look)
         assert train(call, config, "train.epochs=100", "--fresh").code == 0
     assert (open_files(), threading.active_count()) == (files, threads)
     assert {each[:2] for each in during[3:]} == {during[3][:2]}

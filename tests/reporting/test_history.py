@@ -12,14 +12,14 @@ ROW = '{"epoch": 1, "step": 3, "train": {"loss": 1.0}, "val": {"loss": 0.5}}\n'
 
 def test_what_is_there_is_read(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(ROW)
-    (tmp_path / "suspects.csv").write_text(
-        "path,label,looks_like,doubted\ndog/1.png,dog,human,0.9\n"
+    (tmp_path / "label_issues.csv").write_text(
+        "path,label,predicted,disagreement\ndog/1.png,dog,human,0.9\n"
     )
     assert read_metrics_rows(tmp_path) == [
         {"epoch": 1, "train": {"loss": 1.0}, "val": {"loss": 0.5}}
     ]
     assert read_label_issues(tmp_path) == [
-        {"path": "dog/1.png", "label": "dog", "looks_like": "human", "doubted": "0.9"}
+        {"path": "dog/1.png", "label": "dog", "predicted": "human", "disagreement": "0.9"}
     ]
 
 
@@ -40,17 +40,17 @@ def test_what_cannot_be_drawn_is_left_out_and_an_epoch_stands_once(tmp_path: Pat
     "text",
     [
         "path;label\na;b\n",
-        "path,label,looks_like,doubted\na,dog\n",
-        "path,label,looks_like,doubted\na,dog,human,often\n",
+        "path,label,predicted,disagreement\na,dog\n",
+        "path,label,predicted,disagreement\na,dog,human,often\n",
     ],
 )
 def test_suspects_of_another_form_are_told_and_left_out(text: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "suspects.csv").write_text(text)
+    (run / "label_issues.csv").write_text(text)
     with log_to_folder(tmp_path):
         assert read_label_issues(run) == []
-    assert "suspects.csv: cannot be read" in (tmp_path / "log.txt").read_text()
+    assert "label_issues.csv: cannot be read" in (tmp_path / "log.txt").read_text()
 
 
 def test_what_is_damaged_is_told_and_left_out(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ STORY = ReportContext(
     source="images",
     rows=[{"epoch": epoch, "train": {"loss": 1.1 - epoch / 10, "macro_recall": epoch / 10},
            "val": {"loss": 1.1 - epoch / 9, "macro_recall": epoch / 9}} for epoch in range(5)],
-    suspects=[{"path": "dog/odd.png", "label": "dog", "looks_like": "human", "doubted": "0.930"}],
+    suspects=[
+        {"path": "dog/odd.png", "label": "dog", "predicted": "human", "disagreement": "0.930"}
+    ],
     warnings=["12 unreadable images are left out"],
     commands=[("Say of other pictures:", "python scripts/predict.py runs/x FOLDER")],
 )  # fmt: skip

@@ -117,5 +117,5 @@ def test_false_labels_are_the_first_suspects(make_config: Callable[..., Config])
     first = [row for row in rows if int(row["path"]) in false]
     found = [int(row["path"]) in false for row in rows[: len(false)]]
     assert sum(found) >= 0.75 * len(false), rows[:20]
-    right = [row["looks_like"] == CLASSES[int(truth[int(row["path"])])] for row in first]
+    right = [row["predicted"] == CLASSES[int(truth[int(row["path"])])] for row in first]
     assert sum(right) >= 0.75 * len(first)

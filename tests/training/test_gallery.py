@@ -98,7 +98,7 @@ def test_weights_and_gradients_of_each_layer_have_histograms(shown: Shown) -> No
 
 def test_the_cards_tell_images_and_network(shown: Shown) -> None:
     def text(tag: str) -> str:
-        (card,) = shown["train"].Tensors(f"card/{tag}/text_summary")
+        (card,) = shown["train"].Tensors(f"summary/{tag}/text_summary")
         said: str = card.tensor_proto.string_val[0].decode()
         return said
 
@@ -133,9 +133,9 @@ def test_the_run_has_its_row_in_the_table_of_hparams(shown: Shown) -> None:
     for metric in experiment.metric_infos:
         (final,) = shown["val"].Scalars(metric.name.tag)
         assert final.step == STEPS[-1]
-    best = shown["val"].Scalars("final/best_epoch")[0].value
+    best = shown["val"].Scalars("best/best_epoch")[0].value
     curve = {point.step: point.value for point in shown["val"].Scalars("macro_recall")}
-    final = shown["val"].Scalars("final/macro_recall")[0].value
+    final = shown["val"].Scalars("best/macro_recall")[0].value
     assert final == pytest.approx(curve[3 * int(best)])
 
 

@@ -14,7 +14,6 @@ from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_checkpoint
 from neither.models.softmax import to_probabilities
-from neither.runtime.console import log_to_folder
 from neither.runtime.devices import Compute
 from neither.runtime.errors import CheckpointError
 from neither.training.state import TrainState, build_state
@@ -143,23 +142,6 @@ def test_a_checkpoint_of_another_network_is_refused(
     make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
     with pytest.raises(CheckpointError, match="another network"):
         make_state(make_config(model={"width": 16})).restore(load_checkpoint(tmp_path / "last.pt"))
-
-
-def test_a_run_begun_before_labels_were_watched_goes_on_and_says_so(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    state = make_state(make_config())
-    take_step(state)
-    state.save(tmp_path / "last.pt", to_go_on=True)
-    checkpoint = load_checkpoint(tmp_path / "last.pt")
-    assert checkpoint.training is not None
-    del checkpoint.training["doubts"]
-    resumed = make_state(make_config())
-    with log_to_folder(tmp_path):
-        resumed.restore(checkpoint)
-    assert "did not watch labels" in (tmp_path / "log.txt").read_text()
-    assert resumed.step == 1
-    assert int(resumed.doubts.named.sum()) == 0
 
 
 def test_a_checkpoint_of_other_images_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:

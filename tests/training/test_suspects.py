@@ -1,4 +1,4 @@
-"""The rows of suspects.csv: who is on the list, in which order, and safe to open."""
+"""The rows of label_issues.csv: who is on the list, in which order, and safe to open."""
 
 import csv
 import errno
@@ -32,17 +32,17 @@ def make_doubts() -> LabelStats:
 def test_who_is_doubted_in_most_epochs_is_listed_by_falling_loss() -> None:
     rows = find_label_issues(make_doubts(), SPLIT, CLASSES)
     assert rows == [
-        {"path": "a.png", "label": "dog", "looks_like": "neither", "doubted": "0.600",
+        {"path": "a.png", "label": "dog", "predicted": "neither", "disagreement": "0.600",
          "confidence": "0.300", "loss": "3.000"},
-        {"path": "=b,\udcff.png", "label": "human", "looks_like": "dog", "doubted": "0.900",
+        {"path": "=b,\udcff.png", "label": "human", "predicted": "dog", "disagreement": "0.900",
          "confidence": "0.400", "loss": "1.200"},
     ]  # fmt: skip
 
 
 def test_the_file_holds_the_rows_and_no_formula(tmp_path: Path) -> None:
     rows = find_label_issues(make_doubts(), SPLIT, CLASSES)
-    write_label_issues(tmp_path / "suspects.csv", rows)
-    with (tmp_path / "suspects.csv").open(newline="", errors="surrogateescape") as file:
+    write_label_issues(tmp_path / "label_issues.csv", rows)
+    with (tmp_path / "label_issues.csv").open(newline="", errors="surrogateescape") as file:
         read = list(csv.DictReader(file))
     assert read[0] == rows[0]
     assert read[1] == rows[1] | {"path": "./=b,\udcff.png"}
@@ -56,5 +56,5 @@ def test_a_full_disk_is_told_and_does_not_raise(
 
     monkeypatch.setattr(files, "atomic_writer", full_disk)
     with log_to_folder(tmp_path):
-        write_label_issues(tmp_path / "suspects.csv", [])
-    assert "suspects.csv: cannot be written" in (tmp_path / "log.txt").read_text()
+        write_label_issues(tmp_path / "label_issues.csv", [])
+    assert "label_issues.csv: cannot be written" in (tmp_path / "log.txt").read_text()

@@ -48,8 +48,8 @@ def read_metrics_rows(run: Path) -> list[dict[str, Any]]:
 
 
 def read_label_issues(run: Path) -> list[Mapping[str, str]]:
-    """Read `suspects.csv`: the training images whose label the model doubts."""
-    return _read(run / "suspects.csv", _to_suspects)
+    """Read `label_issues.csv`: the training images whose label the model doubts."""
+    return _read(run / "label_issues.csv", _to_suspects)
 
 
 def _lines(text: str) -> list[str]:
@@ -59,8 +59,8 @@ def _lines(text: str) -> list[str]:
 def _to_suspects(text: str) -> list[Mapping[str, str]]:
     rows: list[Mapping[str, str]] = list(csv.DictReader(StringIO(text, newline="")))
     for row in rows:
-        texts = (row["path"], row["label"], row["looks_like"])
-        if None in texts or not 0 <= float(row["doubted"]) <= 1:
+        texts = (row["path"], row["label"], row["predicted"])
+        if None in texts or not 0 <= float(row["disagreement"]) <= 1:
             raise ValueError("a row of another form")
     return rows
 
@@ -263,7 +263,7 @@ class ReportContext:
         title: of the report.
         source: what was scored.
         rows: of `metrics.jsonl`, for the curves of training; none for a bare checkpoint.
-        suspects: rows of `suspects.csv`, the most doubtful first; None if it is not about training.
+        suspects: rows of `label_issues.csv`; None if the report is not about training.
         num_trained: images that were trained on.
         root: what their paths are relative to.
         warnings: what was told while the images were read.

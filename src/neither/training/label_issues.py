@@ -1,6 +1,6 @@
 """How often the network doubts the label of each training image, told by the steps themselves.
 
-`suspects.csv`: training images whose label the network doubts, the most doubtful first.
+`label_issues.csv`: training images whose label the network doubts, the most doubtful first.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ class LabelStats:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
-_COLUMNS = ("path", "label", "looks_like", "doubted", "confidence", "loss")
+_COLUMNS = ("path", "label", "predicted", "disagreement", "confidence", "loss")
 _LEAST = 0.5  # share of the epochs that must doubt a label: most of them
 
 
@@ -142,8 +142,8 @@ def find_label_issues(
         {
             "path": split.paths[place],
             "label": classes[int(split.labels[place])],
-            "looks_like": classes[int(rivals[place])],
-            "doubted": f"{shares[place]:.3f}",
+            "predicted": classes[int(rivals[place])],
+            "disagreement": f"{shares[place]:.3f}",
             "confidence": f"{confidences[place]:.3f}",
             "loss": f"{losses[place]:.3f}",
         }

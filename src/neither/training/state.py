@@ -26,7 +26,7 @@ from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained
 from neither.models.softmax import to_probabilities
 from neither.models.torchvision_networks import TorchvisionNetwork, require_image_size
-from neither.runtime.console import info, log_only, printable
+from neither.runtime.console import log_only, printable
 from neither.runtime.devices import Compute
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import CheckpointError, DivergedError
@@ -271,7 +271,7 @@ class TrainState:
             self.optimizer.load_state_dict(training["optimizer"])
             _require_shapes(self.optimizer)
             self.tally.restore(training["tally"])
-            self._restore_doubts(training)
+            self.doubts.restore(training["doubts"])
             self.step_in_epoch = training["step_in_epoch"]
             self.best, self.best_epoch = training["best"], training["best_epoch"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -281,15 +281,6 @@ class TrainState:
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.metrics = checkpoint.metrics or None
         self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
-
-    def _restore_doubts(self, training: dict[str, Any]) -> None:
-        if "doubts" in training:
-            self.doubts.restore(training["doubts"])
-        else:
-            info(
-                "this run was begun by a version that did not watch labels: suspects.csv will rest "
-                "on the epochs from here on"
-            )
 
 
 def build_state(

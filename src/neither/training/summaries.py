@@ -185,7 +185,7 @@ def _to_pixels(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8
 _NUM_SHOWN = 10
 _MOST_MISTAKES = 12
 _LAYOUT = {
-    "at a glance": {
+    "overview": {
         "loss": ["Multiline", ["^loss$", "^calibrated_loss$"]],
         "recall per class": ["Multiline", ["^recall/"]],
         "calibration error (ece)": ["Multiline", ["^ece$"]],
@@ -210,9 +210,9 @@ def log_run(tracker: MetricsLogger, state: TrainState, first: Batch, splits_file
         splits_file: `splits.csv` of the run.
     """
     config, size = state.config, state.preprocessing.image_size
-    tracker.write_text("card/config", to_yaml(config))
-    tracker.write_markdown("card/images", describe_splits(splits_file, config.classes))
-    tracker.write_markdown("card/network", describe_network(state.average.network, size))
+    tracker.write_text("summary/config", to_yaml(config))
+    tracker.write_markdown("summary/images", describe_splits(splits_file, config.classes))
+    tracker.write_markdown("summary/network", describe_network(state.average.network, size))
     images = draw_batch(first, config.classes, state.preprocessing)
     tracker.write_image("training_images", images)
     tracker.add("val", lambda writer: writer.add_custom_scalars(_LAYOUT))

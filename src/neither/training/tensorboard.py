@@ -223,8 +223,8 @@ def write_final_metrics(
     """
     for name in _FIGURES:
         if name in best:
-            writer.add_scalar(f"final/{name}", best[name], step)
-    writer.add_scalar("final/best_epoch", epoch, step)
+            writer.add_scalar(f"best/{name}", best[name], step)
+    writer.add_scalar("best/best_epoch", epoch, step)
     _, ended = _summaries(config)
     writer.file_writer.add_summary(ended, step)  # type: ignore[attr-defined]
 
@@ -238,7 +238,7 @@ def _summaries(config: Config) -> tuple[tuple[Any, Any], Any]:
         for key, value in flatten_config(config).items()
         if key not in RESUMABLE_CHANGES
     }
-    metrics = dict.fromkeys((*(f"final/{name}" for name in _FIGURES), "final/best_epoch"), 0.0)
+    metrics = dict.fromkeys((*(f"best/{name}" for name in _FIGURES), "best/best_epoch"), 0.0)
     experiment, start, end = hparams(told, metrics)  # type: ignore[no-untyped-call]
     plugin = experiment.value[0].metadata.plugin_data
     content = HParamsPluginData.FromString(plugin.content)

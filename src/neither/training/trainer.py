@@ -116,7 +116,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
                     summaries.log_epoch(tracker, state, data, logits)
                     if world.is_rank0:
                         suspects = find_label_issues(state.doubts, data.train, config.classes)
-                        write_label_issues(run.folder / "suspects.csv", suspects)
+                        write_label_issues(run.folder / "label_issues.csv", suspects)
                 tracker.write_epoch(state.epoch, state.step, figures, metrics)
                 _save_epoch(state, run)
                 _tell(state, figures)
