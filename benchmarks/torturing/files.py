@@ -25,7 +25,7 @@ from neither.config.schema import Config
 from neither.data.decode import decode
 from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import FORMATS, Preprocessing
-from neither.models.checkpoint import load_checkpoint, seal_of
+from neither.models.checkpoint import checksum_trailer, load_checkpoint
 from neither.runtime.errors import CheckpointError, UsageError
 
 
@@ -66,7 +66,7 @@ def run_attacks(home: Path) -> dict[str, Any]:
         archive = io.BytesIO()
         torch.save(attack, archive)
         plain = archive.getvalue()
-        for content in (pickle.dumps(attack), plain, plain + seal_of(plain)):
+        for content in (pickle.dumps(attack), plain, plain + checksum_trailer(plain)):
             refused += not _loads(home, content)
             made += canary.exists()
             canary.unlink(missing_ok=True)

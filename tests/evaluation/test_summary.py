@@ -54,12 +54,12 @@ def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:
 def test_other_priors_move_every_figure(classifier: Classifier) -> None:
     from dataclasses import replace
 
-    known = replace(classifier, shares=(0.25, 0.5, 0.25))
+    known = replace(classifier, class_frequencies=(0.25, 0.5, 0.25))
     priors = known.with_priors({"dog": 0.05, "human": 0.05, "neither": 0.9})
     # p * prior / share, and all divided by their sum.
     parts = [0.05 / 0.25, math.exp(2) * 0.05 / 0.5, 0.9 / 0.25]
     expected = [each / sum(parts) for each in parts]
     assert priors.probabilities(LOGITS[-1:])[0].tolist() == pytest.approx(expected)
     assert compute_metrics(priors, LOGITS, LABELS)["accuracy"] == 1.0
-    same = known.with_priors(dict(zip(known.classes, known.shares, strict=True)))
+    same = known.with_priors(dict(zip(known.classes, known.class_frequencies, strict=True)))
     assert same.probabilities(LOGITS).allclose(known.probabilities(LOGITS))

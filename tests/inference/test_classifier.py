@@ -108,13 +108,10 @@ def test_a_signal_stops_between_batches() -> None:
 
 def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -> None:
     network = make_network("small_cnn")
-    config = {
-        "data": {"root": None, "manifest": "~/photos.csv", "aliases": {"calf": "cow"}},
-        "decision": {"target_precision": 0.9},
-    }
     checkpoint = Checkpoint(
         ("cat", "cow", "hen"), None, Model(width=16), Preprocessing(SIZE, "crop"),
-        network.state_dict(), False, 1.5, 0.75, (0.5, 0.3, 0.2), config, 1, 2, {},
+        network.state_dict(), False, 1.5, 0.75, 0.9, (0.5, 0.3, 0.2), "~/photos.csv",
+        {"calf": "cow"}, {}, 1, 2, {},
     )  # fmt: skip
     save_checkpoint(tmp_path / "best.pt", checkpoint)
     loaded = load_classifier(tmp_path / "best.pt", CPU)
@@ -122,7 +119,7 @@ def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -
     assert loaded.reject_class is None
     assert loaded.preprocessing == Preprocessing(SIZE, "crop")
     assert (loaded.temperature, loaded.threshold) == (1.5, 0.75)
-    assert (loaded.target_precision, loaded.shares) == (0.9, (0.5, 0.3, 0.2))
+    assert (loaded.target_precision, loaded.class_frequencies) == (0.9, (0.5, 0.3, 0.2))
     assert loaded.source == Path.home() / "photos.csv"
     assert loaded.aliases == {"calf": "cow"}
     expected = compute_logits(
@@ -139,7 +136,7 @@ def trained() -> Classifier:
     """A classifier with known class frequencies; its network is not used."""
     return Classifier(
         nn.Identity(), CLASSES, "neither", PREPROCESSING, 2.0, Path("images"), {}, CPU,
-        shares=(0.5, 0.25, 0.25),
+        class_frequencies=(0.5, 0.25, 0.25),
     )  # fmt: skip
 
 
@@ -150,14 +147,18 @@ def test_priors_multiply_each_probability_by_the_ratio_of_frequencies(trained: C
     expected = weighed / weighed.sum(dim=1, keepdim=True)
     found = trained.with_priors(priors).probabilities(LOGITS)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    same = trained.with_priors(dict(zip(CLASSES, trained.shares, strict=True)))
+    same = trained.with_priors(dict(zip(CLASSES, trained.class_frequencies, strict=True)))
     torch.testing.assert_close(same.probabilities(LOGITS), before)
 
 
-@pytest.mark.parametrize("shares", [(), (0.5, 0.5, 0.0)])
-def test_priors_need_the_class_frequencies(trained: Classifier, shares: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("frequencies", [(), (0.5, 0.5, 0.0)])
+def test_priors_need_the_class_frequencies(
+    trained: Classifier, frequencies: tuple[float, ...]
+) -> None:
     with pytest.raises(CheckpointError):
-        replace(trained, shares=shares).with_priors({"dog": 0.2, "human": 0.3, "neither": 0.5})
+        replace(trained, class_frequencies=frequencies).with_priors(
+            {"dog": 0.2, "human": 0.3, "neither": 0.5}
+        )
 
 
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1]])

@@ -13,8 +13,8 @@ from neither.models.checkpoint import load_weights
 from neither.models.networks import build_network
 from neither.models.torchvision_networks import (
     TorchvisionNetwork,
-    require_image_size,
-    require_known_network,
+    check_image_size,
+    check_network_name,
 )
 from neither.runtime.errors import UsageError
 
@@ -72,10 +72,10 @@ def test_a_network_is_built_again_from_its_weights_alone(name: str) -> None:
 
 def test_all_classifiers_of_torchvision_are_known_and_no_other_network() -> None:
     for name in ("small_cnn", *models.list_models(module=models)):
-        require_known_network(name)
+        check_network_name(name)
     for name in ("fasterrcnn_resnet50_fpn", "fcn_resnet50", "quantized_resnet18", "r3d_18", "raft"):
         with pytest.raises(UsageError, match=f"has no {name} among its networks"):
-            require_known_network(name)
+            check_network_name(name)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_name_nobody_has_is_told_what_may_have_been_meant(name: str, hint: str
 )
 def test_images_that_a_network_cannot_take_are_refused(name: str, num: int, size: int) -> None:
     with pytest.raises(UsageError, match=rf"data\.image_size: {name} cannot .*image_size=224"):
-        require_image_size(build(name, size), name, num, size)
+        check_image_size(build(name, size), name, num, size)
 
 
 def test_a_size_that_fits_is_tried_without_a_trace() -> None:
@@ -101,7 +101,7 @@ def test_a_size_that_fits_is_tried_without_a_trace() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    require_image_size(network, "mobilenet_v3_small", 2, 32)
+    check_image_size(network, "mobilenet_v3_small", 2, 32)
     assert torch.equal(torch.rand(2), expected)
     assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
 

@@ -63,7 +63,7 @@ class Classifier:
         device: of the network.
         threshold: smallest probability to accept; None accepts every prediction.
         target_precision: the precision that the threshold was chosen for.
-        shares: fraction of the training images in each class; empty if unknown.
+        class_frequencies: fraction of the training images in each class; empty if unknown.
         priors: fraction of each class where the classifier is used; empty if as in training.
     """
 
@@ -77,7 +77,7 @@ class Classifier:
     device: torch.device
     threshold: float | None = None
     target_precision: float = 1.0
-    shares: tuple[float, ...] = ()
+    class_frequencies: tuple[float, ...] = ()
     priors: tuple[float, ...] = ()
 
     @overload
@@ -195,7 +195,7 @@ class Classifier:
         scores = logits.double() / self.temperature
         if not self.priors:
             return scores
-        frequencies = torch.tensor([self.priors, self.shares], dtype=torch.float64).log()
+        frequencies = torch.tensor([self.priors, self.class_frequencies], dtype=torch.float64).log()
         return scores + frequencies[0] - frequencies[1]
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class Classifier:
             UsageError: if a class is missing or unknown, or a fraction is wrong.
             CheckpointError: if the class frequencies of training are unknown or 0.
         """
-        if not self.shares or not all(self.shares):
+        if not self.class_frequencies or not all(self.class_frequencies):
             raise CheckpointError("this checkpoint does not know how common each class was")
         return replace(self, priors=tuple(check_priors(priors, self.classes)))
 
@@ -270,19 +270,18 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
         CheckpointError: if the checkpoint cannot be used.
     """
     checkpoint = load_checkpoint(path)
-    data = checkpoint.config["data"]
     return Classifier(
         checkpoint.build().to(device),
         checkpoint.classes,
         checkpoint.reject_class,
         checkpoint.preprocessing,
         checkpoint.temperature,
-        Path(data["root"] or data["manifest"]).expanduser(),
-        data["aliases"],
+        Path(checkpoint.source).expanduser(),
+        checkpoint.aliases,
         device,
         checkpoint.threshold,
-        checkpoint.config["decision"]["target_precision"],
-        checkpoint.shares,
+        checkpoint.target_precision,
+        checkpoint.class_frequencies,
     )
 
 

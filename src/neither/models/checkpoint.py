@@ -1,13 +1,8 @@
-"""The bytes of a checkpoint file: torch's archive, and a seal that vouches for each of them.
+"""Checkpoint files: everything needed to classify an image, or to resume training.
 
-The seal comes last, so that `torch.load` of other programs still reads the file. It finds damage;
-it is no signature: who can write the file can seal it. What protects the reader from a hostile
-archive is that only plain values are ever made of it, and that it cannot grow when it is read.
-
-Checkpoint files: all that is needed to classify an image, or to go on training.
-
-A checkpoint holds plain values and tensors only, so reading one can run no code. It is written
-whole or not at all, and every byte of it is vouched for.
+A file is torch's zip archive followed by a checksum trailer, which other programs ignore. The
+checksum detects damage; it is not a signature. Reading a hostile file is safe because only plain
+values and tensors are unpickled, and because the archive must not need more memory than disk.
 """
 
 import hashlib
@@ -15,7 +10,7 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,162 +20,49 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from neither.config.schema import Model
+from neither.config.schema import Model, translate_v1
 from neither.data.preprocessing import DECODER_VERSION, Preprocessing
 from neither.models.networks import FlipTTA, build_network
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
-_SEAL = struct.Struct("<8sQ32s")  # what this is, the length of the archive, its SHA-256
-_MARK = b"\nneither"
-_BEGIN, _END, _END_BYTES = b"PK\3\4", b"PK\5\6", 22  # of a zip file, which torch's format is
-_PIECE_BYTES = 2**20
-_MAX_VALUES_BYTES = 2**23  # of all that is no tensor; a network of a thousand layers has 0.6 MB
+SCHEMA_VERSION = 6
+_WITHOUT_TRAILER = 4  # the only schema without one; earlier schemas were never released
+_V1_SCHEMAS = (4, 5)
+_V1_FIELDS = {"mirrored": "flip_tta", "shares": "class_frequencies"}
 
+_TRAILER = struct.Struct("<8sQ32s")  # magic bytes, length of the archive, its SHA-256
+_MAGIC = b"\nneither"
+_ZIP_BEGIN, _ZIP_END, _ZIP_END_BYTES = b"PK\3\4", b"PK\5\6", 22
+_CHUNK_BYTES = 2**20
+_MAX_PICKLE_BYTES = 2**23  # everything but tensors; a network of a thousand layers has 0.6 MB
 
-def write_archive(path: Path, content: dict[str, Any]) -> None:
-    """Write plain values and tensors, whole or not at all.
-
-    Raises:
-        OutputError: if the disk is full or the folder cannot be written; an old file stays as it
-            was.
-    """
-    # Through memory: torch's own writer leaves a partial file and no errno on a full disk.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    archive = buffer.getbuffer()
-    try:
-        with files.atomic_writer(path) as file:
-            file.write(archive)
-            file.write(seal_of(archive))
-    except OSError as error:
-        raise OutputError(
-            f"{path}: {len(archive) / 1e6:.2g} MB cannot be saved here: {error.strerror or error}. "
-            "When this is mended, the same command goes on from what was saved before"
-        ) from error
-
-
-def seal_of(archive: bytes | memoryview) -> bytes:
-    """Return what vouches for these bytes."""
-    return _SEAL.pack(_MARK, len(archive), hashlib.sha256(archive).digest())
-
-
-def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read what `write_archive` wrote, and say whether the file bears a seal.
-
-    Nothing of a sealed archive is parsed before the seal is compared. The tensors are on the CPU.
-
-    Raises:
-        CheckpointError: if the file is damaged, hostile, or something else.
-    """
-    try:
-        with path.open("rb") as file:  # one file throughout, though another may take its place
-            size = os.fstat(file.fileno()).st_size
-            length = _check_seal(file, size)
-            if length is None:
-                _check_end(file, size)
-            _check_parts(file, size, is_sealed=length is not None)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise _Unusable("not a checkpoint of this project")
-        for name, tensor in tensors_in(content):
-            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise _Unusable(f"{name} claims more numbers than the file holds")
-    except _Unusable as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except Exception as error:  # damage shows as any of a dozen kinds
-        raise CheckpointError(
-            f"{path}: this checkpoint cannot be read; it is damaged or not one of ours"
-        ) from error
-    return content, length is not None
-
-
-class _Unusable(Exception):  # noqa: N818 - only on its way to a CheckpointError
-    """Says in a few words what is wrong with a file."""
-
-
-def tensors_in(content: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors of nested mappings and sequences, each with its dotted name."""
-    if isinstance(content, Tensor):
-        yield name, content
-    elif isinstance(content, dict | list | tuple):
-        items = content.items() if isinstance(content, dict) else enumerate(content)
-        for key, value in items:
-            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
-
-
-def _check_seal(file: BinaryIO, size: int) -> int | None:
-    """Return the length of the archive before a seal, None if there is no seal."""
-    file.seek(max(0, size - _SEAL.size))
-    seal = file.read(_SEAL.size)
-    if len(seal) < _SEAL.size or not seal.startswith(_MARK):
-        return None
-    _, length, digest = _SEAL.unpack(seal)
-    if length != size - _SEAL.size:
-        raise _Unusable(f"damaged: {size - _SEAL.size:,} bytes instead of {length:,}")
-    file.seek(0)
-    found, left = hashlib.sha256(), length
-    while left and (piece := file.read(min(left, _PIECE_BYTES))):
-        found.update(piece)
-        left -= len(piece)
-    if found.digest() != digest:
-        raise _Unusable("damaged: the checksum differs")
-    return int(length)
-
-
-def _check_end(file: BinaryIO, size: int) -> None:
-    """Tell an archive that lost its end from what is no archive at all."""
-    file.seek(0)
-    if file.read(len(_BEGIN)) == _BEGIN:
-        file.seek(max(0, size - _END_BYTES))
-        if not file.read().startswith(_END):
-            raise _Unusable(f"incomplete or damaged: {size:,} bytes are here, without their end")
-
-
-def _check_parts(file: BinaryIO, size: int, is_sealed: bool) -> None:
-    """Refuse what would take more memory than disk, before any of it is unpacked."""
-    file.seek(0)
-    with zipfile.ZipFile(file) as archive:
-        parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise _Unusable("compressed, which no checkpoint of this project is")
-        if sum(part.file_size for part in parts) > size:
-            raise _Unusable("an archive that overlaps itself")
-        if any(part.filename.endswith(".pkl") and part.file_size > _MAX_VALUES_BYTES
-               for part in parts):  # fmt: skip
-            raise _Unusable("an archive of too many values")
-        if not is_sealed and (damaged := archive.testzip()):
-            raise _Unusable(f"damaged: the checksum of {damaged} differs")
-
-
-SCHEMA_VERSION = 5
-_UNSEALED = 4  # the same content without a seal; earlier ones were never released
-
-
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network and what its outputs mean.
+    """A network and the meaning of its outputs.
 
     Attributes:
         classes: names in the order of the logits.
-        reject_class: the class that means none of the others, if there is one.
-        model: which network.
+        reject_class: the class that means "none of the others", if there is one.
+        model: architecture.
         preprocessing: from a file to the network's input.
-        weights: the averaged weights, those to use.
-        mirrored: whether logits are averaged over each image and its mirror image.
-        temperature: what logits are divided by before softmax.
-        threshold: the least probability of an accepted decision; None if none was fitted.
-        shares: of each class among the training images.
-        config: the whole config of the run, as in its `config.yaml`.
-        epoch: full epochs trained.
-        step: optimizer steps taken.
-        metrics: on val, of these weights.
-        training: what going on takes besides; None in a checkpoint that is only for use.
+        weights: state dict of the EMA model, which is the one to use.
+        flip_tta: whether logits are averaged over each image and its horizontal flip.
+        temperature: divisor of the logits before softmax.
+        threshold: smallest probability to accept; None if none reaches the target precision.
+        target_precision: the precision that the threshold was chosen for.
+        class_frequencies: fraction of the training images in each class; empty if unknown.
+        source: folder or manifest of the training run, as its config names it.
+        aliases: class of each folder that has another name than its class.
+        config: the resolved config of the run, as in its `config.yaml`.
+        epoch: number of complete epochs.
+        step: number of optimizer steps.
+        metrics: of these weights on val.
+        training: what resuming needs besides; None in a checkpoint that is only for inference.
     """
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -190,10 +72,13 @@ class Checkpoint:
     model: Model
     preprocessing: Preprocessing
     weights: dict[str, Tensor]
-    mirrored: bool
+    flip_tta: bool
     temperature: Annotated[float, Field(ge=0.01, le=100)]
-    threshold: _Share | None
-    shares: tuple[_Share, ...]
+    threshold: _Fraction | None
+    target_precision: _Fraction
+    class_frequencies: tuple[_Fraction, ...]
+    source: str
+    aliases: dict[str, str]
     config: dict[str, Any]
     epoch: _Count
     step: _Count
@@ -201,32 +86,30 @@ class Checkpoint:
     training: dict[str, Any] | None = None
 
     def build(self) -> nn.Module:
-        """Return the network with these weights, on the CPU, ready to evaluate.
+        """Return the network with these weights, on the CPU, in evaluation mode.
 
         Raises:
-            CheckpointError: if there is no network as the checkpoint names, or the weights do not
-                fit it.
+            CheckpointError: if the architecture is unknown or the weights do not fit it.
         """
         size = self.preprocessing.image_size
         try:
             network = build_network(self.model, len(self.classes), size, seed=None)
-        except UsageError as error:  # of another version of torchvision, or forged
+        except UsageError as error:  # another version of torchvision, or a forged file
             raise CheckpointError(
                 f"the network of this checkpoint cannot be built: {error}"
             ) from error
-        network.to_empty(device="cpu")  # keeps the layout in memory
+        network.to_empty(device="cpu")  # keeps the memory format
         load_weights(network, self.weights)
-        if self.mirrored:
+        if self.flip_tta:
             network = FlipTTA(network)
         return network.eval()
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Raises:
-        OutputError: if the disk is full or the folder cannot be written; an old file stays as it
-            was.
+        OutputError: if the disk is full or the folder not writable; an old file stays unchanged.
     """
     write_archive(path, vars(checkpoint) | {
         "schema_version": SCHEMA_VERSION,
@@ -237,81 +120,35 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint of this version or of version 1.
 
     Args:
-        path: a checkpoint file, or the folder of a run, whose `best.pt` is meant.
+        path: a checkpoint file, or the folder of a run, which means its `best.pt`.
 
     Raises:
-        UsageError: if there is nothing of this name.
+        UsageError: if the path does not exist.
         CheckpointError: if the file is damaged or not a checkpoint of this project.
     """
     path = find_checkpoint(path)
-    content, is_sealed = read_archive(path)
-    _require_schema(path, content, is_sealed)
+    content, has_trailer = read_archive(path)
     try:
-        checkpoint = _CHECKED.validate_python(content)
+        return _parse(content, has_trailer)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise CheckpointError(
             f"{path}: {'.'.join(map(str, first['loc']))} of this checkpoint is missing or wrong: "
             f"{first['msg']}"
         ) from error
-    _require_meaning(path, checkpoint)
-    _require_finite(path, checkpoint)
-    return checkpoint
-
-
-def _require_schema(path: Path, content: dict[str, Any], is_sealed: bool) -> None:
-    """Take the schema out of the content, if it is one that can be read."""
-    if "schema_version" not in content:
-        raise CheckpointError(f"{path}: not a checkpoint of this project (no schema_version)")
-    schema, made_by = content.pop("schema_version"), content.pop("made_by", None)
-    if schema not in (_UNSEALED, SCHEMA_VERSION):
-        maker = f"neither {made_by}" if made_by else "another version of neither"
-        raise CheckpointError(
-            f"{path}: made by {maker} with schema {schema}; this is {version('neither')}, which "
-            f"reads schema {_UNSEALED} and {SCHEMA_VERSION}; install the version that made it"
-        )
-    if is_sealed != (schema == SCHEMA_VERSION):
-        raise CheckpointError(f"{path}: incomplete or damaged: its seal is missing")
-
-
-def _require_meaning(path: Path, checkpoint: Checkpoint) -> None:
-    """Refuse values that are right one by one and do not go together."""
-    classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
-    if (
-        len(set(classes)) < len(classes)
-        or checkpoint.reject_class not in (None, *classes)
-        or len(checkpoint.shares) not in (0, len(classes))
-    ):
-        raise CheckpointError(f"{path}: the classes of this checkpoint contradict each other")
-    if decoder != DECODER_VERSION:
-        raise CheckpointError(
-            f"{path}: trained on images of decoder {decoder}, but this version of "
-            f"neither has {DECODER_VERSION}, which gives other pixels; install the one that made it"
-        )
-
-
-def _require_finite(path: Path, checkpoint: Checkpoint) -> None:
-    """Refuse weights that would turn every image into the first class."""
-    content = {"weights": checkpoint.weights, "training": checkpoint.training}
-    for name, tensor in tensors_in(content):
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
-        if name.endswith("running_var") and (tensor < 0).any():
-            raise CheckpointError(f"{path}: {name} holds negative variances")
-
-
-_CHECKED = TypeAdapter(Checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a path means: itself, or a run's `best.pt`.
+    """Return the checkpoint that a path means: the file itself, or a run's `best.pt`.
 
     Raises:
-        UsageError: if there is nothing.
-        CheckpointError: if there is something else.
+        UsageError: if the path does not exist.
+        CheckpointError: if it is neither a file nor the folder of a run.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such run or checkpoint")
@@ -328,10 +165,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights into a network that has exactly these.
+    """Copy weights into a network that has exactly these names and shapes.
 
     Raises:
-        CheckpointError: naming the first differences.
+        CheckpointError: naming the first differences; the network is unchanged.
     """
     own = network.state_dict()
     differences = [
@@ -341,10 +178,190 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     ]
     if differences:
         raise CheckpointError("the weights fit another network: " + "; ".join(differences[:3]))
-    # Not by load_state_dict: some networks of torchvision want more of a file than its tensors.
+    # Not by load_state_dict: some networks of torchvision expect more in it than their tensors.
     for name, tensor in own.items():
         tensor.copy_(weights[name])
 
 
 def _shape(weights: Tensor | None) -> str:
     return "nothing" if weights is None else str(tuple(weights.shape))
+
+
+def check_values(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Check that named tensors are finite, and running variances not negative.
+
+    Raises:
+        CheckpointError: such weights would predict the first class for every image.
+    """
+    for name, tensor in tensors:
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{name} holds numbers that are not finite")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{name} holds negative variances")
+
+
+def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
+    if "schema_version" not in content:
+        raise CheckpointError("not a checkpoint of this project (no schema_version)")
+    schema, made_by = content.pop("schema_version"), content.pop("made_by", None)
+    if schema not in (*_V1_SCHEMAS, SCHEMA_VERSION):
+        maker = f"neither {made_by}" if made_by else "another version of neither"
+        raise CheckpointError(
+            f"made by {maker} with schema {schema}; this is {version('neither')}, which reads "
+            f"schemas {_V1_SCHEMAS[0]} to {SCHEMA_VERSION}; install the version that made it"
+        )
+    if has_trailer == (schema == _WITHOUT_TRAILER):
+        raise CheckpointError("incomplete or damaged: its checksum is missing")
+    if schema in _V1_SCHEMAS:
+        content = _translate_v1(content)
+    checkpoint = _ADAPTER.validate_python(content)
+    classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
+    if (
+        len(set(classes)) < len(classes)
+        or checkpoint.reject_class not in (None, *classes)
+        or len(checkpoint.class_frequencies) not in (0, len(classes))
+    ):
+        raise CheckpointError("the classes of this checkpoint contradict each other")
+    if decoder != DECODER_VERSION:
+        raise CheckpointError(
+            f"trained on images of decoder {decoder}, but this version of neither has "
+            f"{DECODER_VERSION}, which gives other pixels; install the version that made it"
+        )
+    check_values(named_tensors({"weights": checkpoint.weights, "training": checkpoint.training}))
+    return checkpoint
+
+
+_ADAPTER = TypeAdapter(Checkpoint)
+
+
+def _translate_v1(content: dict[str, Any]) -> dict[str, Any]:
+    """Rename the fields of version 1, and take those from the config that it had only there."""
+    content = {_V1_FIELDS.get(name, name): value for name, value in content.items()}
+    try:
+        config = translate_v1(content["config"])
+        data = config["data"]
+        return content | {
+            "model": translate_v1({"model": content["model"]})["model"],
+            "target_precision": config["decision"]["target_precision"],
+            "source": data["root"] or data["manifest"],
+            "aliases": data["aliases"],
+            "config": config,
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"config of this checkpoint is missing or wrong: {error}") from error
+
+
+def write_archive(path: Path, content: dict[str, Any]) -> None:
+    """Write plain values and tensors with a checksum trailer, atomically.
+
+    Raises:
+        OutputError: if the disk is full or the folder not writable; an old file stays unchanged.
+    """
+    # Through memory: torch's own writer leaves a partial file and no errno on a full disk.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    archive = buffer.getbuffer()
+    try:
+        with files.atomic_writer(path) as file:
+            file.write(archive)
+            file.write(checksum_trailer(archive))
+    except OSError as error:
+        raise OutputError(
+            f"{path}: {len(archive) / 1e6:.2g} MB cannot be saved here: {error.strerror or error}. "
+            "After correcting this, the same command resumes from the last checkpoint"
+        ) from error
+
+
+def checksum_trailer(archive: bytes | memoryview) -> bytes:
+    """Return the bytes that follow an archive in a checkpoint file."""
+    return _TRAILER.pack(_MAGIC, len(archive), hashlib.sha256(archive).digest())
+
+
+def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
+    """Read a file of `write_archive`, or one without a checksum trailer.
+
+    Nothing is parsed before the checksum has been compared. Tensors are loaded to the CPU.
+
+    Returns:
+        The content, and whether the file has a trailer.
+
+    Raises:
+        CheckpointError: if the file is damaged, hostile, or of another format.
+    """
+    try:
+        with path.open("rb") as file:  # opened once, as another process may replace the path
+            size = os.fstat(file.fileno()).st_size
+            has_trailer = _check_trailer(file, size)
+            if not has_trailer:
+                _check_end(file, size)
+            _check_zip(file, size, check_crc=not has_trailer)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise CheckpointError("not a checkpoint of this project")
+        for name, tensor in named_tensors(content):
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise CheckpointError(f"{name} claims more numbers than the file holds")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # damage raises any of a dozen types
+        raise CheckpointError(
+            f"{path}: this checkpoint cannot be read; it is damaged or not one of ours"
+        ) from error
+    return content, has_trailer
+
+
+def named_tensors(content: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of nested mappings and sequences, each with its dotted name."""
+    if isinstance(content, Tensor):
+        yield name, content
+    elif isinstance(content, dict | list | tuple):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in items:
+            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def _check_trailer(file: BinaryIO, size: int) -> bool:
+    """Return whether there is a checksum trailer; raise `CheckpointError` if it does not match."""
+    file.seek(max(0, size - _TRAILER.size))
+    trailer = file.read(_TRAILER.size)
+    if len(trailer) < _TRAILER.size or not trailer.startswith(_MAGIC):
+        return False
+    _, length, expected = _TRAILER.unpack(trailer)
+    if length != size - _TRAILER.size:
+        raise CheckpointError(f"damaged: {size - _TRAILER.size:,} bytes instead of {length:,}")
+    file.seek(0)
+    digest, remaining = hashlib.sha256(), length
+    while remaining and (chunk := file.read(min(remaining, _CHUNK_BYTES))):
+        digest.update(chunk)
+        remaining -= len(chunk)
+    if digest.digest() != expected:
+        raise CheckpointError("damaged: the checksum differs")
+    return True
+
+
+def _check_end(file: BinaryIO, size: int) -> None:
+    """Distinguish a truncated archive from a file that is not an archive."""
+    file.seek(0)
+    if file.read(len(_ZIP_BEGIN)) == _ZIP_BEGIN:
+        file.seek(max(0, size - _ZIP_END_BYTES))
+        if not file.read().startswith(_ZIP_END):
+            raise CheckpointError(
+                f"incomplete or damaged: {size:,} bytes, without the archive's end"
+            )
+
+
+def _check_zip(file: BinaryIO, size: int, check_crc: bool) -> None:
+    """Raise `CheckpointError` if the archive would need more memory than disk when unpacked."""
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise CheckpointError("compressed, unlike every checkpoint of this project")
+        if sum(member.file_size for member in members) > size:
+            raise CheckpointError("an archive that overlaps itself")
+        pickles = [member for member in members if member.filename.endswith(".pkl")]
+        if any(member.file_size > _MAX_PICKLE_BYTES for member in pickles):
+            raise CheckpointError("an archive of too many values")
+        if check_crc and (damaged := archive.testzip()):
+            raise CheckpointError(f"damaged: the checksum of {damaged} differs")

@@ -15,7 +15,7 @@ from torch import Tensor
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_weights
-from neither.models.torchvision_networks import TorchvisionNetwork, require_known_network
+from neither.models.torchvision_networks import TorchvisionNetwork, check_network_name
 from neither.runtime import files
 from neither.runtime.console import info
 from neither.runtime.errors import CheckpointError, UsageError
@@ -75,7 +75,7 @@ def load_pretrained(network: TorchvisionNetwork, settings: Model, image_size: in
 
 def _weights_of(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
     """Return what torchvision knows of its best weights of a network: url, transforms and more."""
-    require_known_network(name)
+    check_network_name(name)
     from torchvision import models
 
     return models.get_model_weights(name).DEFAULT

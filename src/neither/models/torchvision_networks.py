@@ -58,7 +58,7 @@ class TorchvisionNetwork(nn.Module):
         self.backbone.requires_grad_(not frozen).train(not frozen)
 
 
-def require_known_network(name: str) -> None:
+def check_network_name(name: str) -> None:
     """Refuse the name of a network that nobody has.
 
     Raises:
@@ -78,7 +78,7 @@ def require_known_network(name: str) -> None:
         )
 
 
-def require_image_size(network: TorchvisionNetwork, name: str, num: int, size: int) -> None:
+def check_image_size(network: TorchvisionNetwork, name: str, num: int, size: int) -> None:
     """Refuse images that a network cannot take, before anything is decoded.
 
     Args:
@@ -99,7 +99,7 @@ def require_image_size(network: TorchvisionNetwork, name: str, num: int, size: i
 
 
 def _build(settings: Model, image_size: int) -> nn.Module:
-    require_known_network(settings.name)
+    check_network_name(settings.name)
     from torchvision import models
 
     own: dict[str, Any] = {}

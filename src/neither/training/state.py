@@ -25,7 +25,7 @@ from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained
 from neither.models.softmax import to_probabilities
-from neither.models.torchvision_networks import TorchvisionNetwork, require_image_size
+from neither.models.torchvision_networks import TorchvisionNetwork, check_image_size
 from neither.runtime.console import log_only, printable
 from neither.runtime.devices import Compute
 from neither.runtime.distributed import SINGLE_PROCESS, World
@@ -244,10 +244,13 @@ class TrainState:
             model=config.model,
             preprocessing=self.preprocessing,
             weights=_on_cpu(self.average.network.state_dict()),
-            mirrored=config.augmentation.horizontal_flip,
+            flip_tta=config.augmentation.horizontal_flip,
             temperature=self.temperature,
             threshold=self.threshold,
-            shares=self.shares,
+            target_precision=config.decision.target_precision,
+            class_frequencies=self.shares,
+            source=config.data.root or config.data.manifest or "",
+            aliases=dict(config.data.aliases),
             config=config.model_dump(mode="json"),
             epoch=self.epoch,
             step=self.step,
@@ -301,7 +304,7 @@ def build_state(
             load_pretrained(network, config.model, config.data.image_size)
         for share in (1, config.augmentation.train_scale):
             size = round(share * config.data.image_size)
-            require_image_size(network, config.model.name, min(2, config.train.batch_size), size)
+            check_image_size(network, config.model.name, min(2, config.train.batch_size), size)
     network = network.to(compute.device)
     average = EMA(network, config.train.ema_decay)
     use_gemm_weight_gradients(network, compute)

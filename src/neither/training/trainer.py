@@ -19,8 +19,8 @@ from neither.models.networks import count_parameters
 from neither.models.pretrained import match_preprocessing
 from neither.models.torchvision_networks import (
     TorchvisionNetwork,
-    require_image_size,
-    require_known_network,
+    check_image_size,
+    check_network_name,
 )
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
@@ -79,9 +79,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         world,
     )  # fmt: skip
     if isinstance(state.network, TorchvisionNetwork):
-        require_image_size(
-            state.network, config.model.name, batches.fewest(), config.data.image_size
-        )
+        check_image_size(state.network, config.model.name, batches.fewest(), config.data.image_size)
     info(f"images: {preprocessing}")
     state.meet(data.train.labels)
     if run.resumed is not None:
@@ -250,7 +248,7 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         OutputError: if the environment refuses, such as a full disk.
         Stopped: if a signal asked for an end; the state is saved.
     """
-    require_known_network(config.model.name)
+    check_network_name(config.model.name)
     source = config.data.source
     if not source.exists() and not RunFolder(folder, None).is_begun():
         _require_images(config)
