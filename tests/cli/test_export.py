@@ -90,7 +90,7 @@ def test_nothing_is_written_among_the_images_or_over_the_checkpoint(
     model = save_run(tmp_path / "run", images)
     done = call("export", model, "--format", "pt2", "--output", images / "model.pt2")
     assert (done.code, done.out) == (2, "")
-    assert "lies in the folder of the images" in done.err
+    assert "is inside the image folder" in done.err
     best = model / "checkpoints" / "best.pt"
     for taken in (best, tmp_path):
         done = call("export", model, "--format", "pt2", "--output", taken)

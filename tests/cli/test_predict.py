@@ -129,7 +129,7 @@ def test_copies_and_maps_never_go_among_the_images(call: Call, tmp_path: Path) -
     for flag in ("--sort-into", "--explain"):
         done = call("predict", GOLDEN, folder, flag, folder / "out")
         assert done.code == 2
-        assert "lies in the folder of the images" in done.err
+        assert "is inside the image folder" in done.err
     assert not (folder / "out").exists()
 
 

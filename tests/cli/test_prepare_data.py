@@ -68,7 +68,7 @@ def test_cifar_without_a_network_is_one_line_and_leaves_nothing(
     assert prepare("cifar", "--output-dir", tmp_path / "cifar") == 6
     errors = [line for line in capsys.readouterr().err.splitlines() if "reading" not in line]
     (line,) = errors
-    assert line.startswith(f"error: CIFAR10 cannot be had from {CIFAR10.url} (")
+    assert line.startswith(f"error: CIFAR10 cannot be downloaded from {CIFAR10.url} (")
     assert line.endswith(f"into {cache}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "published"]
 
@@ -138,7 +138,7 @@ def test_coco_refuses_with_one_line_and_the_right_code(coco_set: Path) -> None:
     (coco_set / "bad.json").write_text('{"images": [')
     for code, says, arguments, annotations in (
         (2, "no such file", ["--output-dir", "sorted"], "none.json"),
-        (2, "lies in the folder of the images", ["--output-dir", "images/x"], "instances.json"),
+        (2, "is inside the image folder", ["--output-dir", "images/x"], "instances.json"),
         (3, "bad.json: is no JSON", ["--output-dir", "sorted"], "bad.json"),
     ):
         got, out, err = coco(coco_set, *arguments, annotations=annotations)

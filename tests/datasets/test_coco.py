@@ -237,7 +237,7 @@ def test_nothing_is_written_into_the_images(small: Made, tmp_path: Path) -> None
     (tmp_path / "link").symlink_to("images")
     before = state(small.images)
     for output in (small.images / "sorted", tmp_path / "link" / "sorted", small.images):
-        with pytest.raises(UsageError, match=r"lies in the folder of the images"):
+        with pytest.raises(UsageError, match=r"is inside the image folder"):
             sort_images(small.annotations, small.images, output, copy=True)
     assert state(small.images) == before
 

@@ -77,7 +77,7 @@ def test_without_a_network_it_says_which_files_to_put_where(
     assert published.is_dir()
     monkeypatch.setattr(CIFAR10, "url", f"{NOWHERE}/cifar-10-python.tar.gz")
     text = fail(tmp_path / "cache")
-    assert text.startswith(f"CIFAR10 cannot be had from {NOWHERE}/cifar-10-python.tar.gz (")
+    assert text.startswith(f"CIFAR10 cannot be downloaded from {NOWHERE}/cifar-10-python.tar.gz (")
     assert "Connection refused" in text
     assert "put cifar-10-python.tar.gz and cifar-100-python.tar.gz, fetched elsewhere, " in text
     assert text.endswith(f"into {tmp_path / 'cache'}")
@@ -86,7 +86,7 @@ def test_without_a_network_it_says_which_files_to_put_where(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, published: Path) -> None:
     (published / "cifar-100-python.tar.gz").unlink()
     text = fail(tmp_path / "cache")
-    assert text.startswith("CIFAR100 cannot be had from ")
+    assert text.startswith("CIFAR100 cannot be downloaded from ")
     assert "not found" in text.lower()
 
 
@@ -160,7 +160,7 @@ def silent(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadi
 def test_a_server_that_falls_silent_is_given_up(
     tmp_path: Path, silent: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(files, "_TIMEOUT_SECONDS", 0.2)
     assert "timed out" in fail(tmp_path / "cache")
     assert silent.is_set()
     assert socket.getdefaulttimeout() is None

@@ -130,7 +130,7 @@ def test_two_runs_never_share_a_folder_and_ten_interrupts_end_one_unharmed(confi
     wait_for((run / "checkpoints" / "last.pt").exists, winner)
     third = run_script(*map(str, arguments))
     assert third.returncode == 6
-    assert re.search(rf"another run is at work .*pid {winner.pid} on \S+", third.stderr)
+    assert re.search(rf"another run is using .*pid {winner.pid} on \S+", third.stderr)
     for _ in range(10):
         winner.send_signal(signal.SIGINT)
     assert winner.wait(timeout=60) == 130

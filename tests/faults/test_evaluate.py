@@ -140,7 +140,7 @@ def test_results_are_never_written_among_the_images_or_where_nothing_can_be(
 ) -> None:
     scored = make_flat(home / "scored", "dog")
     inside = call("evaluate", home / "run", scored, "--output-dir", scored / "out")
-    assert_refused(inside, 2, "lies in the folder of the images")
+    assert_refused(inside, 2, "is inside the image folder")
     (home / "taken").write_text("a file")
     taken = call("evaluate", home / "run", scored, "--output-dir", home / "taken")
     assert_refused(taken, 6, str(home / "taken"))

@@ -152,7 +152,7 @@ def test_without_a_network_one_line_says_which_file_to_put_where(
         begin("default")
     text = str(told.value)
     assert "\n" not in text
-    assert text.startswith(f"the weights of {NAME} cannot be had from {nowhere} (")
+    assert text.startswith(f"the weights of {NAME} cannot be downloaded from {nowhere} (")
     assert f"put {CACHED}, fetched elsewhere, into {checkpoints}, or name it in model" in text
     assert not list(checkpoints.iterdir())
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import signal
 import stat
@@ -12,24 +13,30 @@ import pytest
 
 from neither.runtime import files, signals
 from neither.runtime.errors import OutputError, UsageError
+from neither.runtime.files import is_complete, output_folder
 from neither.runtime.signals import Stopped
 
 HOLD = """
-import sys
-from pathlib import Path
-from neither.files import owned
-with owned(Path(sys.argv[1])):
+import fcntl, os, sys
+with open(sys.argv[1] + "/.lock", "a+") as file:  # as files.exclusive_lock does
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(f"pid {os.getpid()} on me")
+    file.flush()
     print("held", flush=True)
     sys.stdin.read()
 """
+RECORD_NAME, RECORD = "record.json", {"version": 1, "kinds": ["a", "b"]}
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+# Atomic writes
 
 
 @pytest.mark.parametrize("content", [b"\x00\xff", memoryview(b"view"), "täxt\n", b""])
-def test_what_is_written_is_there_and_nothing_else(
+def test_an_atomic_write_leaves_the_content_and_nothing_else(
     tmp_path: Path, content: bytes | memoryview | str
 ) -> None:
     path = tmp_path / "file"
@@ -39,7 +46,7 @@ def test_what_is_written_is_there_and_nothing_else(
     assert names(tmp_path) == ["file"]
 
 
-def test_the_old_file_stands_until_the_block_ends(tmp_path: Path) -> None:
+def test_the_old_file_is_there_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with files.atomic_writer(path) as file:
@@ -49,38 +56,30 @@ def test_the_old_file_stands_until_the_block_ends(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_failure_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, error: type[BaseException]
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, None])
+def test_a_failure_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None
 ) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = tmp_path / "file"
     path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fsync)
 
     def fail() -> None:
         with files.atomic_writer(path) as file:
             file.write(b"half")
-            raise error
+            if error is not None:
+                raise error
 
-    with pytest.raises(error):
+    with pytest.raises(error or OSError):
         fail()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
 
 
-def test_a_failed_sync_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["file"]
-
-
-def test_bytes_are_on_disk_before_the_file_takes_its_name(
+def test_bytes_are_synced_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[bool, bool]] = []
@@ -91,7 +90,7 @@ def test_bytes_are_on_disk_before_the_file_takes_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     files.write_atomic(path, b"new")
-    assert synced == [(False, False), (True, True)]  # the file before, its folder after
+    assert synced == [(False, False), (True, True)]
 
 
 def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
@@ -103,31 +102,47 @@ def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
-def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from neither.runtime.files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as file: os._exit(9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "last.pt")], check=False)
-    assert done.returncode == 9
-    assert len(names(tmp_path)) == 1  # else this test would sweep nothing
-    for name in ("last.pt", "notes.tmp", ".hidden"):
+def test_only_temporaries_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    others = [".7.tmp", ".hidden", ".notes.md.tmp", ".x.7.tmp.old", "best.pt", "x.7.tmp"]
+    for name in others:
         (tmp_path / name).touch()
-    files.remove_temporaries(tmp_path)
-    assert names(tmp_path) == [".hidden", "last.pt", "notes.tmp"]
+    with pytest.raises(FileNotFoundError), files.atomic_writer(tmp_path / "last.pt"):
+        files.remove_temporaries(tmp_path)  # including that of this writer
+    assert names(tmp_path) == others
 
 
-def test_a_folder_is_made_with_its_parents_and_may_be_there_already(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_kept_copy_outlives_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    files.keep_copy(previous, last)
+    assert names(tmp_path) == []
+    for number in range(3):
+        files.keep_copy(previous, last)
+        files.write_atomic(last, f"{number}")
+    assert (previous.read_text(), last.read_text()) == ("1", "2")
+    assert names(tmp_path) == ["last.pt", "previous.pt"]
+
+
+# Folders
+
+
+def test_make_folder_creates_parents_and_names_what_is_in_the_way(tmp_path: Path) -> None:
     for _ in range(2):
         files.make_folder(tmp_path / "a/b/c")
     assert (tmp_path / "a/b/c").is_dir()
-
-
-def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(OutputError, match=f"{folder}: cannot make this folder: "):
+        with pytest.raises(OutputError, match=f"{folder}: "):
             files.make_folder(folder)
+    with pytest.raises(OutputError, match=f"{tmp_path}/file: "):
+        files.require_readable(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -137,62 +152,25 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         files.make_folder(tmp_path)
 
 
-def test_output_among_the_images_is_refused_by_any_way_to_it(tmp_path: Path) -> None:
+def test_output_inside_the_image_folder_is_refused_by_any_path_to_it(tmp_path: Path) -> None:
     images = tmp_path / "images"
     (images / "dog").mkdir(parents=True)
     (tmp_path / "link").symlink_to(images)
     for inside in (images, images / "dog/new", tmp_path / "link/run", tmp_path / "x/../images/y"):
-        with pytest.raises(UsageError, match="choose another place"):
+        with pytest.raises(UsageError):
             files.require_outside(inside, images)
     for outside in (tmp_path, tmp_path / "images2", tmp_path / "images/../run"):
         files.require_outside(outside, images)
 
 
-def test_another_process_in_the_folder_is_named(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(OutputError, match=rf"another run .* \(pid {holder.pid} on \S+\)"),
-            files.exclusive_lock(tmp_path),
-        ):
-            raise AssertionError("both are in")
-        holder.kill()  # the lock dies with its owner, however it ends
-    with files.exclusive_lock(tmp_path):
-        assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} on ")
-
-
-def test_a_folder_is_free_again_after_the_block(tmp_path: Path) -> None:
-    for _ in range(2):
-        with (
-            files.exclusive_lock(tmp_path),
-            pytest.raises(OutputError, match=f"pid {os.getpid()} "),
-            files.exclusive_lock(tmp_path),
-        ):
-            raise AssertionError("both are in")
-
-
-def test_sweeping_leaves_what_others_have_named_alike(tmp_path: Path) -> None:
-    others = [tmp_path / name for name in (".notes.md.tmp", "x.7.tmp", ".7.tmp", ".x.7.tmp.old")]
-    stale = tmp_path / ".last.pt.4711.tmp"
-    for path in [*others, stale]:
-        path.touch()
-    files.remove_temporaries(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(others)
-
-
-# To wait for a folder
+# Locks
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Have another process hold a folder until its standard input ends."""
+    """Let another process lock a folder until its standard input ends."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-S", "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
@@ -200,46 +178,62 @@ def held(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         holder.kill()
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the user was told."""
-    messages: list[str] = []
-    monkeypatch.setattr(files, "say", messages.append)
-    return messages
-
-
-def test_a_free_folder_is_not_waited_for_and_is_free_again_after_the_block(
-    tmp_path: Path, said: list[str]
-) -> None:
-    for _ in range(2):
-        with files.wait_for_lock(tmp_path, "waiting"):
-            pass
-    with pytest.raises(KeyError), files.wait_for_lock(tmp_path, "waiting"):
-        raise KeyError
-    with files.wait_for_lock(tmp_path, "waiting"):
-        pass
-    assert said == []
-
-
-def test_nobody_else_gets_the_folder_inside_the_block(tmp_path: Path) -> None:
+def test_another_process_in_the_folder_is_named(tmp_path: Path) -> None:
     with (
-        files.wait_for_lock(tmp_path, "waiting"),
-        pytest.raises(OutputError, match="another run"),
+        held(tmp_path) as holder,
+        pytest.raises(OutputError, match=rf"\(pid {holder.pid} on \S+\)"),
         files.exclusive_lock(tmp_path),
     ):
-        raise AssertionError("both are in")
+        raise AssertionError("two processes have the lock")
+    for _ in range(2):  # the lock of a killed process is gone
+        with files.exclusive_lock(tmp_path):
+            assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} on ")
+            with pytest.raises(OutputError, match="pid"), files.exclusive_lock(tmp_path):
+                raise AssertionError("two processes have the lock")
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of logged messages."""
+    logged: list[str] = []
+    monkeypatch.setattr(files, "info", logged.append)
+    return logged
+
+
+def test_a_free_folder_is_locked_without_waiting(tmp_path: Path, messages: list[str]) -> None:
+    with pytest.raises(KeyError), files.wait_for_lock(tmp_path, "waiting"):
+        raise KeyError
+    with (
+        files.wait_for_lock(tmp_path, "waiting"),
+        pytest.raises(OutputError),
+        files.exclusive_lock(tmp_path),
+    ):
+        raise AssertionError("two processes have the lock")
+    assert messages == []
+
+
+def test_a_lock_knows_when_its_folder_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with files.wait_for_lock(folder, "waiting") as is_held:
+        assert is_held()
+        folder.rename(tmp_path / "moved")
+        assert not is_held()
+        folder.mkdir()
+        (folder / ".lock").touch()
+        assert not is_held()
 
 
 @pytest.mark.usefixtures("watchdog")
 @pytest.mark.parametrize("end", ["kill", "leave"])
-def test_a_held_folder_is_waited_for_and_the_user_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], end: str
+def test_a_locked_folder_is_waited_for_with_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str], end: str
 ) -> None:
     tries = []
 
     def poll() -> None:
-        tries.append(len(said))
-        if len(tries) == 3:  # the holder was found at work three times
+        tries.append(len(messages))
+        if len(tries) == 3:
             if end == "kill":
                 holder.kill()
             else:
@@ -248,46 +242,133 @@ def test_a_held_folder_is_waited_for_and_the_user_told_once(
 
     monkeypatch.setattr(signals, "poll", poll)
     with held(tmp_path) as holder:
-        with files.wait_for_lock(tmp_path, "another one is here; waiting"):
+        with files.wait_for_lock(tmp_path, "waiting for another process"):
             assert len(tries) >= 3
         holder.wait(60)
-    assert said == ["another one is here; waiting"]
+    assert messages == ["waiting for another process"]
     assert set(tries) == {1}
 
 
 @pytest.mark.usefixtures("watchdog")
-def test_a_signal_ends_the_waiting(tmp_path: Path) -> None:
-    with (
-        held(tmp_path) as holder,
-        signals.installed(),
-    ):
-        os.kill(os.getpid(), signal.SIGTERM)
+def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
+    with held(tmp_path) as holder, signals.installed():
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped), files.wait_for_lock(tmp_path, "waiting"):
-            raise AssertionError("both are in")
+            raise AssertionError("two processes have the lock")
         assert holder.poll() is None
 
 
-def test_a_folder_that_is_not_there_cannot_be_waited_for(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), files.wait_for_lock(tmp_path / "gone", "waiting"):
-        raise AssertionError("it is in")
-
-
-def test_where_there_are_no_locks_that_is_said_and_not_waited_for(
+def test_a_folder_without_locks_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
+    with pytest.raises(FileNotFoundError), files.wait_for_lock(tmp_path / "gone", "waiting"):
+        raise AssertionError("locked")
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(OSError, match="No locks"), files.wait_for_lock(tmp_path, "waiting"):
-        raise AssertionError("it is in")
+        raise AssertionError("locked")
 
 
-def test_without_the_module_for_locks_all_may_enter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+def test_without_fcntl_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    with held(tmp_path):
+    with files.exclusive_lock(tmp_path):
         monkeypatch.setitem(sys.modules, "fcntl", None)
         with files.wait_for_lock(tmp_path, "waiting"):
             pass
-    assert said == []
+    assert messages == []
+
+
+# Output folders
+
+
+def make(folder: Path, error: BaseException | None = None) -> None:
+    with output_folder(folder, RECORD_NAME, RECORD) as partial:
+        (partial / "image").write_text("pixels")
+        if error is not None:
+            raise error
+
+
+def test_an_output_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    with output_folder(folder, RECORD_NAME, RECORD) as partial:
+        assert not folder.exists()
+        assert partial.parent == folder.parent
+        assert partial.name.startswith(".")
+        (partial / "image").write_text("pixels")
+    assert names(tmp_path / "deep") == ["folder", "folder/image", "folder/record.json"]
+    assert json.loads((folder / RECORD_NAME).read_text()) == RECORD
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), OutputError("disk")])
+def test_a_failed_output_folder_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        make(tmp_path / "folder", error)
+    assert caught.value is error
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "somewhere/image")
+    with pytest.raises(OutputError, match=r"^somewhere/image: No space left on device"):
+        make(tmp_path / "folder", full)
+    assert names(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        make(tmp_path / "file" / "folder")
+
+
+def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    make(Path())
+    assert names(tmp_path) == ["here", "here/image", "here/record.json"]
+    assert names(Path()) == ["image", "record.json"]  # the same folder, not a new one of its name
+    assert is_complete(Path(), RECORD_NAME, RECORD)
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    def make_slowly() -> None:
+        with output_folder(tmp_path / "folder", RECORD_NAME, RECORD):
+            files.write_atomic(tmp_path / "folder" / "mine.txt", "precious")
+
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError):
+        make_slowly()
+    assert names(tmp_path) == ["folder", "folder/mine.txt"]
+
+
+def test_a_complete_folder_is_recognised_by_its_record(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    assert not is_complete(folder, RECORD_NAME, RECORD)
+    folder.mkdir()
+    assert not is_complete(folder, RECORD_NAME, RECORD)
+    make(folder)
+    assert is_complete(folder, RECORD_NAME, RECORD)
+    assert is_complete(folder, RECORD_NAME, {"version": 1})
+    (tmp_path / "link").symlink_to("folder")
+    assert is_complete(tmp_path / "link", RECORD_NAME, RECORD)
+    for other in ({"version": 2}, {"mode": "links"}):
+        with pytest.raises(OutputError, match=f"{folder}: exists"):
+            is_complete(folder, RECORD_NAME, other)
+
+
+@pytest.mark.parametrize("record", [None, "[]", "not json", '{"version": 1}'])
+def test_a_folder_with_other_content_is_refused(tmp_path: Path, record: str | None) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    if record is not None:
+        (tmp_path / RECORD_NAME).write_text(record)
+    with pytest.raises(OutputError, match="exists"):
+        is_complete(tmp_path, RECORD_NAME, RECORD)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_file_or_a_link_to_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    for name in ("file", "link"):
+        with pytest.raises(OutputError, match="exists"):
+            is_complete(tmp_path / name, RECORD_NAME, RECORD)

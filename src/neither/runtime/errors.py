@@ -1,14 +1,14 @@
-"""The errors that a user can cause, each with the exit code it ends in.
+"""Errors that a user can cause, each with its exit code.
 
-A message says what is wrong, where (file, line, key) and what to do next. Commands print it as one
-short block on standard error, without a traceback. Any other exception is a defect of ours, exit 1.
+A message says what is wrong, where (file, line, key) and what to do. Commands print it on standard
+error without a traceback. Any other exception is a bug of this package and exits with code 1.
 """
 
 from typing import ClassVar
 
 
 class UserError(Exception):
-    """Something the user can put right."""
+    """An error that the user can fix."""
 
     exit_code: ClassVar[int]
 
@@ -26,7 +26,7 @@ class DataError(UserError):
 
 
 class RequirementError(UserError):
-    """A figure is not as it was required to be."""
+    """A metric misses a `--require`."""
 
     exit_code = 4
 
@@ -38,18 +38,18 @@ class CheckpointError(UserError):
 
 
 class OutputError(UserError):
-    """The environment refuses: disk, permission, device, memory, another run in the folder."""
+    """The environment fails: disk, permission, device, memory, another run in the folder."""
 
     exit_code = 6
 
 
 class DivergedError(UserError):
-    """The loss or its gradient is no longer finite."""
+    """The loss or its gradient is not finite."""
 
     exit_code = 7
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell lack of memory from defects of ours; torch has no exception of its own for it."""
+    """Return whether memory ran out; torch has no exception of its own for the CPU."""
     signs = ("can't allocate memory", "out of memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)

@@ -1,6 +1,6 @@
-"""Write files whole or not at all, and keep a folder to one process.
+"""Atomic writes, locks, output folders and downloads.
 
-Downloads by other libraries, given manners: a signal ends them, and so does silence.
+Files and whole folders appear complete or not at all. A lock keeps a folder to one process.
 """
 
 import json
@@ -27,23 +27,28 @@ from neither.runtime import signals
 from neither.runtime.console import info, printable
 from neither.runtime.errors import OutputError, UsageError
 
-_WAIT_SECONDS = 0.1
-_TEMPORARY = ".{name}.{pid}.tmp"
-_IS_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+Result = TypeVar("Result")
+
+_POLL_SECONDS = 0.1
+_TIMEOUT_SECONDS = 60.0  # without a byte from a server
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+
+# Raised by urllib, tarfile and checksum tests; URLError is an OSError.
+_DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error)
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends well.
+    """Open a file that replaces `path` when the block ends without an exception.
 
-    The bytes go to a temporary name in the same folder, are forced to disk, and only then renamed;
-    so a reader, a crash or a full disk finds the old file or the new one, never a part.
+    The bytes go to a temporary file in the same folder, are synced to disk, and only then renamed.
+    A reader, a crash or a full disk finds the old file or the new one, never a part.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full; `path` is then untouched.
+        OSError: if the folder cannot be written or the disk is full; `path` is then unchanged.
     """
-    temporary = path.with_name(_TEMPORARY.format(name=path.name, pid=os.getpid()))
-    # os.open instead of tempfile: the mode follows the user's umask, not a private 0600.
+    temporary = _temporary(path)
+    # os.open instead of tempfile: the mode follows the user's umask instead of being 0600.
     flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_BINARY", 0)  # for Windows
     with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
         try:
@@ -58,41 +63,55 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
-    """Write `content` (text as UTF-8) to `path`, whole or not at all."""
+    """Write `content` (text as UTF-8) to `path`, completely or not at all."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def keep_copy(copy: Path, path: Path) -> None:
-    """Let `copy` name what `path` names now, if that exists; neither name is missing in between.
+    """Make `copy` the present content of `path`, if that exists; both names exist at all times.
 
     Raises:
         OSError: if the folder cannot be written.
     """
     if not path.exists():
         return
-    temporary = copy.with_name(_TEMPORARY.format(name=copy.name, pid=os.getpid()))
+    temporary = _temporary(copy)
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)  # no second copy: `path` is never written into, only replaced
-    except OSError:  # some file systems have one name a file
+        os.link(path, temporary)  # costs no space: `path` is only ever replaced, never modified
+    except OSError:  # some file systems have no hard links
         path.replace(copy)
     else:
         temporary.replace(copy)
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in a folder; only its owner may call this."""
-    for stale in folder.iterdir():
-        if _IS_TEMPORARY.fullmatch(stale.name):
-            stale.unlink(missing_ok=True)
+    """Remove the temporary files of killed writers; only the owner of the folder may call this."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # other systems cannot open a folder for fsync
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
-        OutputError: if it cannot be made or is something else, saying why.
+        OutputError: if it cannot be created or written, or is not a folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,10 +122,10 @@ def make_folder(folder: Path) -> None:
 
 
 def require_readable(folder: Path) -> None:
-    """Refuse a folder whose content cannot even be listed.
+    """Check that a folder can be listed.
 
     Raises:
-        OutputError: if permission is denied, or the network that it lies on is gone.
+        OutputError: if it cannot, such as without permission or on a lost network drive.
     """
     try:
         with os.scandir(folder):
@@ -116,45 +135,44 @@ def require_readable(folder: Path) -> None:
 
 
 def require_outside(output_dir: Path, images: Path) -> None:
-    """Never write into the user's images.
+    """Check that nothing will be written into the folder of the images.
 
     Raises:
-        UsageError: if `output_dir` lies in the folder `images`.
+        UsageError: if `output_dir` is inside the folder `images`.
     """
     if output_dir.resolve().is_relative_to(images.resolve()):
-        raise UsageError(f"{output_dir}: lies in the folder of the images; choose another place")
+        raise UsageError(f"{output_dir}: is inside the image folder; choose another folder")
 
 
 def cache_folder() -> Path:
-    """Return where things lie that can be made anew: `$XDG_CACHE_HOME/neither`, `~/.cache/neither`.
+    """Return the folder of files that can be made again: `~/.cache/neither`.
 
-    By the XDG Base Directory Specification a relative path in the variable counts as none.
+    `$XDG_CACHE_HOME` replaces `~/.cache` if it is absolute (XDG Base Directory Specification).
 
     Raises:
-        OutputError: if there is no such variable and the user has no home.
+        OutputError: if the variable is not set and the user has no home folder.
     """
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return (named if named.is_absolute() else Path.home() / ".cache") / "neither"
+        return (cache if cache.is_absolute() else Path.home() / ".cache") / "neither"
     except RuntimeError as error:
-        raise OutputError("no home folder; name one with the variable XDG_CACHE_HOME") from error
+        raise OutputError("no home folder; set the variable XDG_CACHE_HOME") from error
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; the lock dies with it, however it ends.
+    """Lock a folder inside the block; the lock ends with the process, even if that is killed.
 
     Raises:
-        OutputError: if another process holds the folder, naming it.
+        OutputError: if another process, which is named, has locked the folder.
     """
-    lock = folder / ".lock"
-    with lock.open("a+b") as file:
+    with (folder / ".lock").open("a+b") as file:
         if not _try_lock(file):
             file.seek(0)
             owner = file.read(200).decode(errors="replace").strip() or "an unknown process"
             raise OutputError(
-                f"{folder}: another run is at work in this folder ({owner}). Wait for it, or "
-                "choose another folder with --output-dir"
+                f"{folder}: another run is using this folder ({owner}). Wait for it, or choose "
+                "another folder with --output-dir"
             )
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -163,37 +181,36 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def wait_for_lock(folder: Path, why: str) -> Iterator[Callable[[], bool]]:
-    """Keep a folder to this process, after all who hold it now.
+def wait_for_lock(folder: Path, message: str) -> Iterator[Callable[[], bool]]:
+    """Lock a folder inside the block; wait until no other process has locked it.
 
     Args:
-        folder: an existing one.
-        why: what to tell the user if there is somebody to wait for.
+        folder: an existing folder.
+        message: logged once if there is another process to wait for.
 
     Yields:
-        A function that says whether the folder is still the one that was locked: somebody may have
-        deleted it, and somebody else made another of the same name.
+        A function that returns whether `folder` is still the folder that was locked: it may have
+        been deleted, and made again under the same name.
 
     Raises:
-        OSError: if the folder cannot be written or knows no locks.
-        Stopped: if a signal asks for an end.
+        OSError: if the folder cannot be written or its file system has no locks.
+        Stopped: if a signal asks to stop.
     """
-    lock, told = folder / ".lock", False
+    lock, is_logged = folder / ".lock", False
     while True:
         with lock.open("a+b") as file:
             while not _try_lock(file):
-                if not told:
-                    info(why)
-                told = True
+                if not is_logged:
+                    info(message)
+                is_logged = True
                 signals.poll()
-                time.sleep(_WAIT_SECONDS)
-            if _is_at(file, lock):
-                yield lambda: _is_at(file, lock)
+                time.sleep(_POLL_SECONDS)
+            if _is_same_file(file, lock):
+                yield lambda: _is_same_file(file, lock)
                 return
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Say whether a path still leads to an open file."""
+def _is_same_file(file: BinaryIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
@@ -203,7 +220,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _try_lock(file: BinaryIO) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
+    except ImportError:  # on Windows, where two runs in one folder are not detected
         return True
     with suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,96 +228,16 @@ def _try_lock(file: BinaryIO) -> bool:
     return False
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # a folder cannot be opened for fsync elsewhere
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-Result = TypeVar("Result")
-
-_SILENCE_SECONDS = 60.0  # after which a server counts as gone
-_SIGNAL_POLL_SECONDS = 0.1
-
-# What urllib, tarfile and checks of sums raise; URLError is an OSError.
-_FAILURES = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error)
-
-
-def download(function: Callable[[], Result], what: str, url: str, otherwise: str) -> Result:
-    """Call a function that downloads, and return what it returns.
+def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) -> bool:
+    """Return whether `output_folder` made this folder before, from the same settings.
 
     Args:
-        function: may leave something half made if it is cut off, and must find that out itself.
-        what: is wanted.
-        url: where from.
-        otherwise: what a user without a network can do.
+        folder: missing, empty, or an output of `output_folder`.
+        record_name: JSON file in the folder that holds the settings.
+        expected: settings; the file may hold more keys.
 
     Raises:
-        OutputError: if it fails, on one line: what, the reason, and what to do.
-        Stopped: if a signal asks for an end.
-    """
-    try:
-        with _silence_download():
-            return _run_in_thread(function)
-    except _FAILURES as error:
-        reason = printable(getattr(error, "reason", error))
-        if isinstance(error, HTTPError):  # is also an answer, whose connection stays open
-            error.close()
-        raise OutputError(
-            f"{what} cannot be had from {url} ({reason}). Try again, or {otherwise}"
-        ) from error
-
-
-def _run_in_thread(function: Callable[[], Result]) -> Result:
-    """Wait for a function that never polls, such as a download, but no longer than a signal asks.
-
-    A daemon thread, which does not keep the program from ending. What it leaves half written fails
-    the check of its sum the next time and is made anew.
-    """
-    future: Future[Result] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    while not future.done():
-        signals.poll()
-        wait([future], _SIGNAL_POLL_SECONDS)
-    return future.result()
-
-
-@contextmanager
-def _silence_download() -> Iterator[None]:
-    """No bar but on a terminal, no warnings, no waiting for ever."""
-    before = socket.getdefaulttimeout()
-    with ExitStack() as stack:
-        stack.callback(socket.setdefaulttimeout, before)
-        socket.setdefaulttimeout(_SILENCE_SECONDS)
-        # NumPy 2.4.0 to 2.4.4 warn of pickles as old as CIFAR's; nobody can change them any more.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        if not sys.stderr.isatty():
-            stack.enter_context(redirect_stderr(StringIO()))
-        yield
-
-
-def is_complete(folder: Path, record_name: str, made_of: Mapping[str, object]) -> bool:
-    """Tell whether a folder lies there already, made of the same.
-
-    Args:
-        folder: the folder.
-        record_name: of the file in it that tells what it was made of.
-        made_of: what has to stand in that file; more may stand there.
-
-    Raises:
-        OutputError: if the folder holds anything else.
+        OutputError: if the folder has any other content.
     """
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if not folder.is_symlink() and (is_empty or not folder.exists()):
@@ -309,22 +246,27 @@ def is_complete(folder: Path, record_name: str, made_of: Mapping[str, object]) -
         record = json.loads((folder / record_name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = None
-    if isinstance(record, dict) and made_of.items() <= record.items():
+    if isinstance(record, dict) and expected.items() <= record.items():
         return True
     raise OutputError(
-        f"{folder}: exists already and holds something else than this command makes. Name another "
+        f"{folder}: exists already, with other content than this command makes. Choose another "
         "folder or remove this one"
     )
 
 
 @contextmanager
 def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) -> Iterator[Path]:
-    """Yield an empty folder to fill, which becomes `folder` when the block ends well.
+    """Yield an empty folder to fill; it becomes `folder` when the block ends without an exception.
+
+    Args:
+        folder: missing or empty.
+        record_name: JSON file that is added to the folder, see `is_complete`.
+        record: content of that file.
 
     Raises:
         OutputError: if something cannot be read or written; nothing is left then.
     """
-    target = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name to put another beside
+    target = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name for a sibling
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     make_folder(target.parent)
     try:
@@ -333,7 +275,7 @@ def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) 
         text = json.dumps(record, indent=2) + "\n"
         (partial / record_name).write_text(text, encoding="utf-8")
         if target.is_dir() and not any(target.iterdir()):
-            # The user's shell may stand in it, and would be left in a folder that is gone.
+            # It may be the current folder of the user's shell, so keep it; the record comes last.
             for path in sorted(partial.iterdir(), key=lambda path: path.name == record_name):
                 path.rename(target / path.name)
             partial.rmdir()
@@ -344,6 +286,60 @@ def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) 
         if not isinstance(error, OSError):
             raise
         raise OutputError(
-            f"{error.filename or folder}: {error.strerror or error}. Nothing was made: mend this, "
-            "make room or name another folder"
+            f"{error.filename or folder}: {error.strerror or error}. Nothing was written: fix "
+            "this, free some space or choose another folder"
         ) from error
+
+
+def download(function: Callable[[], Result], what: str, url: str, otherwise: str) -> Result:
+    """Call a function that downloads, and return its result.
+
+    It runs in a daemon thread, which a signal or a silent server does not block.
+
+    Args:
+        function: must detect by itself what an interrupted call left behind, such as by a checksum.
+        what: name of the download, for messages.
+        url: source, for messages.
+        otherwise: what a user without a network can do, for messages.
+
+    Raises:
+        OutputError: if the download fails.
+        Stopped: if a signal asks to stop.
+    """
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        with _quiet_download():
+            Thread(target=work, daemon=True).start()
+            while not future.done():
+                signals.poll()
+                wait([future], _POLL_SECONDS)
+            return future.result()
+    except _DOWNLOAD_ERRORS as error:
+        reason = printable(getattr(error, "reason", error))
+        if isinstance(error, HTTPError):  # holds an open connection
+            error.close()
+        raise OutputError(
+            f"{what} cannot be downloaded from {url} ({reason}). Try again, or {otherwise}"
+        ) from error
+
+
+@contextmanager
+def _quiet_download() -> Iterator[None]:
+    """Set a timeout, hide warnings, and hide the progress bar unless on a terminal."""
+    timeout = socket.getdefaulttimeout()
+    with ExitStack() as stack:
+        stack.callback(socket.setdefaulttimeout, timeout)
+        socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+        # NumPy 2.4.0 to 2.4.4 warn about pickles as old as those of CIFAR.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if not sys.stderr.isatty():
+            stack.enter_context(redirect_stderr(StringIO()))
+        yield

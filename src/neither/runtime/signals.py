@@ -1,7 +1,7 @@
-"""The flag that signals set and long loops poll.
+"""Cooperative handling of SIGINT, SIGTERM and SIGHUP.
 
-A handler only notes the signal; work stops at the next safe point, where state can be saved. A
-second signal leaves at once: everything on disk was written whole, so nothing can be harmed.
+The handler only sets a flag, which long loops poll where state can be saved. A second signal exits
+at once; that is safe, since files are written atomically.
 """
 
 import os
@@ -15,15 +15,15 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _received: signal.Signals | None = None
-_held = False
+_is_deferred = False
 
 
-class Stopped(Exception):  # noqa: N818 - a request that was met, not an error
-    """The user or the system asked for an end, and it was reached in good order."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A signal asked to stop, and the work stopped at a safe point."""
 
     def __init__(self, received: signal.Signals) -> None:
         super().__init__(f"stopped by {received.name}")
-        # The schedulers' convention (128 + signal), a lost terminal counting as a termination.
+        # 128 + signal, as schedulers expect; SIGHUP counts as SIGTERM.
         self.exit_code = 130 if received == signal.SIGINT else 143
 
 
@@ -31,30 +31,50 @@ def poll() -> None:
     """Return if work may go on.
 
     Raises:
-        Stopped: if a signal has asked for an end.
+        Stopped: if a signal asked to stop.
     """
-    if _received is not None and not _held:
+    if _received is not None and not _is_deferred:
         raise Stopped(_received)
 
 
 def received() -> int:
-    """Return the number of the signal that asked for an end, 0 if none has."""
+    """Return the number of the signal that asked to stop; 0 if there was none."""
     return _received or 0
 
 
 @contextmanager
-def deferred(is_held: bool) -> Iterator[None]:
-    """Let `poll` always return inside the block, if so asked.
+def deferred(is_deferred: bool) -> Iterator[None]:
+    """Make `poll` always return inside the block, if `is_deferred`.
 
-    That is for what several processes do together: a signal comes to each at another moment, and
-    they must agree where to stop (`Ranks.poll`).
+    Processes that train together get a signal at different moments, and must agree where to stop
+    (`distributed.World.poll_signals`).
     """
-    global _held
-    _held = is_held
+    global _is_deferred
+    _is_deferred = is_deferred
     try:
         yield
     finally:
-        _held = False
+        _is_deferred = False
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Handle signals inside the block and restore the previous handlers after it.
+
+    Outside the main thread Python allows no handlers, and none are installed.
+    """
+    global _received
+    _received = None
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _received = None
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
@@ -62,23 +82,3 @@ def _handle(number: int, _frame: FrameType | None) -> None:
     if _received is not None:
         os._exit(Stopped(_received).exit_code)
     _received = signal.Signals(number)
-
-
-@contextmanager
-def installed() -> Iterator[None]:
-    """Note SIGINT, SIGTERM and SIGHUP inside the block; put the old handlers back after it.
-
-    Outside the main thread signals belong to somebody else, so nothing is installed there.
-    """
-    global _received
-    _received = None
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = {number: signal.signal(number, _handle) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-        _received = None
