@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from neither.data import cache, store, workers
 from neither.data.cache import Rows
-from neither.data.decode import DecodedFile, decode_file
+from neither.data.decode import DecodedFile, decode_file_with_traits
 from neither.data.preprocessing import Preprocessing
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import setup_console
@@ -42,7 +42,7 @@ def build(folder: Path) -> ImageStore:
 def check(built: ImageStore, folder: Path) -> None:
     """Demand for each file what decoding it alone gives."""
     for place, name in enumerate(names_in(folder)):
-        alone = decode_file(folder / name, WAY)
+        alone = decode_file_with_traits(folder / name, WAY)
         assert built.reasons.get(place, "") == alone.reason, name
         assert built.fingerprints["sha256"][place].tobytes() == alone.sha256, name
         if alone.pixels is not None:
@@ -61,10 +61,10 @@ def build_beside_others(folder: Path, log: Path) -> None:
             sys.stdin.readline()
         with log.open("a") as file:
             file.write(f"{path.name}\n")
-        return decode_file(path, preprocessing)
+        return decode_file_with_traits(path, preprocessing)
 
     setup_console()
-    store.decode_file = note  # type: ignore[attr-defined]
+    store.decode_file_with_traits = note  # type: ignore[attr-defined]
     check(build(folder), folder)
     print("right", flush=True)
 

@@ -22,6 +22,7 @@ from neither.data.decode import (
     DecodedFile,
     decode,
     decode_file,
+    decode_file_with_traits,
     decode_with_traits,
     open_upright,
 )
@@ -277,7 +278,7 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
     exif[274] = orientation
     pixels, traits = decode_with_traits(encode(noise(), "PNG", exif=exif), SQUASH)
     assert np.array_equal(pixels, plain(noise()))
-    assert traits.flags == ImageFlag.ODD_EXIF
+    assert traits.flags == ImageFlag.INVALID_EXIF
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_corrupt_exif_is_ignored(exif: bytes, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_exif_that_cannot_be_read_is_noted(kind: str) -> None:
     content = encode(smooth(), kind, exif=b"Exif\0\0garbage garbage")
-    assert decode_with_traits(content, SQUASH)[1].flags == ImageFlag.ODD_EXIF
+    assert decode_with_traits(content, SQUASH)[1].flags == ImageFlag.INVALID_EXIF
 
 
 def tags_with_a_date(kind: int) -> bytes:
@@ -464,7 +465,7 @@ def test_a_file_that_is_too_large_is_an_answer_without_a_hash(tmp_path: Path) ->
     path = tmp_path / "large.png"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    assert decode_file(path, SQUASH) == DecodedFile(None, None, b"", "larger than 50,000,000 bytes")
+    assert decode_file(path, SQUASH) == DecodedFile(None, b"", "larger than 50,000,000 bytes")
 
 
 # Squares
@@ -623,7 +624,7 @@ def heic(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401
 
 def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
     (tmp_path / "IMG_0001.HEIC").write_bytes(heic(smooth(96, 64)))
-    decoded = decode_file(tmp_path / "IMG_0001.HEIC", SQUASH)
+    decoded = decode_file_with_traits(tmp_path / "IMG_0001.HEIC", SQUASH)
     assert decoded.reason == ""
     assert decoded.pixels is not None
     assert mean_distance(decoded.pixels, decode(encode(smooth(96, 64), "PNG"), SQUASH)) <= 2
@@ -732,4 +733,4 @@ def test_a_bad_file_is_an_answer_with_its_hash(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_an_answer_too(tmp_path: Path) -> None:
     gone = decode_file(tmp_path / "gone.jpg", SQUASH)
-    assert gone == DecodedFile(None, None, b"", "no such file or directory")
+    assert gone == DecodedFile(None, b"", "no such file or directory")

@@ -41,13 +41,13 @@ def test_only_what_is_odd_is_told(messages: Messages) -> None:
     tell(
         [1, 1, 2, 0],
         unreadable={3: "damaged"},
-        flags=ImageFlag.ROTATED | ImageFlag.ANIMATED | ImageFlag.GREY,
+        flags=ImageFlag.ROTATED | ImageFlag.ANIMATED | ImageFlag.GRAYSCALE,
     )
     said = messages()
     assert "images turned upright by their EXIF tag: 3" in said
     assert "images with several frames or pages, of which the first counts: 3" in said
     assert "makes no sense" not in said
-    tell([1, 1, 2, 2], flags=ImageFlag.ODD_EXIF)
+    tell([1, 1, 2, 2], flags=ImageFlag.INVALID_EXIF)
     assert "images with an EXIF tag that makes no sense, which was ignored: 4" in messages()
 
 

@@ -91,12 +91,13 @@ def test_contrast_is_the_spread_of_the_thumbnail() -> None:
 
 
 def test_the_flags_of_the_file_are_kept() -> None:
-    every = ImageFlag.ROTATED | ImageFlag.ODD_EXIF | ImageFlag.ANIMATED
+    every = ImageFlag.ROTATED | ImageFlag.INVALID_EXIF | ImageFlag.ANIMATED
     colourful = np.asarray(noise(9, 9))
     assert seen(colourful, every)["flags"] == every
     assert seen(colourful)["flags"] == 0
     assert (
-        seen(np.zeros((9, 9), np.uint8), every)["flags"] == every | ImageFlag.GREY | ImageFlag.FLAT
+        seen(np.zeros((9, 9), np.uint8), every)["flags"]
+        == every | ImageFlag.GRAYSCALE | ImageFlag.FLAT
     )
 
 
@@ -106,16 +107,16 @@ def test_a_picture_without_colour_is_grey_whatever_its_mode(mode: str, kind: str
     image = photo(0, 60, 50).convert("L").convert(mode)
     if (mode, kind) in (("LA", "JPEG"), ("CMYK", "PNG")):
         return
-    assert fact(image, kind)["flags"] & ImageFlag.GREY
+    assert fact(image, kind)["flags"] & ImageFlag.GRAYSCALE
 
 
 def test_a_picture_with_a_little_colour_is_not_grey() -> None:
     grey = np.full((9, 9, 3), 100, np.uint8)
     grey[2, 3] = (100, 106, 100)  # JPEG's rounding
-    assert seen(grey)["flags"] & ImageFlag.GREY
+    assert seen(grey)["flags"] & ImageFlag.GRAYSCALE
     grey[2, 3] = (100, 107, 100)
-    assert not seen(grey)["flags"] & ImageFlag.GREY
-    assert not fact(photo(0, 60, 50))["flags"] & ImageFlag.GREY
+    assert not seen(grey)["flags"] & ImageFlag.GRAYSCALE
+    assert not fact(photo(0, 60, 50))["flags"] & ImageFlag.GRAYSCALE
 
 
 def test_an_even_picture_is_flat_and_has_neither_look_nor_scene() -> None:

@@ -32,7 +32,7 @@ def test_each_image_has_its_facts_mode_and_figures(root: Path) -> None:
     places, seen = inspect(root)
     grey = places["dog/grey.png"]
     assert seen.modes[grey] == "L"
-    assert seen.store.fingerprints["flags"][grey] & ImageFlag.GREY
+    assert seen.store.fingerprints["flags"][grey] & ImageFlag.GRAYSCALE
     assert {seen.modes[place] for path, place in places.items() if path != "dog/grey.png"} == {
         "RGB"
     }

@@ -51,7 +51,7 @@ def test_small_tall_grey_and_mode_are_each_told() -> None:
         name.partition(" 1")[0].partition(" 2")[0] for name in traits(records, LABELS)
     }
     records = make_fingerprints(300)
-    records["flags"][human] = ImageFlag.GREY
+    records["flags"][human] = ImageFlag.GRAYSCALE
     assert traits(records, LABELS) == {"human: grey"}
     modes = ["L" if label == "human" else "RGB" for label in LABELS]
     assert "human: mode L" in traits(make_fingerprints(300), LABELS, modes)
@@ -62,7 +62,7 @@ def test_small_tall_grey_and_mode_are_each_told() -> None:
 
 def test_a_weak_trait_of_few_images_is_chance() -> None:
     records = make_fingerprints(30)
-    records["flags"][:2] = ImageFlag.GREY  # two of ten dogs
+    records["flags"][:2] = ImageFlag.GRAYSCALE  # two of ten dogs
     labels = ["dog"] * 10 + ["human"] * 20
     assert "dog: grey" not in traits(records, labels)
 
@@ -70,8 +70,8 @@ def test_a_weak_trait_of_few_images_is_chance() -> None:
 def test_a_rare_trait_that_one_class_alone_has_is_told() -> None:
     records = make_fingerprints(3000)
     labels = ["human"] * 1000 + ["dog"] * 2000
-    records["flags"][:90] = ImageFlag.GREY
-    records["flags"][1000:1030] = ImageFlag.GREY
+    records["flags"][:90] = ImageFlag.GRAYSCALE
+    records["flags"][1000:1030] = ImageFlag.GRAYSCALE
     assert "human: grey" in traits(records, labels)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neither.data import cache, decode, store, workers
-from neither.data.decode import DecodedFile, decode_file
+from neither.data.decode import DecodedFile, decode_file_with_traits
 from neither.data.fingerprints import compute_fingerprints
 from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import Preprocessing
@@ -45,9 +45,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def spy(path: Path, preprocessing: Preprocessing) -> DecodedFile:
         names.append(path.name)
-        return decode_file(path, preprocessing)
+        return decode_file_with_traits(path, preprocessing)
 
-    monkeypatch.setattr(store, "decode_file", spy)
+    monkeypatch.setattr(store, "decode_file_with_traits", spy)
     return names
 
 
@@ -64,7 +64,7 @@ def check(
     """Demand for each file what decoding it alone gives."""
     assert len(built.rows) == len(built.fingerprints) == len(names)
     for place, name in enumerate(names):
-        alone = decode_file(photos / name, preprocessing)
+        alone = decode_file_with_traits(photos / name, preprocessing)
         assert built.reasons.get(place, "") == alone.reason
         assert built.fingerprints["sha256"][place].tobytes() == alone.sha256.ljust(32, b"\0")
         if alone.pixels is None or alone.traits is None:
@@ -355,15 +355,15 @@ def test_a_signal_ends_the_work_and_what_was_decoded_is_kept(
         done.append(path.name)
         if len(done) == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return decode_file(path, preprocessing)
+        return decode_file_with_traits(path, preprocessing)
 
     with monkeypatch.context() as patch, signals.installed():
-        patch.setattr(store, "decode_file", interrupt)
+        patch.setattr(store, "decode_file_with_traits", interrupt)
         with pytest.raises(Stopped):
             build(photos, NAMES)
     assert done == NAMES[:5]
     done.clear()
-    monkeypatch.setattr(store, "decode_file", interrupt)
+    monkeypatch.setattr(store, "decode_file_with_traits", interrupt)
     check(build(photos, NAMES), photos, NAMES)
     assert done == NAMES[4:]
 
@@ -380,9 +380,9 @@ def test_what_was_saved_now_and_then_is_kept_whatever_ends_the_work(
         done.append(path.name)
         if len(done) == 5:
             raise ZeroDivisionError
-        return decode_file(path, preprocessing)
+        return decode_file_with_traits(path, preprocessing)
 
-    monkeypatch.setattr(store, "decode_file", fail)
+    monkeypatch.setattr(store, "decode_file_with_traits", fail)
     with pytest.raises(ZeroDivisionError):
         build(photos, NAMES)
     check(build(photos, NAMES), photos, NAMES)

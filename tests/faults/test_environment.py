@@ -86,7 +86,7 @@ def terminate() -> None:
 MOMENTS = {
     "import": before(train_command, "check_installation", 1, terminate),
     "scan": before(os, "scandir", 3, terminate),
-    "decoding": before(store, "decode_file", 5, terminate),
+    "decoding": before(store, "decode_file_with_traits", 5, terminate),
     "first validation": before(validation, "compute_logits", 1, terminate),
     "first save": before(os, "fsync", 5, terminate),
     "step": before(trainer, "train_step", 2, terminate),
@@ -317,7 +317,7 @@ def test_a_folder_that_vanishes_while_it_is_read_ends_the_run(
     config: Path, images: Path, call: Call, monkeypatch: Patch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before(store, "decode_file", 5, lambda: shutil.rmtree(images))(monkeypatch)
+    before(store, "decode_file_with_traits", 5, lambda: shutil.rmtree(images))(monkeypatch)
     assert_refused(train(call, config), 3, "images are unreadable", "no such file or directory")
 
 

@@ -200,7 +200,7 @@ def guess_classes(
     classes, numbers = np.unique(np.array(labels), return_inverse=True)
     cells = np.stack([
         fingerprints["format"], np.unique(np.array(modes), return_inverse=True)[1],
-        (fingerprints["flags"] & ImageFlag.GREY) > 0,
+        (fingerprints["flags"] & ImageFlag.GRAYSCALE) > 0,
         np.rint(2 * np.log2(np.maximum(_short_side(fingerprints), 1))),
         np.rint(2 * np.log2(_shape(fingerprints))),
     ], axis=1)  # fmt: skip
@@ -219,7 +219,7 @@ def guess_classes(
 def _traits(
     fingerprints: NDArray[np.void], modes: NDArray[np.str_]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    yield "grey", (fingerprints["flags"] & ImageFlag.GREY) > 0
+    yield "grey", (fingerprints["flags"] & ImageFlag.GRAYSCALE) > 0
     shape = _shape(fingerprints)
     yield "taller than wide", shape < _PORTRAIT
     yield "wider than tall", shape > 1 / _PORTRAIT
@@ -307,9 +307,9 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "formats": _tally(KNOWN_FORMATS[number] for number in fingerprints["format"][good]),
         "modes": _tally(filter(None, seen.modes)),
         "exif_rotated": _flagged(fingerprints, ImageFlag.ROTATED),
-        "exif_odd": _flagged(fingerprints, ImageFlag.ODD_EXIF),
+        "exif_odd": _flagged(fingerprints, ImageFlag.INVALID_EXIF),
         "animated": _flagged(fingerprints, ImageFlag.ANIMATED),
-        "grey": _flagged(fingerprints[good], ImageFlag.GREY),
+        "grey": _flagged(fingerprints[good], ImageFlag.GRAYSCALE),
         "unreadable": [
             {"path": found.paths[place], "reason": why} for place, why in seen.store.reasons.items()
         ],

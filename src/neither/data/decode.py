@@ -1,19 +1,22 @@
-"""From an image of any mode, lying or standing, to an upright square of RGB pixels.
+"""Decode an image to a square of upright 8-bit RGB pixels.
 
-From the bytes of an image file to a square of RGB pixels: one way for everybody.
+Train, evaluate, predict, serve and export all decode with this module, so an image gives the same
+pixels everywhere. The steps are: open, turn upright, convert to RGB, resize to a square.
 
-Train, evaluate, predict and export decode with the same function, so an image means the same
-everywhere: turned upright by its EXIF tag, any mode brought to 8-bit RGB, first frame only.
-Embedded colour profiles are not applied.
-
-A large JPEG is read at a half, a quarter or an eighth of its size, as its format allows, but never
-below one and a half times the square. On photos that changes a pixel by 1 of 255 levels on average;
-`tests/data/test_decode.py` holds it to 2 levels.
-
-A picture that is no file but already in memory: a Pillow image, or an array.
+What an image becomes:
+    - EXIF orientation: the image is turned upright. An invalid tag is ignored.
+    - Alpha channel, or a transparent palette entry: transparent pixels show white.
+    - Palette, grayscale, one bit a pixel, CMYK: converted to RGB by Pillow. Embedded color profiles
+      are not applied.
+    - 16 bits a channel: the high byte is kept. 32 bits: unreadable, as the range is unknown.
+    - Animated, or several pages: the first frame.
+    - Large JPEG: decoded at a half, a quarter or an eighth of its size, as the format allows, but
+      at no less than 1.5 times the square. On photos this changes a pixel by 1 of 255 levels on
+      average; `tests/data/test_decode.py` limits it to 2 levels.
 """
 
 import io
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -35,99 +38,164 @@ from neither.data.image_file import (
 )
 from neither.data.preprocessing import HEIC, Preprocessing
 
-Box = tuple[float, float, float, float]
-
-_BACKGROUND = (255, 255, 255)  # what shows behind transparent pixels
-_PADDING = (128, 128, 128)  # what fills the square beside a padded image
-_RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as Pillow's all are
-_REDUCING_GAP = 2.0  # the fast first step of shrinking stops at this many times the square
-_ORIENTATION = 0x0112  # the EXIF tag, and how the image is to be turned for each of its values
-_TO = Image.Transpose
-TURNS = {2: _TO.FLIP_LEFT_RIGHT, 3: _TO.ROTATE_180, 4: _TO.FLIP_TOP_BOTTOM, 5: _TO.TRANSPOSE,
-         6: _TO.ROTATE_270, 7: _TO.TRANSVERSE, 8: _TO.ROTATE_90}  # fmt: skip
-
-
-def exif_orientation(image: Image.Image) -> tuple[int, ImageFlag]:
-    """Return the EXIF orientation, 1 to 8; a tag that makes no sense is ignored."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except PILLOW_ERRORS:
-        return 1, ImageFlag.ODD_EXIF
-    if orientation not in range(1, 9):
-        return 1, ImageFlag.ODD_EXIF
-    return int(orientation), ImageFlag.ROTATED if orientation > 1 else ImageFlag(0)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Bring any mode to 8-bit RGB; transparent pixels show white.
-
-    Raises:
-        UnreadableError: if the range of its numbers is not known.
-    """
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns 16-bit scans white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise UnreadableError("32-bit pixels, whose range is not known")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def resize_to_square(image: Image.Image, box: Box, preprocessing: Preprocessing) -> Image.Image:
-    """Resize what lies in the box of an RGB image to a square, as the preprocessing says."""
-    side = preprocessing.image_size
-    size = (box[2] - box[0], box[3] - box[1])
-    if preprocessing.resize == "pad":
-        # Not ImageOps.pad, where the short side of a thin image is rounded to nothing.
-        width, height = (max(1, round(each / max(size) * side)) for each in size)
-        square = Image.new("RGB", (side, side), _PADDING)
-        small = image.resize((width, height), _RESAMPLING, box, reducing_gap=_REDUCING_GAP)
-        square.paste(small, ((side - width) // 2, (side - height) // 2))
-        return square
-    if preprocessing.resize == "crop":
-        short = min(size)
-        left, top = (start + (each - short) / 2 for start, each in zip(box, size, strict=False))
-        box = (left, top, left + short, top + short)
-    return image.resize((side, side), _RESAMPLING, box, reducing_gap=_REDUCING_GAP)
-
-
 MAX_PIXELS = 2**26  # 67 megapixels: more than most cameras, about 200 MB while decoding
 MAX_WEBP_PIXELS = 30_000_000  # its decoder holds 16 bytes for each
+TRAITS_SIDE = 96  # a JPEG is read at no less than this for its traits
 
-_GAP = 1.5  # a JPEG is read at no less than this many times the square
-_LOOKED_AT = 96  # pixels a side that the traits are taken from: not to depend on the square
+_DRAFT_RATIO = 1.5  # a JPEG is read at no less than this many times the square
+_REDUCING_GAP = 2.0  # the fast first step of shrinking stops at this many times the square
+_RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as all of Pillow's are
+_BACKGROUND = (255, 255, 255)  # behind transparent pixels
+_PADDING = (128, 128, 128)  # beside a padded image
+_ORIENTATION = 0x0112  # the EXIF tag; the table has the operation that undoes each of its values
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Box = tuple[float, float, float, float]
 
 
 class DecodedFile(NamedTuple):
-    """What a file gave: its pixels and traits, or the reason why it gave none.
+    """The result of decoding a file: pixels, or the reason why there are none.
 
     Attributes:
         pixels: (S, S, 3) uint8 RGB, or None if the file is unreadable.
-        traits: of the image, or None if the file is unreadable.
-        sha256: of the file's bytes, 32 bytes; empty where another try may end otherwise.
+        sha256: of the file's bytes, 32 bytes; empty if a later attempt may succeed.
         reason: why there are no pixels; empty if there are.
+        traits: of the image, if they were asked for and the file is readable.
     """
 
     pixels: NDArray[np.uint8] | None
-    traits: ImageTraits | None
     sha256: bytes
     reason: str = ""
+    traits: ImageTraits | None = None
+
+
+def decode_file(path: Path, preprocessing: Preprocessing) -> DecodedFile:
+    """Read and decode a file. An unreadable file gives a reason instead of an exception."""
+    return _decode_file(path, lambda content: (decode(content, preprocessing), None))
+
+
+def decode_file_with_traits(path: Path, preprocessing: Preprocessing) -> DecodedFile:
+    """Do as `decode_file`, and extract the traits that fingerprints are computed from."""
+    return _decode_file(path, lambda content: decode_with_traits(content, preprocessing))
+
+
+def _decode_file(
+    path: Path, decoder: Callable[[bytes], tuple[NDArray[np.uint8], ImageTraits | None]]
+) -> DecodedFile:
+    digest = b""
+    try:
+        content = read_file(path)
+        digest = sha256(content).digest()
+        pixels, traits = decoder(content)
+    except UnreadableError as error:
+        is_final = not isinstance(error, TransientReadError)
+        return DecodedFile(None, digest if is_final else b"", str(error))
+    return DecodedFile(pixels, digest, traits=traits)
+
+
+def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode the bytes of an image file.
+
+    Args:
+        content: a JPEG, PNG, WebP, GIF, BMP or TIFF file, or HEIC with the extra [heic].
+        preprocessing: the size S of the square and how to resize to it.
+
+    Returns:
+        (S, S, 3) uint8 RGB, upright.
+
+    Raises:
+        UnreadableError: if it is none of these, damaged, truncated, or too large.
+    """
+    upright = open_upright(content, _draft_side(preprocessing))
+    return _to_square(upright.image, upright.box, preprocessing)
+
+
+def decode_with_traits(
+    content: bytes, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], ImageTraits]:
+    """Decode the bytes of an image file as `decode` does, and extract its traits.
+
+    Splits depend on the traits, so they must be the same to the bit for every size of the square.
+    A JPEG of which `decode` reads another scale is therefore opened a second time.
+    """
+    side = _draft_side(preprocessing)
+    upright = open_upright(content, side)
+    pixels = _to_square(upright.image, upright.box, preprocessing)
+    if _is_jpeg(upright.format) and (
+        _draft_scale(upright.size, side) != _draft_scale(upright.size, TRAITS_SIDE)
+    ):
+        upright = open_upright(content, TRAITS_SIDE)
+    return pixels, extract_traits(upright)
+
+
+def decode_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode a Pillow image as a file is decoded; the image itself does not change.
+
+    The pixels are those of `decode` to the bit, except for a JPEG so large that `decode` reads it
+    at a fraction of its size: here it is read at its full size.
+
+    Args:
+        image: of any mode. Its current frame is used; a file not yet loaded is loaded.
+        preprocessing: the size S of the square and how to resize to it.
+
+    Returns:
+        (S, S, 3) uint8 RGB, turned upright by the EXIF tag if it has one.
+
+    Raises:
+        UnreadableError: if it has no pixels, its file is damaged, or its pixels have 32 bits.
+    """
+    if 0 in image.size:
+        raise UnreadableError("no pixels")
+    try:
+        image.load()  # Pillow turns a TIFF upright here and removes the tag
+        orientation, _ = _exif_orientation(image)
+        if orientation > 1 and image.format != HEIC:
+            image = image.transpose(TRANSPOSE[orientation])
+        return _to_square(_to_rgb(image), (0, 0, *image.size), preprocessing)
+    except PILLOW_ERRORS as error:
+        raise to_unreadable(error) from error
+
+
+def decode_array(values: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Resize an array to the square.
+
+    Args:
+        values: (H, W, 3) uint8 RGB, upright.
+        preprocessing: the size S of the square and how to resize to it.
+
+    Returns:
+        (S, S, 3) uint8 RGB.
+
+    Raises:
+        TypeError: if the dtype is not uint8: the range of floats is unknown.
+        ValueError: if the shape is another.
+    """
+    if values.dtype != np.uint8:
+        raise TypeError(f"an array of {values.dtype}; want uint8, 0 to 255")
+    if values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
+        raise ValueError(f"an array of shape {values.shape}; want (H, W, 3), RGB")
+    return decode_image(Image.fromarray(values), preprocessing)
 
 
 class UprightImage(NamedTuple):
-    """An upright RGB image, and what only the file told.
+    """An upright RGB image and the properties of its file.
 
     Attributes:
-        image: of the size it was read at.
-        box: left, top, right and bottom of what counts of it: a draft's last pixels may lie partly
-            outside the original.
+        image: RGB, of the size it was read at.
+        box: left, top, right and bottom of the content: the last row and column of a JPEG read at
+            a fraction of its size may lie partly outside the original.
         size: width and height of the original, upright.
         format: as Pillow names it.
-        mode: of its pixels before they were RGB, as Pillow names it.
-        flags: those that only the file tells.
+        mode: of the original pixels, as Pillow names it.
+        flags: those that only the file shows.
     """
 
     image: Image.Image
@@ -138,58 +206,15 @@ class UprightImage(NamedTuple):
     flags: ImageFlag
 
 
-def decode_file(path: Path, preprocessing: Preprocessing) -> DecodedFile:
-    """Read and decode a file; a bad one is an answer, not an exception."""
-    digest = b""
-    try:
-        content = read_file(path)
-        digest = sha256(content).digest()
-        return DecodedFile(*decode_with_traits(content, preprocessing), digest)
-    except UnreadableError as error:
-        lasting = not isinstance(error, TransientReadError)
-        return DecodedFile(None, None, digest if lasting else b"", str(error))
-
-
-def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file.
-
-    Args:
-        content: a JPEG, PNG, WebP, GIF, BMP or TIFF file; or HEIC with the extra [heic].
-        preprocessing: the size S of the square and how to make one.
-
-    Returns:
-        (S, S, 3) uint8 RGB, upright.
-
-    Raises:
-        UnreadableError: if it is none of these, damaged, cut short, or too large.
-    """
-    return decode_with_traits(content, preprocessing)[0]
-
-
-def decode_with_traits(
-    content: bytes, preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], ImageTraits]:
-    """Decode the bytes of an image file as `decode` does, and tell its traits."""
-    wanted = round(_GAP * preprocessing.image_size)
-    read = open_upright(content, wanted)
-    pixels = np.array(resize_to_square(read.image, read.box, preprocessing), dtype=np.uint8)
-    # Traits must be the same for every size of the square, to the bit: the split hangs on them.
-    seen = read
-    if _is_jpeg(read.format) and _scale(read.size, wanted) != _scale(read.size, _LOOKED_AT):
-        seen = open_upright(content, _LOOKED_AT)
-    thumbnail = seen.image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX, seen.box)
-    return pixels, ImageTraits(*read.size, read.format, read.flags, thumbnail.tobytes())
-
-
-def open_upright(content: bytes, least: int) -> UprightImage:
+def open_upright(content: bytes, min_side: int) -> UprightImage:
     """Read the first frame of an image file, upright and RGB.
 
     Args:
         content: of the file.
-        least: pixels a side that the result must have where the original has them.
+        min_side: in pixels. A JPEG may be read at a fraction of its size, but no smaller than this.
 
     Raises:
-        UnreadableError: if it gives no image.
+        UnreadableError: if it is not an image.
     """
     if not content:
         raise UnreadableError("empty file")
@@ -197,10 +222,10 @@ def open_upright(content: bytes, least: int) -> UprightImage:
         with silence_pillow():
             file = io.BytesIO(content)
             with Image.open(file, formats=pillow_formats(content)) as image:
-                # Zeros in place of the rest would be decoded to grey without complaint.
+                # Without an end marker, Pillow decodes the missing part to gray without an error.
                 if _is_jpeg(image.format) and content.rfind(b"\xff\xd9", file.tell()) < 0:
                     raise UnreadableError("truncated or damaged")
-                return _read(image, least)
+                return _load_upright(image, min_side)
     except UnidentifiedImageError:
         raise UnreadableError(describe_unidentified(content)) from None
     except Image.DecompressionBombError:
@@ -209,102 +234,106 @@ def open_upright(content: bytes, least: int) -> UprightImage:
         raise to_unreadable(error) from error
 
 
-def _read(image: Image.Image, least: int) -> UprightImage:
-    most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
-    if image.width * image.height > most:
-        raise UnreadableError(f"more than {most:,} pixels")
+def extract_traits(upright: UprightImage) -> ImageTraits:
+    """Return the traits of an image that was opened with `TRAITS_SIDE`, or at the same scale."""
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    thumbnail = upright.image.resize(size, Image.Resampling.BOX, upright.box)
+    return ImageTraits(*upright.size, upright.format, upright.flags, thumbnail.tobytes())
+
+
+def _load_upright(image: Image.Image, min_side: int) -> UprightImage:
+    max_pixels = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+    if image.width * image.height > max_pixels:
+        raise UnreadableError(f"more than {max_pixels:,} pixels")
     size, mode, image_format = image.size, image.mode, image.format or ""
-    beyond = (0.0, 0.0)
+    excess = (0.0, 0.0)  # how far the last column and row reach beyond the original
     if _is_jpeg(image_format):
         image_format = "JPEG"
-        draft = image.draft("RGB", (least, least))  # which never goes below that
-        if draft is not None:
-            beyond = (image.width - draft[1][2], image.height - draft[1][3])
-    # A TIFF loses its tag as it is loaded; others may be loaded for it, and damage go unnoticed.
+        if draft := image.draft("RGB", (min_side, min_side)):
+            excess = (image.width - draft[1][2], image.height - draft[1][3])
+    # A TIFF loses its tag while it is loaded. Other formats are loaded before the tag is read:
+    # reading it may load them and hide an error.
     if image_format != "TIFF":
         image.load()
-    orientation, flags = exif_orientation(image)
+    orientation, flags = _exif_orientation(image)
     image.load()
-    # Pillow turns a TIFF while it loads, and tells its upright size before.
+    # Pillow turns TIFF and HEIC upright itself, and gives their upright size.
     if orientation > 1 and image_format not in ("TIFF", HEIC):
-        image = image.transpose(TURNS[orientation])
+        image = image.transpose(TRANSPOSE[orientation])
         size = (size[1], size[0]) if orientation >= 5 else size
-    upright, box = to_rgb(image), _box(image.size, beyond, orientation)
-    if image_format != "JPEG" and _has_more(image):
+    rgb, box = _to_rgb(image), _content_box(image.size, excess, orientation)
+    if image_format != "JPEG" and _is_animated(image):  # last, as it may seek to other frames
         flags |= ImageFlag.ANIMATED
-    return UprightImage(upright, box, size, image_format, mode, flags)
+    return UprightImage(rgb, box, size, image_format, mode, flags)
 
 
-def _box(size: tuple[int, int], beyond: tuple[float, float], orientation: int) -> Box:
-    """Cut off what was beyond the right and lower edges before the image was turned upright."""
-    across, down = beyond[::-1] if orientation >= 5 else beyond
+def _exif_orientation(image: Image.Image) -> tuple[int, ImageFlag]:
+    """Return the EXIF orientation, 1 to 8; an invalid tag counts as 1."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except PILLOW_ERRORS:
+        return 1, ImageFlag.INVALID_EXIF
+    if orientation not in range(1, 9):
+        return 1, ImageFlag.INVALID_EXIF
+    return int(orientation), ImageFlag.ROTATED if orientation > 1 else ImageFlag(0)
+
+
+def _content_box(size: tuple[int, int], excess: tuple[float, float], orientation: int) -> Box:
+    """Map the right and lower edges of a stored image to the upright one, and cut them off."""
+    across, down = excess[::-1] if orientation >= 5 else excess
     left = across if orientation in (2, 3, 6, 7) else 0.0
     top = down if orientation in (3, 4, 7, 8) else 0.0
     return left, top, left + size[0] - across, top + size[1] - down
 
 
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns 16-bit images white.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnreadableError("32-bit pixels, whose range is not known")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
+        return Image.alpha_composite(background, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_square(image: Image.Image, box: Box, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Squash, pad or crop the box of an RGB image to the square."""
+    side = preprocessing.image_size
+    width, height = box[2] - box[0], box[3] - box[1]
+    if preprocessing.resize == "pad":
+        # Not ImageOps.pad, which rounds the short side of a thin image to 0.
+        longer = max(width, height)
+        inner = max(1, round(width / longer * side)), max(1, round(height / longer * side))
+        square = Image.new("RGB", (side, side), _PADDING)
+        resized = image.resize(inner, _RESAMPLING, box, reducing_gap=_REDUCING_GAP)
+        square.paste(resized, ((side - inner[0]) // 2, (side - inner[1]) // 2))
+        return np.array(square, dtype=np.uint8)
+    if preprocessing.resize == "crop":
+        shorter = min(width, height)
+        left, top = box[0] + (width - shorter) / 2, box[1] + (height - shorter) / 2
+        box = (left, top, left + shorter, top + shorter)
+    square = image.resize((side, side), _RESAMPLING, box, reducing_gap=_REDUCING_GAP)
+    return np.array(square, dtype=np.uint8)
+
+
+def _draft_side(preprocessing: Preprocessing) -> int:
+    return round(_DRAFT_RATIO * preprocessing.image_size)
+
+
+def _draft_scale(size: tuple[int, int], min_side: int) -> int:
+    """Return the divisor that `Image.draft` chooses for a JPEG of this size."""
+    return max((scale for scale in (2, 4, 8) if min(size) // min_side >= scale), default=1)
+
+
 def _is_jpeg(image_format: str | None) -> bool:
-    return image_format in ("JPEG", "MPO")  # MPO: a JPEG with more pictures behind it, from phones
+    return image_format in ("JPEG", "MPO")  # MPO: a JPEG followed by more images, from phones
 
 
-def _scale(size: tuple[int, int], least: int) -> int:
-    """Return the divisor that `draft` reads a JPEG of this size with."""
-    return max((s for s in (2, 4, 8) if min(size) // least >= s), default=1)
-
-
-def _has_more(image: Image.Image) -> bool:
+def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except PILLOW_ERRORS:
-        return True  # a second frame that is damaged; the first, which counts, is not
-
-
-def decode_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Decode a Pillow image as a file is decoded; the image itself stays as it is.
-
-    The pixels are those that `decode` gives, to the bit, except of a JPEG so large that `decode`
-    reads it at a part of its size: this image was, or is here, read at its full size.
-
-    Args:
-        image: of any mode, of its current frame; a file that it has yet to read is read now.
-        preprocessing: the size S of the square and how to make one.
-
-    Returns:
-        (S, S, 3) uint8 RGB, turned upright by the EXIF tag if it has one.
-
-    Raises:
-        UnreadableError: if it has no pixels, its file is damaged, or the range of its numbers is
-            not known.
-    """
-    if 0 in image.size:
-        raise UnreadableError("no pixels")
-    try:
-        image.load()  # Pillow turns a TIFF upright here, and forgets the tag
-        orientation, _ = exif_orientation(image)
-        if orientation > 1 and image.format != HEIC:
-            image = image.transpose(TURNS[orientation])
-        image = to_rgb(image)
-        return np.array(resize_to_square(image, (0, 0, *image.size), preprocessing), dtype=np.uint8)
-    except PILLOW_ERRORS as error:
-        raise to_unreadable(error) from error
-
-
-def decode_array(values: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Make the square of an array.
-
-    Args:
-        values: (H, W, 3) uint8 RGB, upright.
-        preprocessing: the size S of the square and how to make one.
-
-    Returns:
-        (S, S, 3) uint8 RGB.
-
-    Raises:
-        TypeError: if the numbers are no uint8: those of floats may mean anything.
-        ValueError: if the shape is another.
-    """
-    if values.dtype != np.uint8:
-        raise TypeError(f"an array of {values.dtype}; a picture is uint8, 0 to 255")
-    if values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
-        raise ValueError(f"an array of shape {values.shape}; a picture is (H, W, 3), RGB")
-    return decode_image(Image.fromarray(values), preprocessing)
+        return True  # a later frame is damaged; the first one is not

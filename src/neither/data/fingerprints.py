@@ -51,9 +51,9 @@ class ImageFlag(IntFlag):
     """What else is worth knowing of an image."""
 
     ROTATED = 1  # its EXIF tag turned it
-    ODD_EXIF = 2  # its EXIF tag makes no sense and was ignored
+    INVALID_EXIF = 2  # its EXIF tag makes no sense and was ignored
     ANIMATED = 4  # more than one frame or page, of which the first counts
-    GREY = 8  # no colour, whatever its mode says
+    GRAYSCALE = 8  # no colour, whatever its mode says
     FLAT = 16  # too even to have a look: one-coloured, mostly
 
 
@@ -104,7 +104,7 @@ def compute_fingerprints(
     fingerprints["height"] = [each.height for each in traits]
     fingerprints["format"] = [KNOWN_FORMATS.index(each.format) for each in traits]
     fingerprints["flags"] = (
-        [each.flags for each in traits] + grey * ImageFlag.GREY + flat * ImageFlag.FLAT
+        [each.flags for each in traits] + grey * ImageFlag.GRAYSCALE + flat * ImageFlag.FLAT
     )
     fingerprints["brightness"] = np.rint(brightness / _LEVEL)
     fingerprints["contrast"] = np.rint(contrast / _LEVEL)

@@ -363,7 +363,7 @@ def log_split_summary(
     flags = store.fingerprints["flags"][store.is_readable]
     for flag, what in (
         (ImageFlag.ROTATED, "turned upright by their EXIF tag"),
-        (ImageFlag.ODD_EXIF, "with an EXIF tag that makes no sense, which was ignored"),
+        (ImageFlag.INVALID_EXIF, "with an EXIF tag that makes no sense, which was ignored"),
         (ImageFlag.ANIMATED, "with several frames or pages, of which the first counts"),
     ):
         if num := int(np.count_nonzero(flags & flag)):

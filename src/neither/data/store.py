@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neither.data.cache import Cache, Index, Rows, identify_files, open_cache
-from neither.data.decode import decode_file
+from neither.data.decode import decode_file_with_traits
 from neither.data.fingerprints import FINGERPRINT, compute_fingerprints
 from neither.data.preprocessing import Preprocessing
 from neither.data.workers import parallel_map
@@ -174,7 +174,7 @@ def _decode_part(
     decoded = []
     for path in paths:
         signals.poll()
-        decoded.append(decode_file(root / path, preprocessing))
+        decoded.append(decode_file_with_traits(root / path, preprocessing))
     good = [place for place, each in enumerate(decoded) if each.pixels is not None]
     rows.write([each.pixels for each in decoded if each.pixels is not None])
     lie = np.full(len(paths), -1)
