@@ -270,7 +270,7 @@ def test_an_image_that_was_too_large_for_the_memory_is_tried_again(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "_read", refuse)
+        patch.setattr(decode, "_load_upright", refuse)
         assert build(photos, NAMES[:1]).reasons == {0: "too large for the memory"}
     check(build(photos, NAMES), photos, NAMES)
 
