@@ -39,7 +39,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
 MERGES = "a: &a {x: 1}\nb: {<<: *a, y: 2}\n"
 REFUSED: list[tuple[str, Change, str]] = [
     ("C01", put("{epochs:", "{epoch:"), ":9 | train.epoch: | did you mean train.epochs"),
-    ("C02", put("batch_size: 8", 'batch_size: "64"'), ":9 | train.batch_size | want"),
+    ("C02", put("batch_size: 8", 'batch_size: "64"'), ":9 | train.batch_size | integer"),
     ("C02", put("batch_size: 8", "batch_size: 64.5"), ":9 | train.batch_size | 64.5"),
     ("C02", put("batch_size: 8", "batch_size: true"), ":9 | train.batch_size | true"),
     ("C04", put("lr: 0.01", "lr: abc"), ":9 | train.lr | abc"),
@@ -47,7 +47,7 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("C04", put("lr: 0.01", "lr: .inf"), ":9 | train.lr"),
     ("C04", put("lr: 0.01", "lr: -1"), ":9 | train.lr | greater than 0"),
     ("C04", put("lr: 0.01", "lr: 0"), ":9 | train.lr | greater than 0"),
-    ("C05", put("device: cpu", "device: cpu\ndevice: auto"), ":5 | device | line 4"),
+    ("C05", put("device: cpu", "device: cpu\ndevice: auto"), ":5 | device | tiny.yaml:4"),
     ("C06", put("train: {", "train:\n\tepochs: 1\nx: {"), ":10:1 | spaces"),
     ("C06", put("device: cpu", "  device: cpu"), ":4"),
     ("C07", lambda _: "", "mapping"),
@@ -64,7 +64,7 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("C10", lambda _: DEEP, ":1 | deep"),
     ("C10", lambda _: "a: " + "x" * 20_000_000, "65,536 bytes"),
     ("C12", put("neither]\nr", "no]\nr"), ":2 | quote"),
-    ("C13", put("[dog, human, neither]", "[dog, dog, neither]"), ":2 | dog stands twice"),
+    ("C13", put("[dog, human, neither]", "[dog, dog, neither]"), ":2 | dog appears twice"),
     ("C13", put("[dog, human, neither]", "[dog, '', neither]"), ":2 | classes"),
     ("C13", put("[dog, human, neither]", "[neither]"), ":2 | classes"),
     ("C13", put("[dog, human, neither]", "[1, 2, neither]"), ":2 | classes"),

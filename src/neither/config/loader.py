@@ -1,21 +1,16 @@
-"""The YAML file as one frozen, validated object.
+"""Read a config: strict YAML, `section.key=value` overrides, and all errors in one message.
 
-Each section is a class of its own, handed to the part of the program that it concerns. Everything
-that is wrong with a file is said at once, with its line and dotted key, before torch is imported.
-
-Read a small YAML file strictly, remembering where each value stands.
-
-PyYAML alone keeps the last of two equal keys, follows aliases that expand without end, and reads
-`1e-3` as text. Here each of these is refused or read as a person means it, with its line.
-
-What is wrong with a config, in words: where, which key, what was wanted and what was got.
+Each error names its file and line (or the override), the dotted key and, for an unknown key, the
+likely one. PyYAML alone keeps the last of two equal keys, expands aliases without limit, and reads
+`1e-3` as text; the loader below does not.
 """
 
-import codecs
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -23,411 +18,333 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from neither.config.schema import RENAMED_KEYS, Config, KeyPath, contradictions
+from neither.config.schema import RENAMED_KEYS, Config, cross_check
 from neither.runtime.errors import UsageError
 
 _MAX_BYTES = 64 * 1024
 _MAX_DEPTH = 20
 
 Value = None | bool | int | float | str | tuple["Value", ...] | dict[str, "Value"]
+KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where (`file:line`), the dotted key, and what."""
+class ConfigProblem:
+    """One error: its location (`file:line` or the override), the dotted key and a message."""
 
-    where: str
+    location: str
     key: str
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.what) if part)
+        return ": ".join(part for part in (self.location, self.key, self.message) if part)
 
 
 @dataclass
 class Document:
-    """The values of a file, where each stands and how it was written."""
+    """The values of a YAML file, with the location and the text of each."""
 
     source: str
     values: dict[str, Value] = field(default_factory=dict)
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-    written: dict[KeyPath, str] = field(default_factory=dict)
-    overrides: dict[KeyPath, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    locations: dict[KeyPath, str] = field(default_factory=dict)
+    texts: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[ConfigProblem] = field(default_factory=list)
 
-    def where(self, path: KeyPath) -> str:
-        """Name the place of a value, or of the nearest section around it."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.overrides:
-                return self.overrides[path[:end]]
-            if path[:end] in self.lines:
-                return f"{self.source}:{self.lines[path[:end]]}"
-        return self.source
-
-
-_BOOLEANS = "yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF"
-_FLOATS = (
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
-
-
-class _Loader(yaml.SafeLoader):
-    """Scalars as people write them: numbers in decimal, no times, no dates, no octals."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quote also the text that only the loader above would take for a number, such as 08."""
-
-
-# The words of YAML 1.1 stay booleans, so that an unquoted `no` as a class name is noticed.
-for _tag, _pattern, _first_letters in (
-    ("bool", _BOOLEANS, list("yYnNtTfFoO")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", _FLOATS, list("-+.0123456789")),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("merge", r"<<", ["<"]),
-):
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_letters
-        )
-
-
-def read_yaml(content: bytes, source: str) -> Document:
-    """Read one mapping.
-
-    Args:
-        content: the file's bytes, UTF-8, at most 64 KB and 20 levels deep.
-        source: the name to give in messages.
-
-    Returns:
-        The document; what is wrong with it is in `problems`, all at once where possible.
-    """
-    document = Document(source)
-    try:
-        node = _compose(_decode(content))
-    except _RefusedError as error:
-        document.problems.append(Problem(f"{source}{error.where}", "", str(error)))
-        return document
-    if not isinstance(node, yaml.MappingNode):
-        is_list = isinstance(node, yaml.SequenceNode)
-        found = "nothing" if node is None else "a list" if is_list else "a single value"
-        document.problems.append(
-            Problem(f"{source}:1", "", f"want a mapping of sections and keys, got {found}")
-        )
-        return document
-    values = _convert(node, (), document)
-    assert isinstance(values, dict)  # noqa: S101 - for mypy: a mapping node gives a dict
-    document.values = values
-    return document
-
-
-def write_yaml(values: dict[str, Any]) -> str:
-    """Write what `read_yaml` reads back as the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def override(document: Document, assignment: str) -> None:
-    """Put one `section.key=value` from the command line over the document's values."""
-    where = f"command line: {assignment}"
-    dotted, equals, text = assignment.partition("=")
-    keys = dotted.split(".")
-    if not equals or not all(keys):
-        document.problems.append(Problem(where, "", "want section.key=value"))
-        return
-    part = Document(where)
-    try:
-        node = _compose(text)
-        value = None if node is None else _convert(node, tuple(keys), part)
-    except _RefusedError as error:
-        document.problems.append(Problem(where, dotted, str(error)))
-        return
-    document.problems += [Problem(where, problem.key, problem.what) for problem in part.problems]
-    section = document.values
-    for depth, key in enumerate(keys[:-1], start=1):
-        if key not in section:
-            document.overrides[tuple(keys[:depth])] = where
-        below = section.setdefault(key, {})
-        if not isinstance(below, dict):
-            document.problems.append(Problem(where, dotted, f"{key} is not a section"))
-            return
-        section = below
-    section[keys[-1]] = value
-    for places in (document.lines, document.written, document.overrides):
-        for path in [path for path in places if path[: len(keys)] == tuple(keys)]:
-            del places[path]
-    document.overrides[tuple(keys)] = where
-    document.written |= part.written | {tuple(keys): text}
-
-
-class _RefusedError(Exception):
-    def __init__(self, what: str, mark: Any = None) -> None:  # noqa: ANN401 - two classes
-        super().__init__(what)
-        self.where = "" if mark is None else f":{mark.line + 1}:{mark.column + 1}"
-
-
-def _decode(content: bytes) -> str:
-    if len(content) > _MAX_BYTES:
-        raise _RefusedError(f"a config has at most {_MAX_BYTES:,} bytes")
-    content = content.removeprefix(codecs.BOM_UTF8)
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        mark = _mark_after(content[: error.start].decode())
-        raise _RefusedError("not UTF-8 text", mark) from error
-
-
-def _compose(text: str) -> yaml.Node | None:
-    """Parse to nodes, refusing by the flat stream of events before anything can expand."""
-    try:
-        depth, documents = 0, 0
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise _RefusedError("anchors and aliases are not allowed", event.start_mark)
-            if tag := getattr(event, "tag", None):
-                raise _RefusedError(f"tags are not allowed: {tag}", event.start_mark)
-            documents += isinstance(event, yaml.DocumentStartEvent)
-            if documents > 1:
-                raise _RefusedError("want one document, not several", event.start_mark)
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAX_DEPTH:
-                raise _RefusedError(f"nested deeper than {_MAX_DEPTH} levels", event.start_mark)
-        return yaml.compose(text, Loader=_Loader)
-    except yaml.reader.ReaderError as error:
-        mark = _mark_after(text[: error.position])
-        raise _RefusedError("a character that YAML does not allow", mark) from error
-    except (ValueError, OverflowError) as error:  # of chr(), for an escape such as "\\UFFFFFFFF"
-        raise _RefusedError("an escape stands for a character that does not exist") from error
-    except yaml.MarkedYAMLError as error:
-        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
-        raise _RefusedError(
-            f"{error.problem or error.context}{hint}", error.problem_mark
-        ) from error
-
-
-def _mark_after(text: str) -> yaml.Mark:
-    lines = text.split("\n")
-    return yaml.Mark("", 0, len(lines) - 1, len(lines[-1]), None, 0)
-
-
-def _convert(node: yaml.Node, path: KeyPath, document: Document) -> Value:
-    document.lines.setdefault(path, node.start_mark.line + 1)  # a key's own line is set already
-    if isinstance(node, yaml.SequenceNode):
-        return tuple(
-            _convert(item, (*path, index), document) for index, item in enumerate(node.value)
-        )
-    if isinstance(node, yaml.MappingNode):
-        return {key: _convert(value, (*path, key), document)
-                for key, value in _unique(node, path, document)}  # fmt: skip
-    document.written[path] = node.value
-    return _scalar(node.tag.rpartition(":")[2], node.value)
-
-
-def _unique(
-    node: yaml.MappingNode, path: KeyPath, document: Document
-) -> Iterator[tuple[str, yaml.Node]]:
-    first_lines: dict[str, int] = {}
-    for key_node, value in node.value:
-        key, line = key_node.value, key_node.start_mark.line + 1
-        where = f"{document.source}:{line}"
-        dotted = ".".join(map(str, path))
-        if not isinstance(key_node, yaml.ScalarNode):
-            document.problems.append(Problem(where, dotted, "a key must be a plain word"))
-        elif key_node.tag.endswith(":merge"):
-            document.problems.append(Problem(where, dotted, "merge keys (<<) are not allowed"))
-        elif key in first_lines:
-            dotted = ".".join(map(str, (*path, key)))
-            what = f"stands twice, first in line {first_lines[key]}"
-            document.problems.append(Problem(where, dotted, what))
-        else:
-            first_lines[key] = line
-            document.lines[*path, key] = line
-            yield key, value
-
-
-def _scalar(kind: str, text: str) -> Value:
-    if kind == "bool":
-        return text.lower() in ("yes", "true", "on")
-    if kind == "int":
-        # Python refuses to read endless digits; a float says "too large" to the range check.
-        return int(text) if len(text) < 1000 else float("inf")
-    if kind == "float":
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    return None if kind == "null" else text
-
-
-_PATTERNS = {
-    "device": "auto, cpu, cuda, cuda:N or mps",
-    "name": "letters, digits, dots, - and _, at most 100, no dot first",
-}
-
-
-def from_pydantic(
-    error: ValidationError, document: Document, model: type[BaseModel]
-) -> tuple[list[Problem], set[KeyPath]]:
-    """Put the errors of one validation into words; also return the places that are bad."""
-    listed = error.errors(include_url=False)
-    items = [item for item in listed if not _is_echo(item, listed)]
-    problems = [
-        Problem(document.where(item["loc"]), dotted(item["loc"]), _say(item, document, model))
-        for item in items
-    ]
-    return problems, {item["loc"] for item in items}
-
-
-def dotted(loc: KeyPath) -> str:
-    """Write a place as people do: section.key."""
-    return ".".join(map(str, loc))
-
-
-def _sort_key(problem: Problem) -> tuple[bool, int]:
-    """Sort problems as the file is read, the command line's last."""
-    line = re.search(r":(\d+)", problem.where)
-    return problem.where.startswith("command line"), int(line[1]) if line else 0
-
-
-def overlap(one: KeyPath, other: KeyPath) -> bool:
-    """Say whether one place lies within the other."""
-    return all(left == right for left, right in zip(one, other, strict=False))
-
-
-def without(values: dict[str, Any], bad: set[KeyPath], path: KeyPath = ()) -> dict[str, Any]:
-    """Copy the values, leaving out the bad ones."""
-    kept = {}
-    for key, value in values.items():
-        here = (*path, key)
-        if isinstance(value, dict) and here not in bad:
-            kept[key] = without(value, bad, here)
-        elif not any(loc[: len(here)] == here for loc in bad):
-            kept[key] = value
-    return kept
-
-
-def _is_echo(item: ErrorDetails, listed: Sequence[ErrorDetails]) -> bool:
-    """Tell what only follows from another error: no default worked out, bad items not counted."""
-    inner = any(other["loc"][:-1] == item["loc"] for other in listed)
-    return item["type"] == "default_factory_not_called" or (item["type"] == "too_short" and inner)
-
-
-def _say(item: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
-    loc, kind, got = item["loc"], item["type"], item["input"]
-    if kind == "missing":
-        return "is required"
-    if kind == "extra_forbidden":
-        return "unknown key" + _suggestion(loc, model)
-    written = document.written.get(loc, got) or "nothing"
-    if isinstance(got, tuple):
-        written = f"[{', '.join(map(str, got))}]"
-    if kind == "string_type" and isinstance(got, bool | int | float):
-        read = str(got).lower() if isinstance(got, bool) else "a number"
-        return f'want text, but YAML reads {written} as {read}: quote it, "{written}"'
-    if kind == "tuple_type":
-        return f"want a list such as [a, b], got {got!r}"
-    if kind in ("model_type", "model_attributes_type"):
-        return "want a section with keys below it"
-    if kind == "value_error":
-        return f"{item['ctx']['error']}, got {got!r}"
-    want = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    if kind in ("too_short", "too_long"):
-        limit = item["ctx"].get("min_length") or item["ctx"].get("max_length")
-        want = f"at {'least' if kind == 'too_short' else 'most'} {limit} items"
-    if kind == "string_pattern_mismatch":
-        want = _PATTERNS[str(loc[-1])]
-    return f"want {want}, got {got!r}" if isinstance(got, str) else f"want {want}, got {written}"
-
-
-def _suggestion(loc: KeyPath, model: type[BaseModel]) -> str:
-    """Find the known key that was meant: one that stands elsewhere, or one spelled much alike."""
-    known: list[tuple[str, ...]] = []
-    for name, info in model.model_fields.items():
-        known.append((name,))
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            known += [(name, below) for below in info.annotation.model_fields]
-    key = str(loc[-1])
-    for old, new in RENAMED_KEYS.items():
-        if old in (dotted(loc), key) or old.rpartition(".")[2] == key:
-            return f"; since version 2 it is {new}"
-    for path in known:
-        if len(path) > 1 and dotted(path) == key:
-            return f"; in a file, write {path[-1]} in a line of its own below {path[0]}:"
-        if path[-1] == key:
-            return f"; it belongs at {dotted(path)}"
-    beside = [path for path in known if path[:-1] == loc[:-1]]
-    close = _closest(key, beside) or _closest(key, known)
-    if close:
-        return f"; did you mean {dotted(close)}?"
-    return f"; known here: {', '.join(path[-1] for path in beside)}" if beside else ""
-
-
-def _closest(key: str, paths: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    close = difflib.get_close_matches(key, [path[-1] for path in paths], n=1)
-    return next((path for path in paths if path[-1] in close), None)
+    def location(self, path: KeyPath) -> str:
+        """Return the location of a key, or of the nearest section around it."""
+        prefixes = (path[:end] for end in range(len(path), -1, -1))
+        return next((self.locations[each] for each in prefixes if each in self.locations),
+                    self.source)  # fmt: skip
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and put `section.key=value` overrides over it.
+    """Read a YAML file and apply `section.key=value` overrides.
 
     Raises:
-        UsageError: naming everything that is wrong, each with file, line and dotted key.
+        UsageError: naming every error with its file, line and dotted key.
     """
     if not path.is_file():
         reason = "not a regular file" if path.exists() else "no such file"
-        raise UsageError(f"{path}: {reason}; want a config such as configs/photos_quick.yaml")
+        raise UsageError(f"{path}: {reason}; expected a config such as configs/photos_quick.yaml")
     try:
         with path.open("rb") as file:
-            document = read_yaml(file.read(1 << 20), str(path))
+            document = read_yaml(file.read(_MAX_BYTES + 1), str(path))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    if document.problems and not document.values:  # not YAML: all else would be echoes of that
-        return check_config(document)
     for assignment in overrides:
         override(document, assignment)
     return check_config(document)
 
 
-def check_config(document: Document) -> Config:
-    """Turn a document into a config.
+def read_yaml(content: bytes, source: str) -> Document:
+    """Parse a YAML mapping: UTF-8, at most 64 KB and 20 levels deep, no aliases, no tags.
+
+    Args:
+        content: the bytes of the file.
+        source: its name in messages.
+
+    Returns:
+        The document. Duplicate and unusable keys are listed in `problems`.
 
     Raises:
-        UsageError: naming everything that is wrong with it.
+        UsageError: if the file is not such a mapping.
     """
-    problems = list(document.problems)
-    config: Config | None = None
-    if document.values or not problems:
-        config, found, bad = _validate(document)
-        problems += found
-        problems += [
-            Problem(document.where(keys[0]), dotted(keys[0]), what)
-            for keys, what in (contradictions(config) if config else ())
-            if not any(overlap(loc, key) for loc in bad for key in keys)
-        ]
-    if config is None or problems:
-        lines = (str(problem) for problem in sorted(problems, key=_sort_key))
-        raise UsageError("\n       ".join(lines))
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{source}: a config has at most {_MAX_BYTES:,} bytes")
+    document = Document(source)
+    try:
+        node = _parse(content)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise UsageError(f"{where}: {error.problem}") from error
+    if not isinstance(node, yaml.MappingNode):
+        is_list = isinstance(node, yaml.SequenceNode)
+        got = "nothing" if node is None else "a list" if is_list else "a single value"
+        raise UsageError(f"{source}:1: expected a mapping of sections and keys, got {got}")
+    document.values = _convert(node, (), document)
+    return document
+
+
+def override(document: Document, assignment: str) -> None:
+    """Set one `section.key=value` of the command line in a document."""
+    where = f"command line: {assignment}"
+    dotted, equals, text = assignment.partition("=")
+    *sections, last = path = tuple(dotted.split("."))
+    if not equals or not all(path):
+        document.problems.append(ConfigProblem(where, "", "expected section.key=value"))
+        return
+    try:
+        node = _parse(text)
+    except yaml.MarkedYAMLError as error:
+        document.problems.append(ConfigProblem(where, dotted, str(error.problem)))
+        return
+    keys = document.values
+    for depth, name in enumerate(sections, start=1):
+        if name not in keys:
+            document.locations[path[:depth]] = where
+        below = keys.setdefault(name, {})
+        if not isinstance(below, dict):
+            document.problems.append(ConfigProblem(where, dotted, f"{name} is not a section"))
+            return
+        keys = below
+    for record in (document.locations, document.texts):
+        for old in [old for old in record if old[: len(path)] == path]:
+            del record[old]
+    document.locations[path] = where
+    keys[last] = None if node is None else _convert(node, path, document, where)
+    document.texts[path] = text
+
+
+def check_config(document: Document) -> Config:
+    """Validate a document.
+
+    Raises:
+        UsageError: naming every error.
+    """
+    problems, bad = list(document.problems), set[KeyPath]()
+    try:
+        config = Config.model_validate(document.values)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+        for error in errors:
+            if not _is_consequence(error, errors):
+                loc = error["loc"]
+                message = _message(error, document)
+                problems.append(ConfigProblem(document.location(loc), _dotted(loc), message))
+                bad.add(loc[:2])
+        config = Config.model_validate(_replace_bad(document.values, bad))
+    for dotted, message in cross_check(config):
+        paths = [tuple(key.split(".")) for key in dotted]
+        if not any(all(map(eq, path, loc)) for path in paths for loc in bad):
+            problems.append(ConfigProblem(document.location(paths[0]), dotted[0], message))
+    if problems:
+        raise UsageError("\n       ".join(map(str, sorted(problems, key=_file_order))))
     return config
 
 
 def to_yaml(config: Config) -> str:
-    """Write a config as YAML that reads back as the same config, every key spelled out."""
-    return write_yaml(config.model_dump(mode="json"))
+    """Write a config as YAML that reads back as the same config, with every key."""
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _validate(document: Document) -> tuple[Config | None, list[Problem], set[KeyPath]]:
-    """Check types and ranges; give a config to check further even where some keys are bad."""
+class _Loader(yaml.SafeLoader):
+    """Parse one document without aliases and tags, of limited depth."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        is_key, problem = isinstance(parent, yaml.MappingNode) and index is None, ""
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            problem = "anchors and aliases are not allowed"
+        elif tag := getattr(event, "tag", None):
+            problem = f"tags are not allowed: {tag}"
+        elif self.depth >= _MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
+            problem = f"nested deeper than {_MAX_DEPTH} levels"
+        elif is_key and not isinstance(event, yaml.ScalarEvent):
+            problem = "a key must be a plain word"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Also quote text that only `_Loader` reads as a number, such as 08."""
+
+
+# Numbers are decimal; there are no times and dates. YAML 1.1's words for booleans are kept, so that
+# an unquoted `no` as a class name is an error.
+_SCALARS: dict[str, tuple[str, Callable[[str], Value]]] = {
+    "bool": (
+        "yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+        lambda text: text.lower() in ("yes", "true", "on"),
+    ),
+    # int() refuses thousands of digits; as a float the value fails the range check.
+    "int": ("[-+]?[0-9]+", lambda text: int(text) if len(text) < 1000 else float("inf")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    ),
+    "null": ("~|null|Null|NULL|", lambda _: None),
+}
+for _tag, (_pattern, _) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _regex = re.compile(f"^(?:{_pattern})$")
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regex, None)
+
+
+def _parse(content: bytes | str) -> yaml.Node | None:
+    """Parse one document; every failure is a `MarkedYAMLError`."""
+    before, problem = "", ""
     try:
-        return Config.model_validate(document.values), [], set()
-    except ValidationError as error:
-        problems, bad = from_pydantic(error, document, Config)
-    # Stand-ins for what is missing or wrong, so that contradictions among the rest show too.
-    values = without(document.values, bad)
-    sections: dict[str, dict[str, int]] = {"data": {}, "train": {"epochs": 1}}
-    values |= {name: stand_in | values.get(name, {}) for name, stand_in in sections.items()}
-    values = {"name": "x", "classes": ("a", "b")} | values
-    try:
-        return Config.model_validate(values), problems, bad
-    except ValidationError:  # a section is no mapping at all
-        return None, problems, bad
+        text = content if isinstance(content, str) else content.removeprefix(BOM_UTF8).decode()
+        return _Loader(text).get_single_node()
+    except UnicodeDecodeError as error:
+        before, problem = error.object[: error.start].decode(), "not UTF-8 text"
+    except yaml.reader.ReaderError as error:
+        before, problem = text[: error.position], "a character that YAML does not allow"
+    except (ValueError, OverflowError):  # of chr(), for an escape such as "\UFFFFFFFF"
+        raise yaml.MarkedYAMLError(problem="an escape of a character that does not exist") from None
+    except yaml.MarkedYAMLError as error:
+        if error.problem == "but found another document":
+            error.problem = "expected one document, not several"
+        elif "'\\t'" in str(error.problem):
+            error.problem = f"{error.problem}; indent with spaces"
+        raise
+    column = len(before) - before.rfind("\n") - 1
+    mark = yaml.Mark("", 0, before.count("\n"), column, None, 0)
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _convert(node: yaml.Node, path: KeyPath, document: Document, override: str = "") -> Any:  # noqa: ANN401
+    """Turn a node into values, and record the location and text of each in the document."""
+    location = override or f"{document.source}:{node.start_mark.line + 1}"
+    document.locations.setdefault(path, location)  # a key in a mapping has its own already
+    if isinstance(node, yaml.SequenceNode):
+        return tuple(
+            _convert(item, (*path, index), document, override)
+            for index, item in enumerate(node.value)
+        )
+    if not isinstance(node, yaml.MappingNode):
+        document.texts[path] = node.value
+        kind = node.tag.rpartition(":")[2]
+        return _SCALARS[kind][1](node.value) if kind in _SCALARS else node.value
+    values: dict[str, Value] = {}
+    for key_node, value_node in node.value:
+        inner = (*path, key_node.value)
+        location = override or f"{document.source}:{key_node.start_mark.line + 1}"
+        if key_node.value in values:
+            message = f"duplicate key; the first is at {document.locations[inner]}"
+            document.problems.append(ConfigProblem(location, _dotted(inner), message))
+        else:
+            document.locations[inner] = location
+            values[key_node.value] = _convert(value_node, inner, document, override)
+    return values
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
+
+
+def _file_order(problem: ConfigProblem) -> tuple[bool, int]:
+    """Order problems by line, those of the command line last."""
+    line = re.search(r":(\d+)$", problem.location)
+    return problem.location.startswith("command line"), int(line[1]) if line else 0
+
+
+def _is_consequence(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
+    """Whether another error causes this one: a default cannot be computed, or items are bad."""
+    has_bad_items = any(other["loc"][:-1] == error["loc"] for other in errors)
+    kind = error["type"]
+    return kind == "default_factory_not_called" or (kind == "too_short" and has_bad_items)
+
+
+def _replace_bad(values: dict[str, Value], bad: set[KeyPath]) -> dict[str, Any]:
+    """Drop bad values and fill in required ones, so that the rest can be cross-checked."""
+    kept: dict[str, Any] = {"name": "x", "classes": ("a", "b"), "data": {}, "train": {}}
+    for name, value in values.items():
+        if isinstance(value, dict) and (name,) not in bad:
+            kept[name] = {key: below for key, below in value.items() if (name, key) not in bad}
+        elif not any(path[0] == name for path in bad):
+            kept[name] = value
+    return kept | {"train": {"epochs": 1} | kept["train"]}
+
+
+_MESSAGES = {
+    "missing": "is required",
+    "model_type": "must be a section with keys below it",
+    "tuple_type": "must be a list such as [a, b], got {got}",
+    "too_short": "must have at least {min_length} items, got {got}",
+    "too_long": "must have at most {max_length} items, got {got}",
+    "value_error": "{error}, got {got}",
+    "device": "must be auto, cpu, cuda, cuda:N or mps, got {got}",
+    "name": "must be 1 to 100 letters, digits, dots, - and _, no dot, - or _ first, got {got}",
+}
+
+
+def _message(error: ErrorDetails, document: Document) -> str:
+    """Say in plain words what is wrong with a value."""
+    loc, kind, value = error["loc"], error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key{_suggestion(loc)}"
+    text = document.texts.get(loc, value) or "nothing"
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        read_as = str(value).lower() if isinstance(value, bool) else "a number"
+        return f'must be text, but YAML reads {text} as {read_as}: quote it, "{text}"'
+    got = repr(value) if isinstance(value, str) else text
+    if isinstance(value, tuple):
+        got = f"[{', '.join(map(str, value))}]"
+    template = _MESSAGES.get(_dotted(loc) if kind == "string_pattern_mismatch" else kind)
+    if template is not None:
+        return template.format(got=got, **error.get("ctx", {}))
+    want = error["msg"].replace("Input should", "must").replace("a valid string", "text")
+    return f"{want}, got {got}"
+
+
+_KEYS = list(Config.model_fields)
+for _name, _info in Config.model_fields.items():
+    if isinstance(_info.annotation, type) and issubclass(_info.annotation, BaseModel):
+        _KEYS += [f"{_name}.{key}" for key in _info.annotation.model_fields]
+
+
+def _suggestion(loc: KeyPath) -> str:
+    """Find the known key that was meant: renamed, in another section, or spelled alike."""
+    key = str(loc[-1])
+    for old, new in RENAMED_KEYS.items():
+        if key in (old, old.rpartition(".")[2]):
+            return f"; version 2 calls it {new}"
+    if key in _KEYS and "." in key:
+        section, _, name = key.partition(".")
+        return f"; in a file, write {name}: in a line of its own below {section}:"
+    beside = [each for each in _KEYS if each.rpartition(".")[0] == _dotted(loc[:-1])]
+    for keys, cutoff in ((_KEYS, 1.0), (beside, 0.6), (_KEYS, 0.6)):
+        names = {each.rpartition(".")[2]: each for each in reversed(keys)}
+        if close := difflib.get_close_matches(key, names, n=1, cutoff=cutoff):
+            return f"; did you mean {names[close[0]]}?"
+    return f"; known here: {', '.join(each.rpartition('.')[2] for each in beside)}"

@@ -1,11 +1,7 @@
-"""The kinds of text and numbers that a config holds, each with its own check.
+"""The config: its sections, the type, range, default and meaning of each key, and the cross-checks.
 
-The YAML file as one frozen, validated object.
-
-Each section is a class of its own, handed to the part of the program that it concerns. Everything
-that is wrong with a file is said at once, with its line and dotted key, before torch is imported.
-
-Keys of a config that are right one by one and do not go together.
+The text below a key is its description in `docs/config.md` and `configs/schema.json`, which
+`docs/generate_config_reference.py` writes. Importing this module does not import torch.
 """
 
 import re
@@ -14,6 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+OWN_NETWORKS = ("small_cnn", "softmax_regression")  # all others are torchvision's
 
 # Keys of version 1 and their present names.
 RENAMED_KEYS = {
@@ -30,29 +29,27 @@ RENAMED_KEYS = {
     "train.val_every_epochs": "train.validate_every_epochs",
 }
 
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
-
-def _check_name(text: str) -> str:
+def _check_label(text: str) -> str:
     if not text.isprintable() or text != text.strip() or not text:
-        raise ValueError("want printable text without spaces around it")
+        raise ValueError("must be printable text without spaces around it")
     return text
 
 
 def _check_class_name(text: str) -> str:
-    _check_name(text)
+    _check_label(text)
     if re.search(r'[/\\:*?"<>|]', text) or text.startswith("."):
-        raise ValueError('a class is a folder: no / \\ : * ? " < > | in its name, no dot before it')
+        raise ValueError('must be a folder name without / \\ : * ? " < > | or a leading dot')
     if text in sum(SPLIT_FOLDERS.values(), ()):
-        raise ValueError("this is the name of a split's folder")
+        raise ValueError("this name is reserved for the folder of a split")
     if text == "unsure":
-        raise ValueError("this is what a decision is called that is left to a person")
+        raise ValueError("this name is reserved for decisions below the threshold")
     return text
 
 
-def _check_root(text: str) -> str:
+def _check_path(text: str) -> str:
     try:
-        Path(_check_name(text)).expanduser()
+        Path(_check_label(text)).expanduser()
     except RuntimeError as error:
         raise ValueError("no such user's home folder") from error
     return text
@@ -67,45 +64,62 @@ def _check_pattern(text: str) -> str:
 
 
 def _check_network(text: str) -> str:
-    # Which ones torchvision has, only torchvision knows, which no config waits for.
+    # The exact list is checked when the network is built: reading it needs torchvision.
     if not re.fullmatch("[a-z][a-z0-9_]*", text):
-        raise ValueError("want small_cnn, softmax_regression or torchvision's name of a network")
+        raise ValueError("must be small_cnn, softmax_regression or a network name of torchvision")
     return text
 
 
-Root = Annotated[str, AfterValidator(_check_root)]
-Text = Annotated[str, AfterValidator(_check_name)]
+Label = Annotated[str, AfterValidator(_check_label)]
+ClassName = Annotated[str, AfterValidator(_check_class_name)]
+PathText = Annotated[str, AfterValidator(_check_path)]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
 NetworkName = Annotated[str, AfterValidator(_check_network)]
-ClassName = Annotated[str, AfterValidator(_check_class_name)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-KeyPath = tuple[str | int, ...]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
-    """What all sections share: no unknown keys, no silent conversions, no later changes."""
+    """Settings of all sections: no unknown keys, no type conversion, no later changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class Data(Section):
-    """Where the images lie and how one becomes a square of pixels."""
+    """Which images to use, how to split them, and how to turn each into a square."""
 
-    root: Root | None = None  # relative paths start at the current directory; ~ is the home folder
-    manifest: Root | None = None  # instead of root: a CSV file path,label[,split]
-    ignored_folders: tuple[Text, ...] = ()  # class-level folders or labels left out on purpose
-    aliases: dict[Text, ClassName] = {}  # other names of folders or labels: {person: human}
-    group_pattern: Pattern | None = (
-        None  # what of a path names a person, burst or video: never split up
-    )
-    max_unreadable: Fraction = 0.01  # share of the images; above it training does not begin
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # only without a val folder
-    test_fraction: Fraction = 0.15  # only where the root has no split folders at all
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 64  # pixels a side
+    root: PathText | None = None
+    """Folder of the images. A relative path starts at the current directory; `~` is the home
+    folder. Exactly one of `data.root` and `data.manifest` is required."""
+    manifest: PathText | None = None
+    """CSV file with the columns `path,label` or `path,label,split`, used instead of `data.root`."""
+    ignored_folders: tuple[Label, ...] = ()
+    """Class-level folders, or labels of the manifest, to leave out."""
+    aliases: dict[Label, ClassName] = {}
+    """Other names of class folders or labels, such as `{person: human}`."""
+    group_pattern: Pattern | None = None
+    """Regular expression searched in each path. Images with the same match (a person, a burst, a
+    video) are kept in one split."""
+    max_unreadable: Fraction = 0.01
+    """Fraction of the images that may be unreadable. With more, training does not start."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Fraction of the images for validation, if there is no folder `val`."""
+    test_fraction: Fraction = 0.15
+    """Fraction of the images for testing, if there are no split folders at all."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
+    """Side of the square images, in pixels."""
     resize: Literal["squash", "pad", "crop"] = "crop"
+    """How an image becomes a square: `squash` changes its aspect ratio, `pad` adds a border,
+    `crop` keeps the central square."""
     store: Literal["auto", "memory", "disk"] = "auto"
+    """Where the decoded images are kept during training. `auto` uses memory if they fit."""
 
     @property
     def source(self) -> Path:
@@ -114,108 +128,191 @@ class Data(Section):
 
 
 class Augmentation(Section):
-    """How much each training image may differ from its original."""
+    """Random changes of the training images."""
 
-    # Pixels a side of the training images, as a share of data.image_size. Somewhat fewer cost less
-    # and learn more: crops enlarge what they show (Touvron et al., "Fixing the train-test
-    # resolution discrepancy", 2019).
     train_scale: Annotated[float, Field(gt=0.2, le=1)] = 1.0
-    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
-        0.25,
-        1.0,
-    )  # share of the area that stays
-    horizontal_flip: bool = True  # left to right, half of the time
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 7.0  # up to, either way
-    color_jitter: Annotated[float, Field(ge=0, lt=1)] = (
-        0.2  # change of brightness, contrast, saturation
-    )
-    grayscale: Annotated[float, Field(ge=0, le=1)] = 0.1  # probability
-    random_erasing: Annotated[float, Field(ge=0, le=1)] = (
-        0.25  # probability of one erased rectangle
-    )
-    cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of a part of another image
+    """Side of the training images as a fraction of `data.image_size`. Smaller ones are faster, and
+    make up for crops that enlarge objects (Touvron et al., "Fixing the train-test resolution
+    discrepancy", 2019)."""
+    crop_scale: tuple[PositiveFraction, PositiveFraction] = (0.25, 1.0)
+    """Smallest and largest fraction of the area that a random crop keeps."""
+    horizontal_flip: bool = True
+    """Flip half of the images left to right. If true, logits are also averaged over each image and
+    its mirror image in validation and inference."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 7.0
+    """Largest rotation in either direction, in degrees."""
+    color_jitter: Fraction = 0.2
+    """Largest relative change of brightness, contrast and saturation."""
+    grayscale: Probability = 0.1
+    """Probability that an image loses its colour."""
+    random_erasing: Probability = 0.25
+    """Probability that a rectangle of an image is filled with one colour."""
+    cutmix: Probability = 0.0
+    """Probability that a rectangle of another image is pasted in, and the target mixed by area
+    (CutMix). Requires an even `train.batch_size`."""
 
 
 class Model(Section):
-    """Which network; each returns logits."""
+    """The network and its initial weights."""
 
-    # small_cnn, softmax_regression, or a classification network of torchvision, such as resnet18
     name: NetworkName = "small_cnn"
-    width: Annotated[int, Field(ge=8, le=512)] = 32  # channels of the first stage of small_cnn
-    # What a network of torchvision begins with: none is random weights, default the best that
-    # torchvision knows, anything else a file of its state dict. The head is always new and random.
-    weights: Root = "none"
-    # Under weights all but the head is the backbone: it stands still for so many epochs, until the
-    # head knows something, and then learns at this share of train.lr, lest it forget. With weights,
-    # and for transformers, train.optimizer=adamw is the usual choice; muon is for convolutions.
+    """`small_cnn`, `softmax_regression`, or a classification network of torchvision such as
+    `resnet18`."""
+    width: Annotated[int, Field(ge=8, le=512)] = 32
+    """Channels of the first stage of `small_cnn`."""
+    weights: PathText = "none"
+    """Initial weights of a torchvision network: `none` (random), `default` (torchvision's best), or
+    a file with a state dict. The head always starts from random weights. With pretrained weights,
+    and for transformers, `train.optimizer: adamw` is the usual choice."""
     freeze_epochs: Annotated[int, Field(ge=0)] = Field(
-        default_factory=lambda given: int(given.get("weights", "none") != "none")
+        default_factory=lambda values: int(values.get("weights", "none") != "none")
     )
-    backbone_lr_factor: Annotated[float, Field(gt=0, le=1)] = Field(
-        default_factory=lambda given: 1.0 if given.get("weights", "none") == "none" else 0.1
+    """Epochs in which only the head is trained. Default: 1 with pretrained weights, else 0."""
+    backbone_lr_factor: PositiveFraction = Field(
+        default_factory=lambda values: 1.0 if values.get("weights", "none") == "none" else 0.1
     )
+    """Learning rate of all layers but the head, as a fraction of `train.lr`. Default: 0.1 with
+    pretrained weights, else 1."""
 
 
-# Defaults that hang on train.optimizer.
-_SUITED = {
+_OPTIMIZER_DEFAULTS = {
     "muon": {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1},
     "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3},
     "adamw": {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-2},
 }
 
 
-def _suited(key: str) -> Callable[[dict[str, Any]], float]:
-    return lambda given: _SUITED[given.get("optimizer", "muon")][key]
+def _optimizer_default(key: str) -> Callable[[dict[str, Any]], float]:
+    return lambda values: _OPTIMIZER_DEFAULTS[values.get("optimizer", "muon")][key]
 
 
 class Train(Section):
-    """The recipe."""
+    """The training recipe."""
 
     epochs: Annotated[int, Field(ge=0, le=100_000)]
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128  # over all devices together
+    """Passes over the training images."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Images per step, over all processes together."""
     optimizer: Literal["muon", "sgd", "adamw"] = "muon"
-    lr: Annotated[float, Field(gt=0, le=100)] = Field(default_factory=_suited("lr"))  # the highest
-    momentum: Fraction = Field(default_factory=_suited("momentum"))  # of muon and sgd
+    """`muon` suits convolutional networks trained from scratch."""
+    lr: Annotated[float, Field(gt=0, le=100)] = Field(default_factory=_optimizer_default("lr"))
+    """Peak learning rate; a linear warmup precedes it and a cosine decay follows. Default: 0.02 for
+    muon, 0.1 for sgd, 0.001 for adamw."""
+    momentum: Fraction = Field(default_factory=_optimizer_default("momentum"))
+    """Momentum of muon and sgd. Default: 0.95 for muon, else 0.9."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
-        default_factory=_suited("weight_decay")
+        default_factory=_optimizer_default("weight_decay")
     )
-    warmup_epochs: Annotated[int, Field(ge=0)] = Field(  # 5, or a fifth of a short run
-        default_factory=lambda given: min(5, given.get("epochs", 0) // 5)
+    """Weight decay. Default: 0.1 for muon, 0.001 for sgd, 0.01 for adamw."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(
+        default_factory=lambda values: min(5, values.get("epochs", 0) // 5)
     )
-    validate_every_epochs: Annotated[int, Field(ge=1)] = 1  # the last epoch is always measured
+    """Epochs of linear warmup; fewer than `train.epochs`. Default: 5, or a fifth of `train.epochs`
+    if that is less."""
+    validate_every_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between validations. The last epoch is always validated."""
     label_smoothing: Fraction = 0.0
-    ema_decay: Fraction = 0.98  # a step, of the averaged weights that are evaluated and kept
-    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0  # the longest gradient
+    """Label smoothing of the cross entropy."""
+    ema_decay: Fraction = 0.98
+    """Decay per step of the exponential moving average (EMA) of the weights, which is what is
+    validated and saved."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
+    """Gradients with a larger L2 norm are scaled down to it."""
 
 
 class Checkpoint(Section):
-    """When to save besides the end of each epoch."""
+    """When to save, besides at the end of each epoch."""
 
     save_every_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes between checkpoints within an epoch."""
 
 
 class Decision(Section):
-    """What a run should promise for the images it decides on."""
+    """How the decision threshold is chosen."""
 
-    target_precision: Annotated[float, Field(gt=0, le=1)] = 0.98
+    target_precision: PositiveFraction = 0.98
+    """Precision on val that accepted decisions must reach."""
 
 
 class Config(Section):
-    """One run."""
+    """One training run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # of its folder
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the run and of its folder `runs/<name>`: letters, digits, dots, `-` and `_`, at most
+    100, not starting with a dot, `-` or `_`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of splits, initial weights, order and augmentation."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the training step
-    compile: bool = False  # the network, by torch.compile, where a compiler is
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`. `auto` uses an accelerator if there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the training step. Validation and inference always use float32."""
+    compile: bool = False
+    """Compile the network with `torch.compile`, if a compiler is available."""
     classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=1000)]
+    """Class names, which are folder names or labels of the manifest, in the order of the outputs.
+    Each may appear once."""
     reject_class: ClassName | None = None
+    """The class that means "none of the others", one of `classes`."""
     data: Data
-    augmentation: Augmentation = Augmentation()
-    model: Model = Model()
+    augmentation: Augmentation = Field(default_factory=Augmentation)
+    model: Model = Field(default_factory=Model)
     train: Train
-    checkpoint: Checkpoint = Checkpoint()
-    decision: Decision = Decision()
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    decision: Decision = Field(default_factory=Decision)
+
+
+def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Find values that are valid one by one but do not fit together.
+
+    Yields:
+        The dotted keys involved, the one to report first, and a message.
+    """
+    classes, data, model, train = config.classes, config.data, config.model, config.train
+    for name in sorted({name for name in classes if classes.count(name) > 1}):
+        yield ("classes",), f"{name} appears twice"
+    if config.reject_class is not None and config.reject_class not in classes:
+        message = f"{config.reject_class} is not one of classes: {', '.join(classes)}"
+        yield ("reject_class", "classes"), message
+    for name in sorted(set(data.ignored_folders) & set(classes)):
+        yield ("data.ignored_folders", "classes"), f"{name} is also one of classes"
+    if (data.root is None) == (data.manifest is None):
+        got = "neither" if data.root is None else "both; data.root=null unsets it"
+        message = f"exactly one of data.root and data.manifest must be set, got {got}"
+        yield ("data.root", "data.manifest"), message
+    for name, target in sorted(data.aliases.items()):
+        if target not in classes:
+            yield ("data.aliases", "classes"), f"{target} is not one of classes"
+        if name in classes:
+            yield ("data.aliases", "classes"), f"{name} is itself one of classes"
+        if name in data.ignored_folders:
+            message = f"{name} is also one of data.ignored_folders"
+            yield ("data.aliases", "data.ignored_folders"), message
+    if data.val_fraction + data.test_fraction >= 1:
+        message = "with data.test_fraction this leaves no images to train on"
+        yield ("data.val_fraction", "data.test_fraction"), message
+    if data.image_size < 32 and model.name == "small_cnn":
+        message = f"must be 32 or more for model.name small_cnn, got {data.image_size}"
+        yield ("data.image_size", "model.name"), message
+    if config.augmentation.train_scale != 1 and model.name == "softmax_regression":
+        message = "must be 1 for softmax_regression, which has a weight for each pixel"
+        yield ("augmentation.train_scale", "model.name"), message
+    if model.name in OWN_NETWORKS and model.weights != "none":
+        message = f"{model.name} has no pretrained weights: must be none, got {model.weights}"
+        yield ("model.weights", "model.name"), message
+    if model.weights == "none" and model.freeze_epochs:
+        message = f"must be 0 with random initial weights, got {model.freeze_epochs}"
+        yield ("model.freeze_epochs", "model.weights"), message
+    if model.weights == "none" and model.backbone_lr_factor != 1:
+        message = f"must be 1 with random initial weights, got {model.backbone_lr_factor}"
+        yield ("model.backbone_lr_factor", "model.weights"), message
+    if config.augmentation.cutmix and train.batch_size % 2:
+        message = f"must be even, as augmentation.cutmix pairs images, got {train.batch_size}"
+        yield ("train.batch_size", "augmentation.cutmix"), message
+    if config.augmentation.crop_scale[0] > config.augmentation.crop_scale[1]:
+        yield ("augmentation.crop_scale",), "the smaller fraction must come first"
+    if train.warmup_epochs >= train.epochs and train.warmup_epochs:
+        message = f"must be less than train.epochs, {train.epochs}, got {train.warmup_epochs}"
+        yield ("train.warmup_epochs", "train.epochs"), message
 
 
 def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
@@ -225,66 +322,16 @@ def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
         values: a nested config, or some of its sections, such as `{"model": ...}`.
 
     Returns:
-        A copy under the present names. What already has these stays as it is.
+        A copy with the present names. Keys that already have these stay as they are.
     """
+
+    def rename(section: str, key: str) -> str:
+        new = RENAMED_KEYS.get(f"{section}.{key}")
+        return new.rpartition(".")[2] if new else key
+
     return {
-        section: {
-            RENAMED_KEYS.get(f"{section}.{key}", f".{key}").rpartition(".")[2]: value
-            for key, value in below.items()
-        }
-        if isinstance(below, dict)
-        else below
-        for section, below in values.items()
+        section: {rename(section, key): value for key, value in keys.items()}
+        if isinstance(keys, dict)
+        else keys
+        for section, keys in values.items()
     }
-
-
-OWN_NETWORKS = ("small_cnn", "softmax_regression")  # all others are torchvision's
-
-
-def contradictions(config: Config) -> Iterator[tuple[tuple[KeyPath, ...], str]]:
-    """Yield the keys that do not go together, the one to mend first, and why."""
-    classes, data, train = config.classes, config.data, config.train
-    for name in sorted({name for name in classes if classes.count(name) > 1}):
-        yield (("classes",),), f"{name} stands twice"
-    if config.reject_class is not None and config.reject_class not in classes:
-        what = f"{config.reject_class} is not one of classes: {', '.join(classes)}"
-        yield (("reject_class",), ("classes",)), what
-    for name in sorted(set(data.ignored_folders) & set(classes)):
-        yield (("data", "ignored_folders"), ("classes",)), f"{name} is also one of classes"
-    if (data.root is None) == (data.manifest is None):
-        got = "got neither" if data.root is None else "got both; data.root=null unsets it"
-        yield (("data", "root"), ("data", "manifest")), f"want this or data.manifest, {got}"
-    for name, meant in sorted(data.aliases.items()):
-        if meant not in classes:
-            yield (("data", "aliases"), ("classes",)), f"{meant} is not one of classes"
-        if name in classes:
-            yield (("data", "aliases"), ("classes",)), f"{name} is itself one of classes"
-        if name in data.ignored_folders:
-            yield (("data", "aliases"), ("data", "ignored_folders")), f"{name} is also left out"
-    if data.val_fraction + data.test_fraction >= 1:
-        what = "together with data.test_fraction nothing is left to train on"
-        yield (("data", "val_fraction"), ("data", "test_fraction")), what
-    if data.image_size < 32 and config.model.name == "small_cnn":
-        what = f"model.name small_cnn wants 32 or more, got {data.image_size}"
-        yield (("data", "image_size"), ("model", "name")), what
-    if config.augmentation.train_scale != 1 and config.model.name == "softmax_regression":
-        what = "softmax_regression has a weight for each pixel of data.image_size: want 1"
-        yield (("augmentation", "train_scale"), ("model", "name")), what
-    model = config.model
-    if model.name in OWN_NETWORKS and model.weights != "none":
-        what = f"{model.name} has none to begin with: want none, got {model.weights}"
-        yield (("model", "weights"), ("model", "name")), what
-    if model.weights == "none" and model.freeze_epochs:
-        what = f"random weights must learn from the first epoch: want 0, got {model.freeze_epochs}"
-        yield (("model", "freeze_epochs"), ("model", "weights")), what
-    if model.weights == "none" and model.backbone_lr_factor != 1:
-        what = f"random weights learn at train.lr: want 1, got {model.backbone_lr_factor}"
-        yield (("model", "backbone_lr_factor"), ("model", "weights")), what
-    if config.augmentation.cutmix and train.batch_size % 2:
-        what = f"augmentation.cutmix pairs images up: want an even number, got {train.batch_size}"
-        yield (("train", "batch_size"), ("augmentation", "cutmix")), what
-    if config.augmentation.crop_scale[0] > config.augmentation.crop_scale[1]:
-        yield (("augmentation", "crop_scale"),), "the smaller share comes first"
-    if train.warmup_epochs >= train.epochs and train.warmup_epochs:
-        what = f"nothing is left of train.epochs, {train.epochs}, after {train.warmup_epochs}"
-        yield (("train", "warmup_epochs"), ("train", "epochs")), what
