@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from neither.config.loader import load_config
-from neither.config.schema import Config
+from neither.config.schema import RENAMED_KEYS, Config
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_checkpoint
 from neither.runtime import files
@@ -113,6 +113,19 @@ def test_changed_keys_are_listed_with_their_old_and_new_values(
     assert "name=other-2" in message
     assert "--fresh" in message
     assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_a_run_of_version_1_must_start_over(folder: Path, make_config: MakeConfig) -> None:
+    begin(make_config(), folder)
+    kept = folder / "config.yaml"
+    for old, new in RENAMED_KEYS.items():
+        kept.write_text(
+            kept.read_text().replace(f"  {new.partition('.')[2]}:", f"  {old.partition('.')[2]}:")
+        )
+    with pytest.raises(UsageError, match=r"version 1[^\n]*--fresh[^\n]*$"):
+        open_and_close(make_config(), folder)
+    assert open_and_close(make_config(), folder, fresh=True).resumed is None
+    assert (folder.with_name(f"{folder.name}.1") / "config.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,9 @@ class Document:
 
     def location(self, path: KeyPath) -> str:
         """Return the location of a key, or of the nearest section around it."""
-        prefixes = (path[:end] for end in range(len(path), -1, -1))
-        return next((self.locations[each] for each in prefixes if each in self.locations),
-                    self.source)  # fmt: skip
+        while path and path not in self.locations:
+            path = path[:-1]
+        return self.locations.get(path, self.source)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -81,13 +81,10 @@ def read_yaml(content: bytes, source: str) -> Document:
 
     Args:
         content: the bytes of the file.
-        source: its name in messages.
-
-    Returns:
-        The document. Duplicate and unusable keys are listed in `problems`.
+        source: the name of the file, for messages.
 
     Raises:
-        UsageError: if the file is not such a mapping.
+        UsageError: if the file is not such a mapping. Duplicate keys are listed in `problems`.
     """
     if len(content) > _MAX_BYTES:
         raise UsageError(f"{source}: a config has at most {_MAX_BYTES:,} bytes")
@@ -147,12 +144,10 @@ def check_config(document: Document) -> Config:
         config = Config.model_validate(document.values)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-        for error in errors:
-            if not _is_consequence(error, errors):
-                loc = error["loc"]
-                message = _message(error, document)
-                problems.append(ConfigProblem(document.location(loc), _dotted(loc), message))
-                bad.add(loc[:2])
+        for error in (each for each in errors if not _is_consequence(each, errors)):
+            loc, message = error["loc"], _message(error, document)
+            problems.append(ConfigProblem(document.location(loc), _dotted(loc), message))
+            bad.add(loc[:2])
         config = Config.model_validate(_replace_bad(document.values, bad))
     for dotted, message in cross_check(config):
         paths = [tuple(key.split(".")) for key in dotted]
@@ -242,15 +237,13 @@ def _parse(content: bytes | str) -> yaml.Node | None:
     raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
-def _convert(node: yaml.Node, path: KeyPath, document: Document, override: str = "") -> Any:  # noqa: ANN401
+def _convert(node: yaml.Node, path: KeyPath, document: Document, where: str = "") -> Any:  # noqa: ANN401
     """Turn a node into values, and record the location and text of each in the document."""
-    location = override or f"{document.source}:{node.start_mark.line + 1}"
+    location = where or f"{document.source}:{node.start_mark.line + 1}"
     document.locations.setdefault(path, location)  # a key in a mapping has its own already
     if isinstance(node, yaml.SequenceNode):
-        return tuple(
-            _convert(item, (*path, index), document, override)
-            for index, item in enumerate(node.value)
-        )
+        items = enumerate(node.value)
+        return tuple(_convert(item, (*path, index), document, where) for index, item in items)
     if not isinstance(node, yaml.MappingNode):
         document.texts[path] = node.value
         kind = node.tag.rpartition(":")[2]
@@ -258,13 +251,13 @@ def _convert(node: yaml.Node, path: KeyPath, document: Document, override: str =
     values: dict[str, Value] = {}
     for key_node, value_node in node.value:
         inner = (*path, key_node.value)
-        location = override or f"{document.source}:{key_node.start_mark.line + 1}"
+        location = where or f"{document.source}:{key_node.start_mark.line + 1}"
         if key_node.value in values:
             message = f"duplicate key; the first is at {document.locations[inner]}"
             document.problems.append(ConfigProblem(location, _dotted(inner), message))
         else:
             document.locations[inner] = location
-            values[key_node.value] = _convert(value_node, inner, document, override)
+            values[key_node.value] = _convert(value_node, inner, document, where)
     return values
 
 

@@ -84,11 +84,7 @@ class Section(BaseModel):
     """Settings of all sections: no unknown keys, no type conversion, no later changes."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
@@ -284,9 +280,8 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("data.aliases", "classes"), f"{target} is not one of classes"
         if name in classes:
             yield ("data.aliases", "classes"), f"{name} is itself one of classes"
-        if name in data.ignored_folders:
-            message = f"{name} is also one of data.ignored_folders"
-            yield ("data.aliases", "data.ignored_folders"), message
+    for name in sorted(set(data.ignored_folders) & set(data.aliases)):
+        yield ("data.aliases", "data.ignored_folders"), f"{name} is also in data.ignored_folders"
     if data.val_fraction + data.test_fraction >= 1:
         message = "with data.test_fraction this leaves no images to train on"
         yield ("data.val_fraction", "data.test_fraction"), message
@@ -316,22 +311,16 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a config that version 1 stored in a checkpoint.
+    """Give the keys of a version 1 config, as stored in its checkpoints, their present names.
 
     Args:
         values: a nested config, or some of its sections, such as `{"model": ...}`.
-
-    Returns:
-        A copy with the present names. Keys that already have these stay as they are.
     """
-
-    def rename(section: str, key: str) -> str:
-        new = RENAMED_KEYS.get(f"{section}.{key}")
-        return new.rpartition(".")[2] if new else key
-
-    return {
-        section: {rename(section, key): value for key, value in keys.items()}
-        if isinstance(keys, dict)
-        else keys
-        for section, keys in values.items()
-    }
+    renamed = {key: dict(value) if isinstance(value, dict) else value
+               for key, value in values.items()}  # fmt: skip
+    for old, new in RENAMED_KEYS.items():
+        section, key = old.split(".")
+        keys = renamed.get(section)
+        if isinstance(keys, dict) and key in keys:
+            keys[new.partition(".")[2]] = keys.pop(key)
+    return renamed
