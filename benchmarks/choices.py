@@ -181,11 +181,11 @@ def not_averaged(last: Checkpoint, run: RunFolder, val: ImageTable) -> Checkpoin
     save_checkpoint(run.folder / "plain.pt", plain)
     classifier = load_classifier(run.folder / "plain.pt", torch.device("cpu"))
     evaluation = evaluate(classifier, val, None, (), run.folder)
-    assert evaluation.scored is not None
-    logits = evaluation.scored.probabilities.double().log()  # softmax forgets a constant, no more
+    assert evaluation.labelled is not None
+    logits = evaluation.labelled.probabilities.double().log()  # softmax forgets a constant, no more
     metrics = {"macro_recall": evaluation.metrics["macro_recall"],
                "calibrated_loss": evaluation.metrics["refinement"]}  # fmt: skip
-    temperature = fit_temperature(logits, evaluation.scored.labels)
+    temperature = fit_temperature(logits, evaluation.labelled.labels)
     return replace(plain, temperature=temperature, metrics=metrics)
 
 

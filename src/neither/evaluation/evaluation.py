@@ -1,17 +1,16 @@
-"""Every figure of an evaluation, as `metrics.json` holds them; what does not apply is absent.
+"""Evaluate a classifier on a path: a folder, a split of it, a CSV file, or one image.
 
-Score a classifier on the images of a folder: `metrics.json` and `predictions.csv`.
-
-Score a model on what a path means: a folder, its split, a CSV file, or one image.
+`evaluate_path` finds the images, `evaluate` predicts each and writes `predictions.csv` and
+`metrics.json`, `compute_metrics` turns the logits of the labelled ones into metrics.
 """
 
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +19,14 @@ from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.data.manifest import find_evaluation_rows, given_splits, is_manifest
 from neither.data.scan import ImageTable
 from neither.data.split_file import read_hashes, read_split
-from neither.evaluation import calibration
-from neither.evaluation.calibration import fit_temperature
+from neither.evaluation.calibration import (
+    adaptive_calibration_error,
+    brier_score,
+    classwise_calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_bins,
+)
 from neither.evaluation.metrics import (
     accuracy,
     confusion_matrix,
@@ -33,41 +38,275 @@ from neither.evaluation.metrics import (
     per_class_metrics,
     wilson_interval,
 )
-from neither.evaluation.selective import cumulative_errors, rejection_metrics, selective_metrics
+from neither.evaluation.selective import rejection_metrics, selective_metrics
 from neither.inference.classifier import Classifier
 from neither.inference.prediction import UNSURE, csv_header, encode, to_csv
 from neither.models.checkpoint import find_checkpoint
 from neither.runtime import files
 from neither.runtime.console import info, printable, progress_bar, warn
 
+SCHEMA_VERSION = 1
+_MAX_LISTED = 10
+
 
 @dataclass(frozen=True)
 class LabelledPredictions:
-    """Labelled images and what was said of them, in columns.
+    """Labelled images and their predictions, in columns.
 
     Attributes:
-        paths: of the files.
-        shown: the same as the reader knows them.
+        files: where the images are.
+        paths: of the images, as in `predictions.csv`.
         labels: (N,) int64.
         probabilities: (N, C) float64.
     """
 
-    paths: Sequence[Path]
-    shown: Sequence[str]
+    files: Sequence[Path]
+    paths: Sequence[str]
     labels: Tensor
     probabilities: Tensor
 
 
-def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Work out every figure for labelled images.
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        metrics: content of `metrics.json`. `num_images` counts the rows with a prediction; the
+            confusion matrix sums to those among them with a class as their label.
+        labelled: the predictions for the latter; None if there are none.
+        name: of the evaluation, from the last two parts of the evaluated path.
+        source: the evaluated path; of a folder with splits, that of the split.
+        output_dir: folder with the results.
+        unreadable_folders: messages about folders that could not be read.
+    """
+
+    metrics: dict[str, Any]
+    labelled: LabelledPredictions | None
+    name: str
+    source: Path
+    output_dir: Path
+    unreadable_folders: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of `predictions.csv`: where the file is, its path and label in the row."""
+
+    file: Path
+    path: str
+    label: str
+
+
+def evaluate_path(
+    model: Path,
+    classifier: Classifier,
+    path: Path,
+    split: str | None,
+    unseen_root: Path | None,
+    output_dir: Path | None,
+) -> Evaluation:
+    """Evaluate a model's classifier on a path and write the results.
 
     Args:
-        classifier: whose logits they are.
+        model: run folder or checkpoint file.
+        classifier: loaded from it.
+        path: a folder with or without labels, a CSV file, or an image.
+        split: train, val or test; None for test if the folder has splits, else for all of it.
+        unseen_root: folders of out-of-distribution images, if any.
+        output_dir: None for `evaluations/<a>-<b>` in the run folder, or beside the checkpoint; with
+            priors `-priors` is appended.
+
+    Raises:
+        UsageError: if a path does not exist, or the results would be written among the images.
+        DataError: if there is no image.
+        CheckpointError: if a logit is not finite.
+        OutputError: if a folder cannot be read or written, or a decoding process was killed.
+    """
+    roots = [root for root in (path, unseen_root) if root is not None and root.is_dir()]
+    for root in roots:
+        files.require_readable(root)
+    images = _find_images(model, path, split, classifier)
+    unseen = None
+    if unseen_root is not None:
+        unseen = find_unseen_images(unseen_root, classifier.classes)
+        images.exclude(unseen_root)  # each image gets one row
+    for table in filter(None, (images, unseen)):
+        for note in table.notes:
+            info(note)
+    info(f"images are decoded as in training: {classifier.preprocessing}")
+    source = images.root if path.is_dir() else path
+    name = "-".join(source.resolve().parts[1:][-2:]) or "root"  # without the / or C:\ before them
+    if split and source.resolve() == path.resolve():  # the split has no folder of its own
+        name = f"{source.resolve().name}-{split}"
+    if classifier.priors:  # must not overwrite the metrics without them
+        name += "-priors"
+    home = model if model.is_dir() else find_checkpoint(model).parent
+    output_dir = output_dir or home / "evaluations" / name
+    for root in roots:
+        files.require_outside(output_dir, root)
+    files.make_folder(output_dir)
+    evaluation = evaluate(classifier, images, unseen, _trained_on(model), output_dir)
+    # An old report must not remain beside new metrics, even if writing the new one fails.
+    (output_dir / "report.html").unlink(missing_ok=True)
+    return replace(evaluation, name=name, source=source)
+
+
+def _find_images(model: Path, path: Path, split: str | None, classifier: Classifier) -> ImageTable:
+    """Find the images to evaluate; a run knows the splits it made of a folder without splits."""
+    splits_file = model / "splits.csv"
+    is_own = path.exists() and path.resolve() == classifier.source.resolve()
+    if is_own and splits_file.is_file():
+        given = given_splits(path)
+        if split is not None and split not in given:
+            return read_split(splits_file, path, split)
+        if not given:
+            info("the run was trained on these images; --split test evaluates only its test split")
+    if is_manifest(path):
+        return find_evaluation_rows(path, split, classifier.aliases, classifier.classes)
+    return find_evaluation_images(path, classifier.classes, split, classifier.aliases)
+
+
+def _trained_on(model: Path) -> set[str]:
+    """Return the hashes of a run's training images; a bare checkpoint does not know them."""
+    splits_file = model / "splits.csv"
+    if not splits_file.is_file():
+        info(
+            "a bare checkpoint does not record which images it was trained on; its run folder does"
+        )
+        return set()
+    return read_hashes(splits_file, "train")
+
+
+def evaluate(
+    classifier: Classifier,
+    images: ImageTable,
+    unseen: ImageTable | None,
+    trained_on: Collection[str],
+    output_dir: Path,
+) -> Evaluation:
+    """Predict every image and write `metrics.json` and `predictions.csv`.
+
+    Args:
+        classifier: to evaluate.
+        images: to evaluate it on. A label that is no class makes an image out of distribution.
+        unseen: further out-of-distribution images, if any. Their rows come last, with paths
+            relative to the root of `images` too.
+        trained_on: SHA-256 hashes of the classifier's training images, if they are known.
+        output_dir: existing folder for the two files.
+
+    Raises:
+        CheckpointError: if a logit is not finite.
+        OutputError: if a decoding process was killed.
+    """
+    classes = classifier.classes
+    rows = _list_rows(images, unseen)
+    unreadable_folders = [*images.unreadable_folders]
+    if unseen is not None:
+        unreadable_folders += unseen.unreadable_folders
+    for message in unreadable_folders:
+        warn(message)
+    logits: list[Tensor] = []
+    labelled: list[_Row] = []
+    unlabelled: Counter[str] = Counter()
+    out_of_distribution: dict[str, Counter[str]] = defaultdict(Counter)
+    errors: list[str] = []
+    num_trained_on = 0
+    with (
+        files.atomic_writer(output_dir / "predictions.csv") as file,
+        progress_bar("evaluating", len(rows)) as bar,
+    ):
+        file.write(encode(csv_header(classes)))
+        results = classifier.predict_files(row.file for row in rows)
+        for row, (prediction, row_logits, sha256) in zip(rows, results, strict=True):
+            bar.advance()
+            num_trained_on += sha256 in trained_on
+            prediction = replace(prediction, path=row.path, true_label=row.label)
+            file.write(encode(to_csv(prediction, classes)))
+            if row_logits is None:
+                errors.append(f"{printable(row.path)}: {prediction.error}")
+            elif row.label in classes:
+                logits.append(row_logits)
+                labelled.append(row)
+            else:
+                counts = out_of_distribution[row.label] if row.label else unlabelled
+                counts[prediction.decision] += 1
+    if errors:
+        warn(f"{len(errors):,} files could not be read; predictions.csv lists each")
+    for error in errors[:_MAX_LISTED]:
+        warn(f"  {error}")
+    if num_trained_on:
+        warn(
+            f"{num_trained_on:,} of these {len(rows):,} images were used for training; metrics on "
+            "them do not apply to new images"
+        )
+    metrics: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "num_images": len(rows) - len(errors),
+        "num_unreadable": len(errors),
+        "classes": list(classes),
+        "temperature": classifier.temperature,
+    }
+    if num_trained_on:
+        metrics["num_trained_on"] = num_trained_on
+    if classifier.reject_class is not None:
+        metrics["reject_class"] = classifier.reject_class
+    if classifier.threshold is not None:
+        metrics["threshold"] = classifier.threshold
+    if classifier.priors:
+        metrics["priors"] = dict(zip(classes, classifier.priors, strict=True))
+    predictions = None
+    if logits:
+        labels = torch.tensor([classes.index(row.label) for row in labelled])
+        metrics |= compute_metrics(classifier, torch.stack(logits), labels)
+        predictions = LabelledPredictions(
+            [row.file for row in labelled],
+            [row.path for row in labelled],
+            labels,
+            classifier.probabilities(torch.stack(logits)),
+        )
+    decisions = classes if classifier.threshold is None else (*classes, UNSURE)
+    if unlabelled:
+        metrics["unlabelled"] = _decision_counts(unlabelled, decisions)
+    if out_of_distribution:
+        metrics["out_of_distribution"] = {
+            folder: _decision_counts(counts, decisions)
+            for folder, counts in sorted(out_of_distribution.items())
+        }
+    files.write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return Evaluation(metrics, predictions, output_dir.name, images.root, output_dir, unreadable_folders)
+
+
+def _list_rows(images: ImageTable, unseen: ImageTable | None) -> list[_Row]:
+    rows = [_Row(images.root / image.path, image.path, image.label) for image in images.images]
+    if unseen is None:
+        return rows
+    for image in unseen.images:
+        file = unseen.root / image.path
+        try:
+            path = Path(os.path.relpath(file, images.root)).as_posix()
+        except ValueError:  # another drive on Windows
+            path = file.resolve().as_posix()
+        rows.append(_Row(file, path, image.label))
+    return rows
+
+
+def _decision_counts(counts: Mapping[str, int], decisions: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_images": sum(counts.values()),
+        "decided": {decision: counts[decision] for decision in decisions},
+    }
+
+
+def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Compute all metrics of labelled images; a metric that does not apply is absent.
+
+    Args:
+        classifier: that computed the logits.
         logits: (N, C), N of 1 or more.
         labels: (N,) int64.
 
     Returns:
-        The part of `metrics.json` that takes labels.
+        The part of `metrics.json` that needs labels.
     """
     classes = classifier.classes
     scores = classifier.scores(logits)
@@ -75,320 +314,48 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
     confidences, predicted = probabilities.max(dim=1)
     hits = predicted == labels
     confusion = confusion_matrix(labels, predicted, len(classes))
-    figures: dict[str, Any] = {
-        "accuracy": accuracy(confusion),
-        "macro_recall": macro_recall(confusion),
-        "nll": nll(scores, labels, 1.0),
-        "confusion_matrix": confusion.tolist(),
-        "per_class": per_class_metrics(confusion, classes),
-    }
-    figures |= _calibration(scores, probabilities, labels)
-    figures["intervals"] = {
-        "accuracy": list(wilson_interval(figures["accuracy"], len(hits))),
-        "macro_recall": list(macro_recall_interval(labels, hits)),
-        "nll": list(mean_interval(cross_entropies(scores, labels, 1.0))),
+    calibration_errors = {
+        "ece": expected_calibration_error(probabilities, labels),
+        "adaptive_ece": adaptive_calibration_error(probabilities, labels),
+        "classwise_ece": classwise_calibration_error(probabilities, labels),
     }
     selective = {
         name: value
         for name, value in asdict(selective_metrics(confidences, hits)).items()
         if value is not None
     }
+    metrics: dict[str, Any] = {
+        "accuracy": accuracy(confusion),
+        "macro_recall": macro_recall(confusion),
+        "nll": nll(scores, labels, 1.0),
+        "confusion_matrix": confusion.tolist(),
+        "per_class": per_class_metrics(confusion, classes),
+        "brier": brier_score(probabilities, labels),
+        **{name: error.value for name, error in calibration_errors.items()},
+        "expected_if_calibrated": {
+            name: {"mean": error.expected, "q95": error.bound}
+            for name, error in calibration_errors.items()
+        },
+        "refinement": nll(scores, labels, fit_temperature(scores, labels, prior=0)),
+        "reliability": reliability_bins(probabilities, labels),
+        "intervals": {
+            "accuracy": list(wilson_interval(accuracy(confusion), len(hits))),
+            "macro_recall": list(macro_recall_interval(labels, hits)),
+            "nll": list(mean_interval(cross_entropies(scores, labels, 1.0))),
+        },
+    }
     if classifier.reject_class is not None:
         reject = classes.index(classifier.reject_class)
         rejection = rejection_metrics(probabilities, labels, reject)
         if rejection is not None:
-            both = {name: selective[name] for name in ("aurc", "augrc")}
-            figures["rejection"] = asdict(rejection) | both
-    return figures | {
-        "selective": selective,
-        "decision": {"target_precision": classifier.target_precision}
-        | _decision(confidences, hits, classifier.threshold),
+            shared = {name: selective[name] for name in ("aurc", "augrc")}
+            metrics["rejection"] = asdict(rejection) | shared
+    metrics["selective"] = selective
+    accepted = confidences >= (classifier.threshold or 0.0)
+    metrics["decision"] = {
+        "target_precision": classifier.target_precision,
+        "coverage": float(accepted.double().mean()),
     }
-
-
-def _calibration(scores: Tensor, probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
-    errors = {
-        "ece": calibration.expected_calibration_error(probabilities, labels),
-        "adaptive_ece": calibration.adaptive_calibration_error(probabilities, labels),
-        "classwise_ece": calibration.classwise_calibration_error(probabilities, labels),
-    }
-    return {
-        "brier": calibration.brier_score(probabilities, labels),
-        **{name: error.value for name, error in errors.items()},
-        "expected_if_calibrated": {
-            name: {"mean": error.expected, "q95": error.bound} for name, error in errors.items()
-        },
-        "refinement": nll(scores, labels, fit_temperature(scores, labels, prior=0)),
-        "reliability": calibration.reliability_bins(probabilities, labels),
-    }
-
-
-def _decision(confidences: Tensor, hits: Tensor, threshold: float | None) -> dict[str, Any]:
-    accepted = torch.ones_like(hits) if threshold is None else confidences >= threshold
-    figures: dict[str, Any] = {"coverage": float(accepted.double().mean())}
     if accepted.any():
-        figures["precision"] = float(hits[accepted].double().mean())
-    return figures
-
-
-SCHEMA_VERSION = 1
-_MAX_NAMED = 10
-
-
-@dataclass(frozen=True)
-class _File:
-    """One file to score: where it is, what its row says of it."""
-
-    path: Path
-    shown: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The outcome of an evaluation.
-
-    Attributes:
-        metrics: what `metrics.json` holds. `num_images` counts the rows with a prediction; the
-            confusion matrix sums to those among them that have a class as their label.
-        scored: these, one by one; None if there are none.
-    """
-
-    metrics: dict[str, Any]
-    scored: LabelledPredictions | None
-
-
-def evaluate(
-    classifier: Classifier,
-    scored: ImageTable,
-    unseen: ImageTable | None,
-    trained_on: Collection[str],
-    output_dir: Path,
-) -> Evaluation:
-    """Score every image found and write the results.
-
-    Args:
-        classifier: to be scored.
-        scored: the images of the scored folder.
-        unseen: images of other kinds, if any; their rows follow, with paths relative to the scored
-            folder too.
-        trained_on: the hashes of the images that the classifier has learned, if they are known.
-        output_dir: an existing folder, which gets `metrics.json` and `predictions.csv`.
-
-    Raises:
-        CheckpointError: if a logit is not finite.
-        OutputError: if a decoding process was killed.
-    """
-    classes = classifier.classes
-    targets = [_File(scored.root / image.path, image.path, image.label) for image in scored.images]
-    if unseen is not None:
-        targets += [_beside(scored.root, unseen.root / image.path, image.label)
-                    for image in unseen.images]  # fmt: skip
-    logits: list[Tensor] = []
-    labelled: list[_File] = []
-    unlabelled: Counter[str] = Counter()
-    foreign: dict[str, Counter[str]] = defaultdict(Counter)
-    errors: list[str] = []
-    num_learned = 0
-    with (
-        files.atomic_writer(output_dir / "predictions.csv") as file,
-        progress_bar("evaluating", len(targets)) as bar,
-    ):
-        file.write(encode(csv_header(classes)))
-        results = classifier.predict_files(target.path for target in targets)
-        for target, (prediction, row, sha256) in zip(targets, results, strict=True):
-            bar.advance()
-            num_learned += sha256 in trained_on
-            prediction = replace(prediction, path=target.shown, true_label=target.label)
-            file.write(encode(to_csv(prediction, classes)))
-            if row is None:
-                errors.append(f"{printable(target.shown)}: {prediction.error}")
-            elif target.label in classes:
-                logits.append(row)
-                labelled.append(target)
-            else:
-                counts = foreign[target.label] if target.label else unlabelled
-                counts[prediction.decision] += 1
-    _name_unreadable(errors)
-    if num_learned:
-        warn(
-            f"{num_learned:,} of these {len(targets):,} images were trained on; figures on them "
-            "say nothing about new ones"
-        )
-    metrics: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "num_images": len(targets) - len(errors),
-        "num_unreadable": len(errors),
-        "classes": list(classes),
-        "temperature": classifier.temperature,
-    }
-    if num_learned:
-        metrics["num_trained_on"] = num_learned
-    if classifier.reject_class is not None:
-        metrics["reject_class"] = classifier.reject_class
-    if classifier.threshold is not None:
-        metrics["threshold"] = classifier.threshold
-    if classifier.priors:
-        metrics["priors"] = dict(zip(classes, classifier.priors, strict=True))
-    album = None
-    if logits:
-        labels = torch.tensor([classes.index(target.label) for target in labelled])
-        metrics |= compute_metrics(classifier, torch.stack(logits), labels)
-        album = LabelledPredictions(
-            [target.path for target in labelled],
-            [target.shown for target in labelled],
-            labels,
-            classifier.probabilities(torch.stack(logits)),
-        )
-    unsure = () if classifier.threshold is None else (UNSURE,)
-
-    def told(counts: Counter[str]) -> dict[str, Any]:
-        decided = {name: counts[name] for name in (*classes, *unsure)}
-        return {"num_images": counts.total(), "decided": decided}
-
-    if unlabelled:
-        metrics["unlabelled"] = told(unlabelled)
-    if foreign:
-        metrics["out_of_distribution"] = {
-            folder: told(foreign[folder]) for folder in sorted(foreign)
-        }
-    files.write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return Evaluation(metrics, album)
-
-
-def _beside(root: Path, path: Path, label: str) -> _File:
-    try:
-        shown = Path(os.path.relpath(path, root)).as_posix()
-    except ValueError:  # another drive on Windows
-        shown = path.resolve().as_posix()
-    return _File(path, shown, label)
-
-
-def _name_unreadable(errors: Sequence[str]) -> None:
-    if errors:
-        warn(f"{len(errors):,} files could not be read; predictions.csv lists each")
-    for error in errors[:_MAX_NAMED]:
-        warn(f"  {error}")
-
-
-class PathEvaluation(NamedTuple):
-    """The outcome of evaluating a path.
-
-    Attributes:
-        metrics: the content of `metrics.json`.
-        scored: the labelled images; None if there are none.
-        name: of the evaluation, after the last two parts of the scored path.
-        source: what was scored: of a folder with splits, that of the split.
-        output_dir: the folder that holds the results.
-        refused: folders that could not be read.
-    """
-
-    metrics: dict[str, Any]
-    scored: LabelledPredictions | None
-    name: str
-    source: Path
-    output_dir: Path
-    refused: list[str]
-
-
-def evaluate_path(
-    model: Path,
-    classifier: Classifier,
-    images: Path,
-    split: str | None,
-    unseen_root: Path | None,
-    output_dir: Path | None,
-) -> PathEvaluation:
-    """Score a model's classifier and write the results.
-
-    Args:
-        model: the folder of a run, or one checkpoint file.
-        classifier: loaded from it.
-        images: a folder with or without labels, a CSV file, or an image.
-        split: train, val or test; None for test where the folder has splits, else for all of it.
-        unseen_root: folders of kinds that are no class, if any.
-        output_dir: None for `evaluations/<a>-<b>` in the run's folder, or beside the checkpoint;
-            with priors `-priors` is added.
-
-    Raises:
-        UsageError: if something is not there, or the results would lie among the images.
-        DataError: if there is no image.
-        CheckpointError: if a logit is not finite.
-        OutputError: if a folder cannot be read or written, or a decoding process was killed.
-    """
-    roots = [root for root in (images, unseen_root) if root is not None and root.is_dir()]
-    for root in roots:
-        files.require_readable(root)
-    scored = _find(model, images, split, classifier)
-    unseen = None
-    if unseen_root is not None:
-        unseen = find_unseen_images(unseen_root, classifier.classes)
-        scored.exclude(unseen_root)  # they get their rows once
-    refused = [*scored.unreadable_folders, *(unseen.unreadable_folders if unseen else [])]
-    for note in [*scored.notes, *(unseen.notes if unseen else [])]:
-        info(note)
-    for refusal in refused:
-        warn(refusal)
-    info(f"images are decoded as in training: {classifier.preprocessing}")
-    whole = scored.root if images.is_dir() else images
-    name = "-".join(whole.resolve().parts[1:][-2:]) or "root"  # without the / or C:\ before them
-    if split and whole.resolve() == images.resolve():  # no folder of its own
-        name = f"{whole.resolve().name}-{split}"
-    if classifier.priors:  # beside the figures without them, not in their place
-        name += "-priors"
-    home = model if model.is_dir() else find_checkpoint(model).parent
-    output_dir = output_dir or home / "evaluations" / name
-    for root in roots:
-        files.require_outside(output_dir, root)
-    files.make_folder(output_dir)
-    evaluation = evaluate(classifier, scored, unseen, _trained_on(model), output_dir)
-    # Never an old report beside new figures, however the drawing of the new one ends.
-    (output_dir / "report.html").unlink(missing_ok=True)
-    return PathEvaluation(evaluation.metrics, evaluation.scored, name, whole, output_dir, refused)
-
-
-def _find(model: Path, images: Path, split: str | None, classifier: Classifier) -> ImageTable:
-    """Find what to score; a run knows the splits that it made of a folder that lacks them."""
-    kept = model / "splits.csv"
-    own = images.exists() and images.resolve() == classifier.source.resolve() and kept.is_file()
-    if own:
-        given = given_splits(images)
-        if split is not None and split not in given:
-            return read_split(kept, images, split)
-        if not given:
-            info("the run was trained on this; --split test scores only what it kept for that")
-    if is_manifest(images):
-        return find_evaluation_rows(images, split, classifier.aliases, classifier.classes)
-    return find_evaluation_images(images, classifier.classes, split, classifier.aliases)
-
-
-def _trained_on(model: Path) -> set[str]:
-    """Return the hashes of the images that a run was trained on; a bare checkpoint knows none."""
-    splits_file = model / "splits.csv"
-    if not splits_file.is_file():
-        info("a checkpoint alone cannot tell whether it was trained on these images; its run can")
-        return set()
-    return read_hashes(splits_file, "train")
-
-
-def most_confident_mistakes(scored: LabelledPredictions, most: int) -> list[int]:
-    """Return the places of the mistakes that the model is surest of, the surest first."""
-    confidences, predicted = scored.probabilities.max(dim=1)
-    wrong = (predicted != scored.labels).nonzero()[:, 0]
-    order = confidences[wrong].argsort(descending=True, stable=True)
-    places: list[int] = wrong[order][:most].tolist()
-    return places
-
-
-def risk_coverage(scored: LabelledPredictions, most: int = 200) -> list[tuple[float, float]]:
-    """Return (share accepted, share of these that is right), from the surest image on.
-
-    Args:
-        scored: at least one image.
-        most: of the points; a curve of more would only be a longer file.
-    """
-    confidences, predicted = scored.probabilities.max(dim=1)
-    hits = predicted == scored.labels
-    right = 1 - cumulative_errors(confidences, hits) / torch.arange(1, len(hits) + 1)
-    chosen = {round(place) for place in torch.linspace(0, len(hits) - 1, most).tolist()}
-    return [((place + 1) / len(hits), float(right[place])) for place in sorted(chosen)]
+        metrics["decision"]["precision"] = float(hits[accepted].double().mean())
+    return metrics

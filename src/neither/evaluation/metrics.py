@@ -1,35 +1,21 @@
-"""Images that share a score, and sums over groups of images.
+"""Metrics of predicted classes and logits, and their 95 % intervals.
 
-Figures that sum up how good a classifier's answers are.
-
-All come from sums and counts that are divided once, so the last, partial batch counts exactly.
-
-How far a figure would move with other images of the same kind.
+All metrics come from sums and counts that are divided once, so a last, partial batch counts
+exactly. Intervals say how far a metric would move with other images of the same kind.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from neither.models.softmax import to_log_probabilities
 
-
-def group_ties(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different scores, from the lowest to the highest, and each image's place there.
-
-    Args:
-        scores: (N,).
-    """
-    values, places = scores.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    return values, places
-
-
-def sum_by_group(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    """Return the (num_groups,) float64 sums of (N,) values by their (N,) groups."""
-    sums = torch.zeros(num_groups, dtype=torch.float64)
-    return sums.index_add_(0, groups, values.double())
+_NUM_DRAWS = 1000
+_MAX_CHUNK_SIZE = 4_000_000  # numbers
+_SEED = 0
+_OUTER = torch.tensor([0.025, 0.975], dtype=torch.float64)
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
@@ -51,19 +37,19 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Ten
 
 
 def accuracy(confusion: Tensor) -> float:
-    """Return the share of images whose predicted class is the true one, in [0, 1].
+    """Return the fraction of images whose predicted class is the true one, in [0, 1].
 
     Raises:
         ValueError: if there is no image.
     """
     total = int(confusion.sum())
     if total == 0:
-        raise ValueError("no image to take a share of")
+        raise ValueError("no image to compute an accuracy of")
     return int(confusion.trace()) / total
 
 
 def recalls(confusion: Tensor) -> list[float | None]:
-    """Return for each class the share of its images that were found; None without images."""
+    """Return the recall of each class; None for a class without images."""
     hits, totals = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist()
     return [hit / total if total else None for hit, total in zip(hits, totals, strict=True)]
 
@@ -97,8 +83,8 @@ def nll(logits: Tensor, labels: Tensor, temperature: float) -> float:
         temperature: T > 0.
 
     Returns:
-        0 or more; ln C for a classifier that knows nothing and says so. The sum is rounded once
-        (`math.fsum`), so the order of the images does not change a digit.
+        0 or more; ln C if all classes are equally probable. The sum is rounded once (`math.fsum`),
+        so the order of the images does not change a digit.
 
     Raises:
         ValueError: if there is no image, or a logit is not finite.
@@ -118,17 +104,26 @@ def per_class_metrics(
 ) -> dict[str, dict[str, float | int]]:
     """Return precision, recall, f1 and the number of images of each class, by name.
 
-    What has nothing to be divided by is absent.
+    A metric whose denominator is 0 is absent.
 
     Args:
-        confusion: (C, C) int64 counts.
+        confusion: (C, C) int64 counts; row = true class, column = predicted class.
         classes: C names.
     """
-    return {name: _class_figures(confusion, number) for number, name in enumerate(classes)}
+    columns = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+    rows = zip(classes, *(column.tolist() for column in columns), strict=True)
+    metrics: dict[str, dict[str, float | int]] = {}
+    for name, hits, num_images, num_predicted in rows:
+        metrics[name] = {"precision": hits / num_predicted} if num_predicted else {}
+        if num_images:
+            metrics[name]["recall"] = hits / num_images
+            metrics[name]["f1"] = 2 * hits / (num_images + num_predicted)
+        metrics[name]["num_images"] = num_images
+    return metrics
 
 
 def curve_metrics(loss: float, confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """Name the figures that make curves; train and val share the names.
+    """Return the metrics that make curves over epochs; train and val share the names.
 
     Args:
         loss: mean over the images.
@@ -148,77 +143,78 @@ def curve_metrics(loss: float, confusion: Tensor, classes: Sequence[str]) -> dic
     }
 
 
-def _class_figures(confusion: Tensor, number: int) -> dict[str, float | int]:
-    hits = int(confusion[number, number])
-    true, predicted = int(confusion[number].sum()), int(confusion[:, number].sum())
-    figures: dict[str, float | int] = {}
-    if predicted:
-        figures["precision"] = hits / predicted
-    if true:
-        figures["recall"] = hits / true
-        figures["f1"] = 2 * hits / (true + predicted)
-    return figures | {"num_images": true}
+def wilson_interval(fraction: float, num: int) -> tuple[float, float]:
+    """Return the 95 % interval of a fraction of `num` images (Wilson, 1927), in [0, 1].
+
+    Unlike the bootstrap it has a width even if all of a few images are classified correctly.
+    """
+    z = 1.96
+    scale = 1 + z * z / num
+    middle = (fraction + z * z / (2 * num)) / scale
+    half = z / scale * math.sqrt(fraction * (1 - fraction) / num + z * z / (4 * num * num))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
-_NUM_DRAWS = 1000
-_MOST_AT_ONCE = 4_000_000  # counts
-_SEED = 0
-_OUTER = torch.tensor([0.025, 0.975], dtype=torch.float64)
-
-
-def bootstrap_interval(
-    num_images: int, figures_of: Callable[[Tensor], Tensor]
-) -> tuple[float, float]:
-    """Return the middle 95 % of a figure over redrawn sets of images (Efron's bootstrap, 1979).
+def bootstrap_interval(num_images: int, compute: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a metric (Efron's bootstrap, 1979).
 
     Args:
         num_images: N of 1 or more.
-        figures_of: takes (D, N) float64, how often each image is in each of D sets, and returns the
-            (D,) figures; NaN where a set has none.
+        compute: takes (D, N) float64, how often each image occurs in each of D resampled sets, and
+            returns the (D,) metrics; NaN where a set has none.
     """
     generator = torch.Generator().manual_seed(_SEED)
-    at_once = max(1, min(_NUM_DRAWS, _MOST_AT_ONCE // num_images))
-    figures = []
-    for start in range(0, _NUM_DRAWS, at_once):
-        num = min(at_once, _NUM_DRAWS - start)
+    metrics = []
+    for num in chunk_draws(num_images):
         drawn = torch.randint(num_images, (num, num_images), generator=generator)
         counts = torch.zeros(num, num_images, dtype=torch.float64)
-        figures.append(figures_of(counts.scatter_add_(1, drawn, torch.ones_like(counts))))
-    low, high = torch.cat(figures).nanquantile(_OUTER).tolist()
+        metrics.append(compute(counts.scatter_add_(1, drawn, torch.ones_like(counts))))
+    low, high = torch.cat(metrics).nanquantile(_OUTER).tolist()
     return low, high
 
 
 def mean_interval(values: Tensor) -> tuple[float, float]:
-    """Return the interval of a mean over images.
-
-    Args:
-        values: (N,) float64, one for each image.
-    """
+    """Return the bootstrap interval of the mean of (N,) float64 values, one for each image."""
     return bootstrap_interval(len(values), lambda counts: counts @ values / len(values))
 
 
 def macro_recall_interval(labels: Tensor, hits: Tensor) -> tuple[float, float]:
-    """Return the interval of the mean of the classes' recalls.
+    """Return the bootstrap interval of the macro recall.
 
     Args:
         labels: (N,) int64.
-        hits: (N,) bool, which predictions are right.
+        hits: (N,) bool, which predictions are correct.
     """
-    members = [(labels == number).double() for number in sorted(set(labels.tolist()))]
+    members = [(labels == index).double() for index in sorted(set(labels.tolist()))]
 
-    def figures_of(counts: Tensor) -> Tensor:
+    def compute(counts: Tensor) -> Tensor:
         recalls = [counts @ (own * hits) / (counts @ own) for own in members]
         return torch.stack(recalls).nanmean(dim=0)
 
-    return bootstrap_interval(len(labels), figures_of)
+    return bootstrap_interval(len(labels), compute)
 
 
-def wilson_interval(share: float, num: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `num` images (Wilson, 1927), in [0, 1].
+def chunk_draws(draw_size: int) -> Iterator[int]:
+    """Split the 1,000 random draws of an interval into chunks that fit into memory.
 
-    Unlike the bootstrap it says something where all of a few images are right.
+    Args:
+        draw_size: numbers in one draw, 1 or more.
+
+    Yields:
+        The number of draws in each chunk.
     """
-    z = 1.96
-    middle = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    chunk = max(1, min(_NUM_DRAWS, _MAX_CHUNK_SIZE // draw_size))
+    for start in range(0, _NUM_DRAWS, chunk):
+        yield min(chunk, _NUM_DRAWS - start)
+
+
+def group_ties(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct values of (N,) scores, ascending, and each score's (N,) index in them."""
+    values, indices = scores.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    return values, indices
+
+
+def sum_by_group(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Return the (num_groups,) float64 sums of (N,) values by their (N,) groups."""
+    sums = torch.zeros(num_groups, dtype=torch.float64)
+    return sums.index_add_(0, groups, values.double())

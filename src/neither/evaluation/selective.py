@@ -1,9 +1,8 @@
-"""How well a score tells the classes apart from the reject class.
+"""Selective prediction: what is gained by accepting only confident predictions.
 
-Known images are those of the other classes. In the areas, images tied in their score count half;
-where a threshold is meant, those at it are all accepted.
-
-How much the confidence is worth: accuracy on the images that are not left to a person.
+`SelectiveMetrics` rank images by the confidence of their prediction, `RejectionMetrics` by how
+little they look like the reject class. Images with the same score count half in the areas under
+curves; a threshold accepts all images that reach it.
 """
 
 from dataclasses import dataclass
@@ -13,114 +12,24 @@ from torch import Tensor
 
 from neither.evaluation.metrics import group_ties, sum_by_group
 
+COVERAGES = (0.95, 0.9, 0.8)
+_FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)
 _NO_SCORE = -1.0  # below every probability
 
 
 @dataclass(frozen=True)
-class RejectionMetrics:
-    """What separates known images from those to be rejected, at all thresholds and at some.
-
-    Attributes:
-        auroc: the chance that a known image has a higher 1 - p(reject) than one to be rejected.
-        fpr_at_95_tpr: the share of images to be rejected that pass where 95 % of the known do.
-        oscr: area under the share of known images that are both right and accepted, over the share
-            of images to be rejected that are accepted (Dhamija et al., 2018).
-        ccr_at_fpr: that share of known images where at most so many to be rejected are accepted.
-    """
-
-    auroc: float
-    fpr_at_95_tpr: float
-    oscr: float
-    ccr_at_fpr: dict[str, float]
-
-
-def rejection_metrics(
-    probabilities: Tensor, labels: Tensor, reject: int
-) -> RejectionMetrics | None:
-    """Measure how known images and those of the reject class are told apart.
-
-    Args:
-        probabilities: (N, C) float64.
-        labels: (N,) int64.
-        reject: the number of the reject class.
-
-    Returns:
-        None if either kind has no image.
-    """
-    is_known = labels != reject
-    if is_known.all() or not is_known.any():
-        return None
-    scores = 1 - probabilities[:, reject]
-    others = probabilities.clone()
-    others[:, reject] = _NO_SCORE
-    best, predicted = others.max(dim=1)
-    # A known image that is taken for another class is never right, whatever is accepted.
-    right = best[is_known].where(predicted[is_known] == labels[is_known], _NO_SCORE)
-    return RejectionMetrics(
-        auroc(scores[is_known], scores[~is_known]),
-        fpr_at_tpr(scores[is_known], scores[~is_known], 0.95),
-        auroc(right, best[~is_known]),
-        {f"{rate:g}": _right_at(right, best[~is_known], rate) for rate in (0.1, 0.01, 0.001)},
-    )
-
-
-def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Return the chance that a positive scores above a negative: the area under the ROC curve.
-
-    Args:
-        positive: (P,) float64, P of 1 or more.
-        negative: (M,) float64, M of 1 or more.
-    """
-    values, places = group_ties(torch.cat([positive, negative]))
-    above = places[: len(positive)].bincount(minlength=len(values)).double()
-    below = places[len(positive) :].bincount(minlength=len(values)).double()
-    passed = below.cumsum(dim=0) - below / 2
-    return float((above * passed).sum() / (len(positive) * len(negative)))
-
-
-def fpr_at_tpr(positive: Tensor, negative: Tensor, rate: float) -> float:
-    """Return the share of negatives accepted by the highest threshold that accepts `rate`.
-
-    Accepted is what scores at least the threshold. OpenOOD has it the other way round: there the
-    images to be rejected are the positives, and the figures differ much.
-
-    Args:
-        positive: (P,) float64, P of 1 or more.
-        negative: (M,) float64, M of 1 or more.
-        rate: in (0, 1], of positives to be accepted.
-    """
-    ordered = positive.sort(descending=True).values
-    threshold = ordered[_ceil_count(rate, len(ordered)) - 1]
-    return float((negative >= threshold).double().mean())
-
-
-def _right_at(right: Tensor, negative: Tensor, rate: float) -> float:
-    """Return the share of `right` at or above the lowest threshold that lets in `rate`."""
-    ordered = negative.sort(descending=True).values
-    num = int(rate * len(ordered) + 1e-9)
-    # One more than `num` would pass at the score of the next, so only what is above it counts.
-    return float((right > ordered[num]).double().mean()) if num < len(ordered) else 1.0
-
-
-def _ceil_count(rate: float, total: int) -> int:
-    """Return the least whole number that is `rate` of a total, whatever rounding does to it."""
-    return max(1, min(total, -int(-(rate * total - 1e-9) // 1)))
-
-
-COVERAGES = (0.95, 0.9, 0.8)
-
-
-@dataclass(frozen=True)
 class SelectiveMetrics:
-    """What happens when the least sure predictions are withheld.
+    """What is gained by withholding the least confident predictions.
 
     Attributes:
-        aurc: mean error rate over all coverages (Geifman and El-Yaniv, 2017).
-        augrc: mean over all coverages of the share of images that are accepted and wrong (Traub et
-            al., 2024).
-        accuracy_at: accuracy of the surest 95, 90 and 80 %.
-        coverage_at_99: the largest share of images whose accuracy is 99 %; 0 if there is none.
-        auroc: the chance that a right prediction is surer than a wrong one; None if all are either.
+        aurc: area under the risk-coverage curve: mean error rate over all coverages (Geifman and
+            El-Yaniv, 2017).
+        augrc: area under the generalised risk-coverage curve: mean over all coverages of the
+            fraction of images that are accepted and wrong (Traub et al., 2024).
+        accuracy_at: accuracy of the most confident 95, 90 and 80 %.
+        coverage_at_99: largest fraction of images whose accuracy is 99 %; 0 if there is none.
+        auroc: probability that a correct prediction is more confident than a wrong one; None if all
+            are correct, or all wrong.
     """
 
     aurc: float
@@ -130,33 +39,156 @@ class SelectiveMetrics:
     auroc: float | None
 
 
+@dataclass(frozen=True)
+class RejectionMetrics:
+    """How well known images, those of the other classes, are separated from the reject class.
+
+    Attributes:
+        auroc: probability that a known image has a higher 1 - p(reject class) than one to reject.
+        fpr_at_95_tpr: fraction of images to reject that are accepted where 95 % of the known are.
+        oscr: area under the fraction of known images that are accepted and correct, over the
+            fraction of images to reject that are accepted (Dhamija et al., 2018).
+        ccr_at_fpr: that fraction of known images where at most so many to reject are accepted.
+    """
+
+    auroc: float
+    fpr_at_95_tpr: float
+    oscr: float
+    ccr_at_fpr: dict[str, float]
+
+
 def selective_metrics(confidences: Tensor, hits: Tensor) -> SelectiveMetrics:
-    """Measure what withholding the least sure predictions gains.
+    """Compute what withholding the least confident predictions gains.
 
     Args:
         confidences: (N,) float64, N of 1 or more.
-        hits: (N,) bool, which predictions are right.
+        hits: (N,) bool, which predictions are correct.
     """
     num = len(hits)
-    errors = cumulative_errors(confidences, hits)
-    counts = torch.arange(1, num + 1, dtype=torch.float64)
-    risks = errors / counts
-    sound = (risks <= 0.01 + 1e-12).nonzero()
-    both = bool(hits.any()) and not bool(hits.all())
+    errors = _cumulative_errors(confidences, hits)
+    risks = errors / torch.arange(1, num + 1, dtype=torch.float64)
+    reached = (risks <= 0.01 + 1e-12).nonzero()
+    has_both = bool(hits.any()) and not bool(hits.all())
     return SelectiveMetrics(
         float(risks.mean()),
         float(errors.mean() / num),
-        {f"{share:g}": 1 - float(risks[max(1, round(share * num)) - 1]) for share in COVERAGES},
-        (int(sound.max()) + 1) / num if len(sound) else 0.0,
-        auroc(confidences[hits], confidences[~hits]) if both else None,
+        {f"{each:g}": 1 - float(risks[max(1, round(each * num)) - 1]) for each in COVERAGES},
+        (int(reached.max()) + 1) / num if len(reached) else 0.0,
+        auroc(confidences[hits], confidences[~hits]) if has_both else None,
     )
 
 
-def cumulative_errors(confidences: Tensor, hits: Tensor) -> Tensor:
-    """Return the number of errors among the k surest, for each k.
+def rejection_metrics(
+    probabilities: Tensor, labels: Tensor, reject: int
+) -> RejectionMetrics | None:
+    """Compute how well known images are separated from those of the reject class.
 
-    Images of one confidence have no order: each counts as their mean.
+    Args:
+        probabilities: (N, C) float64.
+        labels: (N,) int64.
+        reject: index of the reject class.
+
+    Returns:
+        None if there is no known image, or none to reject.
     """
-    values, tied = group_ties(confidences)
-    shares = sum_by_group(~hits, tied, len(values)) / tied.bincount()
-    return shares[tied.sort(descending=True).values].cumsum(dim=0)
+    is_known = labels != reject
+    if is_known.all() or not is_known.any():
+        return None
+    scores = 1 - probabilities[:, reject]
+    others = probabilities.clone()
+    others[:, reject] = _NO_SCORE
+    best, predicted = others.max(dim=1)
+    # A known image that is taken for another known class is never correct, whatever the threshold.
+    correct = best[is_known].where(predicted[is_known] == labels[is_known], _NO_SCORE)
+    rejected = best[~is_known]
+    return RejectionMetrics(
+        auroc(scores[is_known], scores[~is_known]),
+        fpr_at_tpr(scores[is_known], scores[~is_known], 0.95),
+        auroc(correct, rejected),
+        {f"{rate:g}": _tpr_at_fpr(correct, rejected, rate) for rate in _FALSE_POSITIVE_RATES},
+    )
+
+
+def risk_coverage(
+    probabilities: Tensor, labels: Tensor, max_points: int = 200
+) -> list[tuple[float, float]]:
+    """Compute the risk-coverage curve, from the most confident image on.
+
+    Args:
+        probabilities: (N, C) float64, N of 1 or more.
+        labels: (N,) int64.
+        max_points: of the curve; more would only make a larger file.
+
+    Returns:
+        Points (coverage, risk): fraction of images accepted, fraction of these that is wrong.
+    """
+    confidences, predicted = probabilities.max(dim=1)
+    num = len(labels)
+    risks = _cumulative_errors(confidences, predicted == labels) / torch.arange(1, num + 1)
+    chosen = {round(index) for index in torch.linspace(0, num - 1, max_points).tolist()}
+    return [((index + 1) / num, float(risks[index])) for index in sorted(chosen)]
+
+
+def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int) -> list[int]:
+    """Return the indices of wrong predictions by falling confidence, at most `limit`.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,) int64.
+        limit: most indices to return.
+    """
+    confidences, predicted = probabilities.max(dim=1)
+    wrong = (predicted != labels).nonzero()[:, 0]
+    order = confidences[wrong].argsort(descending=True, stable=True)
+    indices: list[int] = wrong[order][:limit].tolist()
+    return indices
+
+
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """Return the area under the ROC curve: P(a positive scores higher than a negative).
+
+    Args:
+        positive: (P,) float64, P of 1 or more.
+        negative: (M,) float64, M of 1 or more.
+    """
+    values, ties = group_ties(torch.cat([positive, negative]))
+    positives = ties[: len(positive)].bincount(minlength=len(values)).double()
+    negatives = ties[len(positive) :].bincount(minlength=len(values)).double()
+    below = negatives.cumsum(dim=0) - negatives / 2
+    return float((positives * below).sum() / (len(positive) * len(negative)))
+
+
+def fpr_at_tpr(positive: Tensor, negative: Tensor, tpr: float) -> float:
+    """Return the false positive rate at the highest threshold that reaches a true positive rate.
+
+    A score is accepted if it is at least the threshold. OpenOOD swaps the roles: there the images
+    to reject are the positives, and the values differ much.
+
+    Args:
+        positive: (P,) float64, P of 1 or more.
+        negative: (M,) float64, M of 1 or more.
+        tpr: fraction of positives to accept, in (0, 1].
+    """
+    ordered = positive.sort(descending=True).values
+    num_accepted = max(1, min(len(ordered), -int(-(tpr * len(ordered) - 1e-9) // 1)))  # rounded up
+    return float((negative >= ordered[num_accepted - 1]).double().mean())
+
+
+def _tpr_at_fpr(positive: Tensor, negative: Tensor, fpr: float) -> float:
+    """Return the true positive rate at the lowest threshold that keeps a false positive rate."""
+    ordered = negative.sort(descending=True).values
+    num_accepted = int(fpr * len(ordered) + 1e-9)
+    if num_accepted == len(ordered):
+        return 1.0
+    # At the score of the next negative, one too many would be accepted: count only what is above.
+    return float((positive > ordered[num_accepted]).double().mean())
+
+
+def _cumulative_errors(confidences: Tensor, hits: Tensor) -> Tensor:
+    """Return the (N,) number of errors among the k most confident images, for each k.
+
+    Images with the same confidence have no order: each counts as the mean of all of them.
+    """
+    values, ties = group_ties(confidences)
+    error_rates = sum_by_group(~hits, ties, len(values)) / ties.bincount()
+    return error_rates[ties.sort(descending=True).values].cumsum(dim=0)

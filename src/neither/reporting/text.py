@@ -1,7 +1,4 @@
-"""What figures come to, in plain words: the first that a reader of a report sees.
-
-The results of an evaluation as tables on the screen.
-"""
+"""Metrics as sentences and console tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,190 +6,208 @@ from typing import Any
 from neither.evaluation.metrics import wilson_interval
 from neither.runtime.console import print_line, print_table
 
-ENOUGH = 50  # images, below which a share is coarse
-_BARELY = 0.2  # of the way from guessing to perfect, below which little was learned
+FEW_IMAGES = 50  # below this a fraction is coarse
+_BARELY_LEARNED = 0.2  # of the way from chance to perfect
+_INFORMATIVE_ECE = 0.05  # largest ECE of a calibrated model at which the ECE means something
 
 
 def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
-    """Say in plain words what to expect of a model, the most important first.
+    """Return sentences on what to expect of a model, the most important first.
 
     Args:
-        metrics: as in `metrics.json`.
+        metrics: content of `metrics.json`.
     """
-    said = []
-    if learned := metrics.get("num_trained_on"):
-        said.append(f"{learned:,} of these {metrics['num_images']:,} pictures were trained on, so "
-                    "the figures say nothing about new ones.")  # fmt: skip
+    sentences = []
+    if num_trained_on := metrics.get("num_trained_on"):
+        sentences.append(
+            f"{num_trained_on:,} of these {metrics['num_images']:,} images were used for training, "
+            "so the metrics do not apply to new images."
+        )
     if "accuracy" not in metrics:
-        return [*said, "None of these pictures has a class as its label, so nobody knows how many "
-                "answers are right."]  # fmt: skip
-    num = sum(map(sum, metrics["confusion_matrix"]))
-    low, high = (100 * bound for bound in wilson_interval(metrics["accuracy"], num))
-    said.append(f"Of 100 pictures like these, {_of_100(metrics['accuracy'])} are called right "
-                f"({low:.0f} to {high:.0f}).")  # fmt: skip
-    num_classes = sum("recall" in figures for figures in metrics["per_class"].values())
+        return [*sentences, "No image is labelled with a class, so there is no accuracy."]
+    low, high = (100 * bound for bound in wilson_interval(metrics["accuracy"], _num(metrics)))
+    sentences.append(
+        f"Of 100 images like these, {_of_100(metrics['accuracy'])} are classified correctly "
+        f"({low:.0f} to {high:.0f})."
+    )
+    num_classes = sum("recall" in row for row in metrics["per_class"].values())
     if is_near_chance(metrics["macro_recall"], num_classes):
-        said.append("That is little better than guessing: train longer, or bring more pictures.")
-    said.append(_sureness(metrics))
+        sentences.append("That is little better than chance: train longer, or add images.")
+    sentences.append(_confidence_sentence(metrics))
     reject = metrics.get("reject_class")
     recall = metrics["per_class"].get(reject, {}).get("recall") if reject else None
     if recall is not None:
-        said.append(f"Of 100 pictures of {reject}, it calls {_of_100(recall)} {reject}.")
-    return said
+        sentences.append(
+            f"Of 100 images of {reject}, {_of_100(recall)} are classified as {reject}."
+        )
+    return sentences
 
 
-def _sureness(metrics: Mapping[str, Any]) -> str:
-    """Say how often the model is sure, and how often rightly."""
-    found, num = metrics["decision"], sum(map(sum, metrics["confusion_matrix"]))
+def _confidence_sentence(metrics: Mapping[str, Any]) -> str:
+    """Say how many predictions are confident, and how many of these are correct."""
+    decision, num = metrics["decision"], _num(metrics)
     if "threshold" not in metrics:
         return (
-            f"It could not promise to be right in "
-            f"{format_percent(found['target_precision'])} of its "
-            "answers, however sure, so it never says unsure."
+            f"No threshold reached a precision of {format_percent(decision['target_precision'])} "
+            "on val, so no prediction is marked as unsure."
         )
-    if "precision" not in found:
-        return "It is sure of none of them: all are for a person to look at."
-    accepted = round(found["coverage"] * num)
-    text = (f"Of 100 it is sure of {_of_100(found['coverage'])}, and right in "
-            f"{format_percent(found['precision'])} of these answers.")  # fmt: skip
-    return text if accepted >= ENOUGH else (
-        f"It is sure of {accepted} of {num:,}, {round(found['precision'] * accepted)} of them "
-        "rightly: too few to rely on."
-    )  # fmt: skip
+    if "precision" not in decision:
+        return "No prediction is confident: all are marked as unsure."
+    num_accepted = round(decision["coverage"] * num)
+    if num_accepted < FEW_IMAGES:
+        num_correct = round(decision["precision"] * num_accepted)
+        return (
+            f"{num_accepted} of {num:,} predictions are confident, {num_correct} of them correct: "
+            "too few to rely on."
+        )
+    return (
+        f"Of 100 predictions, {_of_100(decision['coverage'])} are confident; "
+        f"{format_percent(decision['precision'])} of these are correct."
+    )
+
+
+def calibration_sentence(metrics: Mapping[str, Any]) -> str:
+    """Say whether the probabilities are calibrated, as far as the number of images can tell."""
+    ece, bound = metrics["ece"], metrics["expected_if_calibrated"]["ece"]["q95"]
+    if ece > bound:
+        verdict = "are not well calibrated"
+    elif bound <= _INFORMATIVE_ECE:
+        verdict = "are well calibrated"
+    else:
+        verdict = "may be calibrated or not: there are too few images to tell"
+    return (
+        f"The probabilities {verdict}. They differ from the accuracy by {format_percent(ece)} on "
+        f"average; perfectly calibrated, by up to {format_percent(bound)}."
+    )
 
 
 def is_near_chance(macro_recall: float, num_classes: int) -> bool:
-    """Say whether a macro recall is hardly above that of a coin with so many sides."""
-    guess = 1 / num_classes
-    return guess < 1 and macro_recall < guess + _BARELY * (1 - guess)
+    """Return whether a macro recall is hardly above that of random predictions."""
+    chance = 1 / num_classes
+    return chance < 1 and macro_recall < chance + _BARELY_LEARNED * (1 - chance)
 
 
-def _of_100(share: float) -> str:
-    """Round, but never to all or none where there are others."""
-    if share in (0, 1):
-        return "all" if share else "none"
-    if 0 < share <= 0.005 or 0.995 <= share < 1:
-        return "less than 1" if share < 0.5 else "more than 99"
-    return f"about {100 * share:.0f}"
-
-
-def format_percent(share: float) -> str:
-    """Write a share in percent; 0.0 and 100.0 mean none and all."""
-    rounded = round(100 * share, 1)
-    if rounded in (0, 100) and share not in (0, 1):
-        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
+def format_percent(fraction: float) -> str:
+    """Format a fraction in percent; 0.0 and 100.0 mean exactly none and all."""
+    rounded = round(100 * fraction, 1)
+    if rounded in (0, 100) and fraction not in (0, 1):
+        return "< 0.1 %" if fraction < 0.5 else "> 99.9 %"
     return f"{rounded:.1f} %"
 
 
-def print_metrics(title: str, metrics: dict[str, Any]) -> None:
-    """Print all figures of a `metrics.json`."""
-    classes = metrics["classes"]
-    if "accuracy" in metrics:
-        confusion = metrics["confusion_matrix"]
+def _of_100(fraction: float) -> str:
+    """Round to a whole number of 100, but to all or none only if it is exactly that."""
+    if fraction in (0, 1):
+        return "all" if fraction else "none"
+    if fraction <= 0.005 or fraction >= 0.995:
+        return "less than 1" if fraction < 0.5 else "more than 99"
+    return f"about {100 * fraction:.0f}"
+
+
+def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
+    """Print the content of `metrics.json` as tables and lines."""
+    has_labels = "accuracy" in metrics
+    if has_labels:
         print_table(
             f"{title}: images by true class (row) and predicted class (column)",
-            ["", *classes, "images", "recall", "precision", "f1"],
+            ["", *metrics["classes"], "images", "recall", "precision", "f1"],
             [
-                [name, *map(str, confusion[number]), str(figures["num_images"])]
-                + [_percent(figures.get(key)) for key in ("recall", "precision", "f1")]
-                for number, (name, figures) in enumerate(metrics["per_class"].items())
+                [name, *map(str, counts), str(row["num_images"])]
+                + [_percent(row.get(key)) for key in ("recall", "precision", "f1")]
+                for counts, (name, row) in zip(
+                    metrics["confusion_matrix"], metrics["per_class"].items(), strict=True
+                )
             ],
         )
     else:
-        print_line(f"{title}: no image has a class as its label, so there is no accuracy")
+        print_line(f"{title}: no image is labelled with a class, so there is no accuracy")
     if "unlabelled" in metrics:
         counts = metrics["unlabelled"]["decided"].items()
-        print_line("decided: " + ", ".join(f"{name} {count:,}" for name, count in counts))
+        print_line("decisions: " + ", ".join(f"{name} {count:,}" for name, count in counts))
     if "out_of_distribution" in metrics:
+        folders = metrics["out_of_distribution"]
         print_table(
-            "folders that are no class of this model, and how their images were decided",
-            ["", *next(iter(metrics["out_of_distribution"].values()))["decided"], "images"],
+            "out of distribution: folders that are no class of this model, and their decisions",
+            ["", *next(iter(folders.values()))["decided"], "images"],
             [
                 [folder, *map(str, row["decided"].values()), str(row["num_images"])]
-                for folder, row in metrics["out_of_distribution"].items()
+                for folder, row in folders.items()
             ],
         )
-    if "accuracy" in metrics:
-        print_line(summary_sentences(metrics)[0])
-        if "priors" in metrics:
-            mix = ", ".join(
-                f"{name} {_percent(share)}" for name, share in metrics["priors"].items()
-            )
-            print_line(f"answered for another mix of classes than in training: {mix}")
-        for line in (*_hits(metrics), *_calibration(metrics), *_rejection(metrics)):
-            print_line(line)
-        print_line(_withheld(metrics))
-    print_line(_threshold(metrics))
+    for line in _labelled_lines(metrics) if has_labels else ():
+        print_line(line)
+    print_line(_threshold_line(metrics))
     if metrics["num_unreadable"]:
         print_line(f"{metrics['num_unreadable']:,} files could not be read")
 
 
-def _hits(metrics: dict[str, Any]) -> Iterator[str]:
-    num = sum(map(sum, metrics["confusion_matrix"]))
-    within = metrics["intervals"]
-    yield f"on {num:,} images, with 95 % intervals:"
+def _labelled_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield summary_sentences(metrics)[0]
+    if "priors" in metrics:
+        priors = ", ".join(f"{name} {_percent(each)}" for name, each in metrics["priors"].items())
+        yield f"with other class frequencies than in training: {priors}"
+    intervals = metrics["intervals"]
+    low, high = intervals["nll"]
+    yield f"on {_num(metrics):,} images, with 95 % intervals:"
     yield (
-        f"  accuracy {_percent(metrics['accuracy'])} ({_range(within['accuracy'])}), "
-        f"macro recall {_percent(metrics['macro_recall'])} ({_range(within['macro_recall'])})"
+        f"  accuracy {_percent(metrics['accuracy'])} ({_interval(intervals['accuracy'])}), "
+        f"macro recall {_percent(metrics['macro_recall'])} ({_interval(intervals['macro_recall'])})"
     )
-    low, high = within["nll"]
     yield (
-        f"  nll {metrics['nll']:.4f} ({low:.4f} - {high:.4f}), {metrics['refinement']:.4f} at "
-        f"their best temperature; Brier {metrics['brier']:.4f}"
+        f"  nll {metrics['nll']:.4f} ({low:.4f} - {high:.4f}), {metrics['refinement']:.4f} at the "
+        f"best temperature for these images; Brier {metrics['brier']:.4f}"
     )
-
-
-def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"calibration at temperature {metrics['temperature']:.3f}; in brackets what chance alone "
-        "gives, mean and 95 %:"
+        f"calibration error at temperature {metrics['temperature']:.3f} (expected if perfectly "
+        "calibrated: mean, 95 % quantile):"
     )
-    names = {"ece": "ECE", "adaptive_ece": "adaptive", "classwise_ece": "by class"}
-    chance = metrics["expected_if_calibrated"]
+    names = {"ece": "ECE", "adaptive_ece": "adaptive ECE", "classwise_ece": "classwise ECE"}
     yield "  " + ", ".join(
-        f"{name} {_percent(metrics[key])} ({_percent(chance[key]['mean'])}, "
-        f"{_percent(chance[key]['q95'])})"
+        f"{name} {_percent(metrics[key])} ({_percent(expected['mean'])}, "
+        f"{_percent(expected['q95'])})"
         for key, name in names.items()
+        for expected in [metrics["expected_if_calibrated"][key]]
     )
-
-
-def _rejection(metrics: dict[str, Any]) -> Iterator[str]:
     if "rejection" in metrics:
-        found = metrics["rejection"]
-        yield f"{metrics['reject_class']} against the rest, by 1 - p({metrics['reject_class']}):"
+        rejection, reject = metrics["rejection"], metrics["reject_class"]
+        yield f"other classes against {reject}, by 1 - p({reject}):"
         yield (
-            f"  AUROC {found['auroc']:.4f}; {_percent(found['fpr_at_95_tpr'])} pass where 95 % of "
-            f"the rest do; OSCR {found['oscr']:.4f}"
+            f"  AUROC {rejection['auroc']:.4f}; FPR at 95 % TPR "
+            f"{_percent(rejection['fpr_at_95_tpr'])}; OSCR {rejection['oscr']:.4f}"
         )
-
-
-def _withheld(metrics: dict[str, Any]) -> str:
-    found = metrics["selective"]
-    shares = ", ".join(
-        f"{_percent(accuracy)} of the surest {100 * float(share):.0f} %"
-        for share, accuracy in found["accuracy_at"].items()
+    selective = metrics["selective"]
+    accuracies = ", ".join(
+        f"{_percent(accuracy)} of the most confident {100 * float(coverage):.0f} %"
+        for coverage, accuracy in selective["accuracy_at"].items()
     )
-    return f"right: {shares}; AURC {found['aurc']:.4f}, AUGRC {found['augrc']:.4f}"
+    yield (f"correct: {accuracies}; AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}")
 
 
-def _threshold(metrics: dict[str, Any]) -> str:
+def _threshold_line(metrics: Mapping[str, Any]) -> str:
     if "threshold" not in metrics:
-        return "no threshold kept the promised precision on val: every prediction is accepted"
+        return "no threshold reached the target precision on val: every prediction is accepted"
     threshold = f"a probability of {metrics['threshold']:.4f}"
     if "decision" not in metrics:
         return f"unsure below {threshold}"
-    found = metrics["decision"]
-    mix = ", with the mix of classes there" if "priors" in metrics else ""
-    promise = f"(promised on val{mix}: {_percent(found['target_precision'])})"
-    if "precision" not in found:
-        return f"unsure below {threshold}: all of the images {promise}"
-    return (f"accepted from {threshold} on: {_percent(found['coverage'])} of the images, "
-            f"{_percent(found['precision'])} of them right {promise}")  # fmt: skip
+    decision = metrics["decision"]
+    priors = ", with the class frequencies there" if "priors" in metrics else ""
+    target = f"(target on val{priors}: {_percent(decision['target_precision'])})"
+    if "precision" not in decision:
+        return f"unsure below {threshold}: all of the images {target}"
+    return (
+        f"accepted from {threshold}: {_percent(decision['coverage'])} of the images, "
+        f"{_percent(decision['precision'])} of these correct {target}"
+    )
 
 
-def _range(bounds: Sequence[float]) -> str:
+def _num(metrics: Mapping[str, Any]) -> int:
+    """Return the number of labelled images."""
+    return sum(map(sum, metrics["confusion_matrix"]))
+
+
+def _interval(bounds: Sequence[float]) -> str:
     return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else format_percent(share)
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else format_percent(fraction)

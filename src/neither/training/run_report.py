@@ -62,7 +62,7 @@ def report_run(config: Config, run: RunFolder) -> None:
     val = read_split(run.folder / "splits.csv", source, "val")
     evaluation = evaluate(classifier, val, None, (), folder)
     (folder / "report.html").unlink(missing_ok=True)  # of older figures; ours lies above
-    if evaluation.scored is None:
+    if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
     again = evaluate_command(config, run.folder)
     warnings = read_warnings(run.folder)[:_MAX_WARNINGS]
@@ -74,14 +74,14 @@ def report_run(config: Config, run: RunFolder) -> None:
     story = ReportContext(
         title=f"{config.name}: how well it tells {', '.join(config.classes)} apart",
         source=f"val of {source}",
-        rows=read_metrics_rows(run.folder),
-        suspects=read_label_issues(run.folder),
-        num_trained=len(read_split(run.folder / "splits.csv", source, "train").paths),
-        root=val.root,
+        metrics_rows=read_metrics_rows(run.folder),
+        label_issues=read_label_issues(run.folder),
+        num_train_images=len(read_split(run.folder / "splits.csv", source, "train").paths),
+        image_root=val.root,
         warnings=[_CAUTION, *warnings],
         commands=[
             ("Say of any pictures what they show:", predict),
             ("Score it on pictures that chose nothing:", again),
         ],
     )
-    write_report(run.report, evaluation.metrics, evaluation.scored, story)
+    write_report(run.report, evaluation.metrics, evaluation.labelled, story)

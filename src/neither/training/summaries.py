@@ -20,17 +20,13 @@ from neither.data.batches import Batch
 from neither.data.dataset import Dataset
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.evaluation.calibration import reliability_bins
-from neither.evaluation.evaluation import (
-    LabelledPredictions,
-    most_confident_mistakes,
-    risk_coverage,
-)
 from neither.evaluation.metrics import confusion_matrix
+from neither.evaluation.selective import most_confident_mistakes, risk_coverage
 from neither.inference.explain import draw_heat_map
 from neither.models.cam import class_contrast_cam
 from neither.models.softmax import to_probabilities
 from neither.reporting.model_card import describe_splits
-from neither.reporting.plots import draw_confusion, draw_reliability, draw_risk_coverage
+from neither.reporting.plots import plot_confusion, plot_reliability, plot_risk_coverage, to_pixels
 from neither.runtime.console import printable
 from neither.runtime.errors import UserError
 from neither.training import tensorboard
@@ -245,14 +241,17 @@ def _show_val(writer: "SummaryWriter", state: TrainState, data: Dataset, logits:
     config, labels, step = state.config, data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
     confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(config.classes))
-    scored = LabelledPredictions([], [], labels, probabilities)
+    bins, points = reliability_bins(probabilities, labels), risk_coverage(probabilities, labels)
+    epoch, target = f"epoch {state.epoch}", config.decision.target_precision
     pictures = {
-        "confusion": draw_confusion(confusion.tolist(), config.classes, state.epoch),
-        "reliability": draw_reliability(reliability_bins(probabilities, labels), state.epoch),
-        "risk_coverage": draw_risk_coverage(
-            risk_coverage(scored), config.decision.target_precision, state.epoch
+        "confusion": to_pixels(
+            plot_confusion(confusion.tolist(), config.classes, f"confusion on val, {epoch}")
         ),
-        "worst_mistakes": draw_mistakes(_worst(state, data, scored), config.classes),
+        "reliability": to_pixels(plot_reliability(bins, f"reliability on val, {epoch}")),
+        "risk_coverage": to_pixels(
+            plot_risk_coverage(points, target, f"risk and coverage on val, {epoch}")
+        ),
+        "worst_mistakes": draw_mistakes(_worst(state, data, probabilities), config.classes),
     }  # fmt: skip
     for tag, picture in pictures.items():
         writer.add_image(f"val/{tag}", picture, step, dataformats="HWC")
@@ -275,12 +274,12 @@ def _show_weights(writer: "SummaryWriter", state: TrainState) -> None:
 
 
 @torch.no_grad()
-def _worst(state: TrainState, data: Dataset, scored: LabelledPredictions) -> list[Mistake]:
+def _worst(state: TrainState, data: Dataset, probabilities: Tensor) -> list[Mistake]:
     """Return the mistakes that the network is surest of, the worst first."""
-    places = most_confident_mistakes(scored, _MOST_MISTAKES)
+    places = most_confident_mistakes(probabilities, data.val.labels, _MOST_MISTAKES)
     if not places:
         return []
-    predicted = scored.probabilities.argmax(dim=1)
+    predicted = probabilities.argmax(dim=1)
     pixels = data.pixels[data.val.rows[places]]
     device = next(state.network.parameters()).device
     images = normalize(pixels.to(device), state.preprocessing)
@@ -293,7 +292,7 @@ def _worst(state: TrainState, data: Dataset, scored: LabelledPredictions) -> lis
         leads = [None] * len(places)
     return [
         Mistake(data.val.paths[place], pixels[number].numpy(), leads[number],
-                int(scored.labels[place]), scored.probabilities[place].tolist())
+                int(data.val.labels[place]), probabilities[place].tolist())
         for number, place in enumerate(places)
     ]  # fmt: skip
 
