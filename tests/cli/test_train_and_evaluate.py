@@ -55,7 +55,7 @@ def results(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
     return json.loads((folder / "metrics.json").read_text()), rows
 
 
-TRAINED_ON = "were trained on; figures on them say nothing about new ones"
+TRAINED_ON = "were used for training"
 
 
 def test_the_shown_command_scores_the_test_share_of_a_flat_folder_and_nothing_else(
@@ -85,7 +85,7 @@ def test_the_shown_command_scores_the_test_share_of_a_flat_folder_and_nothing_el
     done = call("evaluate", run, root, "--output-dir", tmp_path / "all")
     num_train = Counter(splits_of(run).values())["train"]
     assert f"warning: {num_train} of these 60 images {TRAINED_ON}" in done.err
-    assert "the run was trained on this; --split test scores only what it kept" in done.err
+    assert "--split test evaluates only its test split" in done.err
     assert len(results(tmp_path / "all")[1]) == 60
 
 
@@ -134,10 +134,10 @@ def test_images_that_were_trained_on_are_told_wherever_they_lie(call: Call, tmp_
     assert (done.code, done.err.count("warning: ")) == (0, 1)
     assert f"warning: 3 of these 4 images {TRAINED_ON}" in done.err
     # A checkpoint alone does not know, and says so; a run that knows of none says nothing.
-    alone = "a checkpoint alone cannot tell whether it was trained on these images; its run can"
+    alone = "a bare checkpoint does not record which images it was trained on"
     assert alone not in done.err
     done = call("evaluate", run / "checkpoints" / "best.pt", other, *output)
-    assert (done.code, "trained on; figures" in done.err) == (0, False)
+    assert (done.code, TRAINED_ON in done.err) == (0, False)
     assert alone in done.err
     for number in range(3):
         (other / f"{number}.png").unlink()

@@ -1,44 +1,5 @@
-"""A classifier that is known through and through, and folders of images for it."""
+"""Fixtures of a classifier with known predictions."""
 
-from collections.abc import Callable
-from pathlib import Path
+from color_classifier import classifier, draw
 
-import pytest
-import torch
-from PIL import Image
-from torch import Tensor, nn
-
-from neither.data import workers
-from neither.data.preprocessing import Preprocessing
-from neither.inference.classifier import Classifier
-
-COLOURS = {"dog": (200, 40, 40), "human": (40, 200, 40), "neither": (40, 40, 200)}
-
-
-class MeanColour(nn.Module):
-    """One logit for each of red, green and blue: the brighter, the higher."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return 2 * images.mean(dim=(2, 3))
-
-
-@pytest.fixture
-def classifier() -> Classifier:
-    """Red is a dog, green is a human, blue is neither."""
-    return Classifier(
-        MeanColour().eval(), tuple(COLOURS), "neither", Preprocessing(8), 1.25, Path("images"), {},
-        torch.device("cpu"),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str, int], None]:
-    """Return a function that draws an image in the colour of a class; here, no process starts."""
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)
-
-    def draw_one(path: Path, colour_of: str, shade: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        colour = tuple(value + shade for value in COLOURS[colour_of])
-        Image.new("RGB", (12, 10), colour).save(path, format="PNG")
-
-    return draw_one
+__all__ = ["classifier", "draw"]

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from neither.data import workers
 from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.data.manifest import find_evaluation_rows
-from neither.evaluation.evaluation import evaluate
+from neither.evaluation.evaluation import compute_metrics, evaluate
+from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError
@@ -91,12 +93,6 @@ def test_figures_of_a_labelled_folder(
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert {row["true_label"] for row in rows} == {"dog", "human"}
     assert by_path(rows)["dog/odd.png"]["predicted"] == "human"
-
-
-def test_nll_agrees_with_the_rows(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
-    metrics, rows = score(classifier, labelled, tmp_path / "out")
-    losses = [-math.log(float(row[f"prob_{row['true_label']}"])) for row in rows]
-    assert metrics["nll"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
 def test_probabilities_in_the_rows_are_those_of_the_classifier(
@@ -265,27 +261,6 @@ def test_unseen_images_have_rows_relative_to_the_scored_folder(
     assert metrics == alone | {"num_images": 11}
 
 
-def test_a_folder_of_unreadable_files_has_no_figures(
-    classifier: Classifier, tmp_path: Path, draw: Draw
-) -> None:
-    (tmp_path / "images" / "dog").mkdir(parents=True)
-    (tmp_path / "images" / "dog" / "0.png").touch()
-    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "out")
-    assert (metrics["num_images"], metrics["num_unreadable"], len(rows)) == (0, 1, 1)
-    assert "accuracy" not in metrics
-
-
-def test_what_does_not_apply_is_absent_never_null(
-    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
-) -> None:
-    draw(labelled / "teapot" / "0.png", "dog")
-    score(classifier, labelled, tmp_path / "out")
-    text = (tmp_path / "out" / "metrics.json").read_text()
-    assert "null" not in text
-    assert "NaN" not in text
-    assert text.endswith("}\n")
-
-
 def test_two_evaluations_write_the_same_bytes(
     classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
 ) -> None:
@@ -325,19 +300,13 @@ def test_images_that_were_trained_on_are_counted_and_told(
     learned = {sha256((labelled / "dog" / name).read_bytes()).hexdigest()
                for name in ("0.png", "1.png", "bad.png")}  # fmt: skip
 
-    def said(trained_on: set[str]) -> str:
+    for trained_on, num in ((learned, 4), ({"0" * 64}, None), (set(), None)):
         with log_to_folder(tmp_path):
-            evaluate(classifier, scored, unseen, trained_on, tmp_path / "out")
-        text = (tmp_path / "log.txt").read_text()
+            metrics = evaluate(classifier, scored, unseen, trained_on, tmp_path / "out").metrics
+        assert metrics.get("num_trained_on") == num
+        log = (tmp_path / "log.txt").read_text()
+        assert ("4 of these 10 images" in log) == (num == 4)
         (tmp_path / "log.txt").unlink()
-        return text
-
-    assert (
-        "warning: 4 of these 10 images were trained on; figures on them say nothing about new ones"
-    ) in said(learned)
-    (labelled / "dog" / "bad.png").unlink()
-    assert "trained on" not in said({"0" * 64})
-    assert "trained on" not in said(set())
 
 
 def test_a_manifest_is_scored_row_by_row(
@@ -404,3 +373,56 @@ class TwoColours(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean(dim=(2, 3))[:, [1, 0]]
+
+
+# Red is a dog, green a human, blue neither: one logit each, at temperature 1.25.
+LOGITS = torch.tensor([[5.0, 0, 0]] * 3 + [[0, 5.0, 0]] * 3 + [[0, 0, 5.0]] * 3 + [[0, 2.5, 0]])
+LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+SURE = math.exp(4) / (math.exp(4) + 2)
+LESS = math.exp(2) / (math.exp(2) + 2)
+
+
+def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
+    found = compute_metrics(classifier, LOGITS, LABELS)
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found))
+    losses = [-math.log(SURE)] * 9 + [-math.log((1 - LESS) / 2)]
+    assert found["accuracy"] == 0.9
+    assert found["macro_recall"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert found["nll"] == pytest.approx(sum(losses) / 10)
+    assert found["refinement"] <= found["nll"]
+    assert found["ece"] == pytest.approx((9 * (1 - SURE) + LESS) / 10)
+    assert found["reliability"] == [
+        {"num_images": 1, "confidence": pytest.approx(LESS), "accuracy": 0.0},
+        {"num_images": 9, "confidence": pytest.approx(SURE), "accuracy": 1.0},
+    ]
+    assert found["selective"]["accuracy_at"] == {"0.95": 0.9, "0.9": 1.0, "0.8": 1.0}
+    # 1 - p(neither): the wrong one of neither is between the known images and its fellows.
+    assert found["rejection"]["auroc"] == 1.0
+    assert set(found["rejection"]) == {
+        "auroc", "fpr_at_95_tpr", "oscr", "ccr_at_fpr", "aurc", "augrc",
+    }  # fmt: skip
+    assert found["rejection"]["aurc"] == found["selective"]["aurc"] == pytest.approx(0.01)
+    assert found["decision"] == {"target_precision": 1.0, "coverage": 1.0, "precision": 0.9}
+    low, high = found["intervals"]["accuracy"]
+    assert (low, high) == pytest.approx(wilson_interval(0.9, 10))
+    assert set(found["expected_if_calibrated"]) == {"ece", "adaptive_ece", "classwise_ece"}
+
+
+def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:
+    alone = compute_metrics(classifier, LOGITS[:3], LABELS[:3])
+    assert "rejection" not in alone
+    assert "auroc" not in alone["selective"]
+    assert "null" not in json.dumps(alone)
+    assert "NaN" not in json.dumps(alone)
+
+
+def test_other_priors_move_every_figure(classifier: Classifier) -> None:
+    known = replace(classifier, class_frequencies=(0.25, 0.5, 0.25))
+    priors = known.with_priors({"dog": 0.05, "human": 0.05, "neither": 0.9})
+    # p * prior / share, and all divided by their sum.
+    parts = [0.05 / 0.25, math.exp(2) * 0.05 / 0.5, 0.9 / 0.25]
+    expected = [each / sum(parts) for each in parts]
+    assert priors.probabilities(LOGITS[-1:])[0].tolist() == pytest.approx(expected)
+    assert compute_metrics(priors, LOGITS, LABELS)["accuracy"] == 1.0
+    same = known.with_priors(dict(zip(known.classes, known.class_frequencies, strict=True)))
+    assert same.probabilities(LOGITS).allclose(known.probabilities(LOGITS))

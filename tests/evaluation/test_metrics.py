@@ -1,4 +1,4 @@
-"""Figures held against scikit-learn, torchmetrics, and a table worked by hand."""
+"""Metrics against scikit-learn, torchmetrics and a table by hand; intervals against theory."""
 
 import math
 import warnings
@@ -23,6 +23,8 @@ from neither.evaluation.metrics import (
     confusion_matrix,
     curve_metrics,
     macro_recall,
+    macro_recall_interval,
+    mean_interval,
     nll,
     per_class_metrics,
     recalls,
@@ -30,7 +32,7 @@ from neither.evaluation.metrics import (
 
 CLASSES = ("dog", "human", "neither")
 NUM_CLASSES = len(CLASSES)
-HAND = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # nothing is neither, or called so
+HAND = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # the last class has no image
 EMPTY = torch.zeros(3, 3, dtype=torch.int64)
 
 answers = st.lists(
@@ -52,14 +54,9 @@ def make_logits(num: int, seed: int, spread: float = 5.0) -> tuple[Tensor, Tenso
     return spread * torch.randn(num, NUM_CLASSES, generator=generator), labels
 
 
-def certain(predicted: Tensor) -> Tensor:
-    """Make logits whose largest is the predicted class."""
-    return torch.nn.functional.one_hot(predicted, NUM_CLASSES).float()
-
-
 @given(answers)
 @quick
-def test_confusions_accuracy_and_macro_recall_are_those_of_the_oracles(
+def test_confusion_accuracy_and_macro_recall_agree_with_the_oracles(
     pairs: list[tuple[int, int]],
 ) -> None:
     labels, predicted = columns(pairs)
@@ -78,7 +75,7 @@ def test_confusions_accuracy_and_macro_recall_are_those_of_the_oracles(
 
 @given(answers)
 @quick
-def test_figures_of_each_class_are_those_of_the_oracles(pairs: list[tuple[int, int]]) -> None:
+def test_per_class_metrics_agree_with_the_oracles(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = columns(pairs)
     found = per_class_metrics(confusion_matrix(labels, predicted, NUM_CLASSES), CLASSES)
     precision, recall, f1, num_images = oracle.precision_recall_fscore_support(
@@ -112,10 +109,6 @@ def test_nll_is_finite_where_a_probability_underflows() -> None:
     assert nll(torch.tensor([[0.0, -2000.0]]), torch.tensor([0]), 1.0) == 0
 
 
-def test_nll_of_knowing_nothing_is_ln_c() -> None:
-    assert nll(torch.zeros(7, 3), torch.arange(7) % 3, 1.0) == pytest.approx(math.log(3))
-
-
 @given(st.integers(0, 1000), st.randoms(use_true_random=False))
 @quick
 def test_the_order_of_the_images_changes_no_bit_of_nll(seed: int, random: Random) -> None:
@@ -129,9 +122,6 @@ def test_hand_worked_table() -> None:
     assert accuracy(HAND) == 7 / 10
     assert recalls(HAND) == [3 / 4, 4 / 6, None]
     assert macro_recall(HAND) == pytest.approx((3 / 4 + 4 / 6) / 2)
-
-
-def test_the_hand_worked_table_by_class() -> None:
     assert per_class_metrics(HAND, CLASSES) == {
         "dog": {"precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "num_images": 4},
         "human": {"precision": 4 / 5, "recall": 4 / 6, "f1": 8 / 11, "num_images": 6},
@@ -178,3 +168,32 @@ def test_nothing_to_score_is_an_error_not_a_zero() -> None:
 def test_a_logit_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
         nll(torch.tensor([[0.0, math.nan]]), torch.tensor([0]), 1.0)
+
+
+def test_the_interval_of_a_fraction_is_that_of_the_binomial() -> None:
+    hits = (torch.arange(1000) < 900).double()
+    low, high = mean_interval(hits)
+    half = 1.96 * math.sqrt(0.9 * 0.1 / 1000)
+    assert low == pytest.approx(0.9 - half, abs=0.003)
+    assert high == pytest.approx(0.9 + half, abs=0.003)
+    assert (low, high) == mean_interval(hits)
+
+
+def test_macro_recall_is_as_uncertain_as_its_rarest_class() -> None:
+    labels = torch.tensor([0] * 990 + [1] * 10)
+    hits = (torch.arange(1000) % 10 != 0) | (torch.arange(1000) == 990)
+    hits[992:995] = False
+    low, high = macro_recall_interval(labels, hits)
+    both = math.sqrt(0.9 * 0.1 / 990 + 0.7 * 0.3 / 10) / 2
+    assert (low + high) / 2 == pytest.approx(0.8, abs=0.02)
+    assert high - low == pytest.approx(2 * 1.96 * both, rel=0.15)
+
+
+def test_a_class_that_a_draw_leaves_out_is_left_out_of_its_mean() -> None:
+    labels = torch.tensor([0, 0, 0, 1])
+    low, high = macro_recall_interval(labels, torch.tensor([True, True, True, False]))
+    assert (low, high) == (0.5, 1.0)
+
+
+def test_one_image_has_no_spread() -> None:
+    assert mean_interval(torch.tensor([0.25], dtype=torch.float64)) == (0.25, 0.25)

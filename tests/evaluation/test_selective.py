@@ -1,4 +1,4 @@
-"""Withholding the least sure: by the definition, by identity, by hand."""
+"""Selective prediction and rejection: against scikit-learn, by definition, by hand."""
 
 import itertools
 
@@ -6,8 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
-from neither.evaluation.selective import SelectiveMetrics, selective_metrics
+from neither.evaluation.selective import (
+    SelectiveMetrics,
+    auroc,
+    fpr_at_tpr,
+    most_confident_mistakes,
+    rejection_metrics,
+    risk_coverage,
+    selective_metrics,
+)
 
 images = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=7)
 
@@ -33,7 +43,7 @@ def test_ties_are_the_mean_over_all_their_orders(pairs: list[tuple[int, bool]]) 
     assert found.augrc == pytest.approx(counted, abs=1e-12)
 
 
-def test_a_table_worked_by_hand() -> None:
+def test_selective_metrics_by_hand() -> None:
     # By confidence: right, right, wrong, right; errors among the first k: 0, 0, 1, 1.
     found = measure([(8, True), (6, True), (5, False), (3, True)])
     assert found.aurc == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
@@ -59,3 +69,122 @@ def test_all_right_and_all_wrong() -> None:
     right, wrong = measure([(5, True), (3, True)]), measure([(5, False), (3, False)])
     assert (right.aurc, right.augrc, right.coverage_at_99, right.auroc) == (0, 0, 1, None)
     assert (wrong.aurc, wrong.augrc, wrong.coverage_at_99, wrong.auroc) == (1, 0.75, 0, None)
+
+
+scores = st.lists(st.integers(0, 12).map(lambda n: n / 12), min_size=1, max_size=25)
+
+
+def tensor(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@given(scores, scores)
+@settings(max_examples=80, deadline=None)
+def test_p21_auroc_is_scikit_learns_and_its_opposite_mirrors_it(
+    positive: list[float], negative: list[float]
+) -> None:
+    truth = [1] * len(positive) + [0] * len(negative)
+    found = auroc(tensor(positive), tensor(negative))
+    assert found == pytest.approx(roc_auc_score(truth, positive + negative), abs=1e-12)
+    assert auroc(-tensor(positive), -tensor(negative)) == pytest.approx(1 - found, abs=1e-12)
+    assert auroc(tensor(positive).exp(), tensor(negative).exp()) == pytest.approx(found, abs=1e-12)
+
+
+def test_false_positive_rate_at_a_true_positive_rate() -> None:
+    positive = tensor([number / 20 for number in range(1, 21)])
+    # 95 % of 20 are 19: the threshold is the second lowest, 0.1, and a tie with it passes.
+    assert fpr_at_tpr(positive, tensor([0.05, 0.09, 0.1, 0.9]), 0.95) == 0.5
+    assert fpr_at_tpr(positive, tensor([0.05, 0.09, 0.1, 0.9]), 1.0) == 1.0
+    assert fpr_at_tpr(tensor([0.5]), tensor([0.4]), 0.95) == 0.0
+
+
+def oscr_by_hand(probabilities: Tensor, labels: Tensor, reject: int) -> float:
+    """Go through all pairs: a right known image above one to be rejected, ties half."""
+    known = [number for number in range(probabilities.shape[1]) if number != reject]
+    total, pairs = 0.0, 0
+    for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+        if label == reject:
+            continue
+        best = max(row[number] for number in known)
+        right = max(known, key=lambda number: row[number]) == label
+        for other, other_label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+            if other_label != reject:
+                continue
+            pairs += 1
+            theirs = max(other[number] for number in known)
+            total += right * ((best > theirs) + (best == theirs) / 2)
+    return total / pairs
+
+
+@given(st.integers(2, 40), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_t6_oscr_counts_each_pair_once_and_ties_half(num: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = torch.randint(0, 6, (num, 3), generator=generator).double() + 0.5
+    # Two known classes of one probability would leave the prediction to their order.
+    parts[:, 1] += 0.25
+    probabilities = parts / parts.sum(dim=1, keepdim=True)
+    labels = torch.randint(0, 3, (num,), generator=generator)
+    labels[0], labels[1] = 0, 2
+    found = rejection_metrics(probabilities, labels, 2)
+    assert found is not None
+    assert found.oscr == pytest.approx(oscr_by_hand(probabilities, labels, 2), abs=1e-12)
+    known = labels != 2
+    right = (probabilities[:, :2].argmax(dim=1) == labels)[known].double().mean()
+    assert 0 <= found.oscr <= float(right)
+    assert all(0 <= each <= float(right) + 1e-12 for each in found.ccr_at_fpr.values())
+
+
+def test_rejection_metrics_by_hand() -> None:
+    probabilities = tensor([0.9, 0.05, 0.05, 0.2, 0.7, 0.1, 0.5, 0.3, 0.2, 0.1, 0.3, 0.6, 0.6, 0.2,
+                            0.2]).view(5, 3)  # fmt: skip
+    labels = torch.tensor([0, 1, 1, 2, 2])  # the third is known, yet taken for the other class
+    found = rejection_metrics(probabilities, labels, 2)
+    assert found is not None
+    # 1 - p(neither): known 0.95, 0.9, 0.8; neither 0.4, 0.8: 5 pairs won and one tie of 6.
+    assert found.auroc == pytest.approx(5.5 / 6)
+    assert found.fpr_at_95_tpr == 0.5
+    # Right and known: 0.9, 0.7; neither reaches 0.3 and 0.6: both above both, of 3 x 2 pairs.
+    assert found.oscr == pytest.approx(4 / 6)
+    assert found.ccr_at_fpr == {"0.1": pytest.approx(2 / 3), "0.01": pytest.approx(2 / 3),
+                                "0.001": pytest.approx(2 / 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_without_known_or_rejected_images_there_are_no_rejection_metrics(label: int) -> None:
+    probabilities = tensor([0.5, 0.3, 0.2]).expand(4, 3)
+    assert rejection_metrics(probabilities, torch.full((4,), label), 2) is None
+
+
+def test_known_images_alike_leave_nothing_at_a_low_rate() -> None:
+    probabilities = tensor([0.6, 0.2, 0.2]).expand(6, 3)
+    found = rejection_metrics(probabilities, torch.tensor([0, 0, 0, 2, 2, 2]), 2)
+    assert found is not None
+    assert (found.auroc, found.oscr, found.fpr_at_95_tpr) == (0.5, 0.5, 1.0)
+    assert found.ccr_at_fpr["0.1"] == 0
+
+
+def test_risk_coverage_and_mistakes_by_hand() -> None:
+    """By falling confidence: wrong 1.0, correct 0.9, wrong 0.8, wrong 0.7, correct 0.6."""
+    probabilities = tensor([0.9, 0.1, 0.6, 0.4, 0.3, 0.7, 0.0, 1.0, 0.2, 0.8]).view(5, 2)
+    labels = torch.zeros(5, dtype=torch.int64)
+    assert risk_coverage(probabilities, labels) == [
+        (0.2, 1.0), (0.4, 0.5), (0.6, pytest.approx(2 / 3)), (0.8, 0.75), (1.0, 0.6),
+    ]  # fmt: skip
+    assert most_confident_mistakes(probabilities, labels, 2) == [3, 4]
+    assert most_confident_mistakes(probabilities, labels, 9) == [3, 4, 2]
+
+
+def test_risks_of_equal_confidences_do_not_depend_on_the_order() -> None:
+    tied = tensor([0.6, 0.4]).expand(4, 2)
+    assert [risk for _, risk in risk_coverage(tied, torch.tensor([0, 0, 1, 1]))] == [0.5] * 4
+
+
+def test_a_long_curve_keeps_its_ends() -> None:
+    num = 10_000
+    confidences = torch.linspace(1, 0.51, num, dtype=torch.float64)
+    labels = (torch.arange(num) >= num // 2).long()  # the more confident half is correct
+    points = risk_coverage(torch.stack([confidences, 1 - confidences], dim=1), labels)
+    assert len(points) == 200
+    assert points[0] == (1 / num, 0.0)
+    assert points[-1] == (1.0, 0.5)

@@ -40,7 +40,7 @@ def test_the_card_says_what_the_figures_on_val_say(run: Path) -> None:
     assert f"| recall of `dog` | {100 * recall:.1f} % (" in card
     assert "| train | 8 | 8 | 8 | 24 |" in card
     assert "- class dog has only 4 images in val" in card
-    assert "`python scripts/evaluate.py runs/told images`\nscores it on pictures" in card
+    assert "`python scripts/evaluate.py runs/told images`\nevaluates it on images" in card
     assert "`softmax_regression` (579 parameters)" in card
     assert 'neither.load("runs/told")' in card
     environment = json.loads((run / "environment.json").read_text())
@@ -49,7 +49,7 @@ def test_the_card_says_what_the_figures_on_val_say(run: Path) -> None:
 
 def test_the_report_is_of_val_and_has_the_curves(run: Path) -> None:
     report = (run / "report.html").read_text("utf-8")
-    assert "12 pictures, val of images" in report
+    assert "12 images, val of images" in report
     assert "These pictures chose the epoch" in report
     assert "val ends at" in report
 
@@ -84,7 +84,7 @@ def test_odd_names_and_a_run_that_accepts_nothing_have_their_card_too(
     done = call("train", "told.yaml", "--output-dir", odd)
     assert done.code == 0, done.err
     assert (
-        "On val that leaves 0.0 % of\nthe pictures decided (98.0 %"
+        "On val 0.0 % of the\nimages are accepted (target: 98.0 %"
         in (odd / "MODEL_CARD.md").read_text()
     )
-    assert "It is sure of none of them" in (odd / "report.html").read_text()
+    assert "No prediction is confident" in (odd / "report.html").read_text()

@@ -163,4 +163,4 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     missed = [complaint for each in requirements if (complaint := each.complaint(metrics))]
     if missed:
         raise RequirementError("\n       ".join(missed))
-    return DataError.exit_code if metrics["num_unreadable"] or evaluation.refused else 0
+    return DataError.exit_code if metrics["num_unreadable"] or evaluation.unreadable_folders else 0

@@ -273,7 +273,9 @@ def evaluate(
             for folder, counts in sorted(out_of_distribution.items())
         }
     files.write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return Evaluation(metrics, predictions, output_dir.name, images.root, output_dir, unreadable_folders)
+    return Evaluation(
+        metrics, predictions, output_dir.name, images.root, output_dir, unreadable_folders
+    )
 
 
 def _list_rows(images: ImageTable, unseen: ImageTable | None) -> list[_Row]:
