@@ -143,10 +143,7 @@ def cut(data: "Dataset") -> "Batches":
     from neither.config.schema import Augmentation
     from neither.data.batches import Batches
 
-    return Batches(
-        data.pixels, data.train.rows, data.train.labels, len(CLASSES), 128, 0, Augmentation(),
-        PREPROCESSING, torch.device("cpu"),
-    )  # fmt: skip
+    return Batches(data, Augmentation(), 128, 0, torch.device("cpu"))
 
 
 def load(path: Path) -> None:

@@ -79,10 +79,7 @@ def load(root: Path, run: Path) -> None:
     started = time.perf_counter()
     with Peak() as peak:
         data = load_dataset(settings, CLASSES, 0, preprocessing, run)
-    batches = Batches(
-        data.pixels, data.train.rows, data.train.labels, len(CLASSES), 128, 0, Augmentation(),
-        preprocessing, torch.device("cpu"),
-    )  # fmt: skip
+    batches = Batches(data, Augmentation(), 128, 0, torch.device("cpu"))
     epoch = batches.epoch(0)
     next(epoch)
     print(f"scan, split, index, first batch: {time.perf_counter() - started:.1f} s; held "

@@ -73,6 +73,7 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
 
     from neither.config.schema import Augmentation, Config, Data, Train
     from neither.data.batches import Batches
+    from neither.data.dataset import Dataset, Split
     from neither.data.preprocessing import Preprocessing
     from neither.runtime.devices import choose_compute
     from neither.training.state import build_state
@@ -87,12 +88,11 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
         config = Config(name="x", classes=CLASSES, data=data, train=Train(epochs=9))
         compute = choose_compute("auto", "auto")
         pixels = torch.from_numpy(np.memmap(path, np.uint8, "c", shape=(num, size, size, 3)))
-        batches = Batches(
-            pixels, torch.arange(num), torch.arange(num) % len(CLASSES), len(CLASSES), BATCH_SIZE,
-            0, Augmentation(), preprocessing, compute.device,
-        )  # fmt: skip
+        split = Split([], torch.arange(num), torch.arange(num) % len(CLASSES))
+        dataset = Dataset(pixels, split, split, CLASSES, preprocessing, "")
+        batches = Batches(dataset, Augmentation(), BATCH_SIZE, 0, compute.device)
         state = build_state(config, preprocessing, compute)
-        state.meet(batches.labels)
+        state.meet(split.labels)
         coming = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
         first = next(coming)
         first_batch = time.perf_counter() - started

@@ -57,10 +57,7 @@ def main() -> None:
         for name, state in (("small_cnn", build_state(CONFIG, PREPROCESSING, compute)),
                             ("resnet18", resnet_state(compute))):  # fmt: skip
             state.meet(data.train.labels)
-            coming = forever(Batches(
-                data.pixels, data.train.rows, data.train.labels, len(CLASSES), BATCH_SIZE, 0,
-                Augmentation(), PREPROCESSING, compute.device,
-            ))  # fmt: skip
+            coming = forever(Batches(data, Augmentation(), BATCH_SIZE, 0, compute.device))
             row = measure(f"{name}, project's loop", ours(state, coming, compute), rounds, compute)
             flops = count_flops(state, next(coming), compute)
             product = measure_product(compute)

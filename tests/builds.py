@@ -1,8 +1,8 @@
 """Build stores in processes of their own: beside another one, and to be killed.
 
-Usage: builds.py build FOLDER LOG    decode in this process, note each file in LOG, wait when told
-       builds.py kill FOLDER         be killed at each of its steps, and at random moments
-       builds.py pool FOLDER         decode in processes, telling of each few images
+Usage: builds.py build FOLDER LOG    decode in this process, log each file, wait for a line on stdin
+       builds.py kill FOLDER         be killed at each step and at random moments
+       builds.py pool FOLDER         decode in processes, printing a line a shard
 """
 
 import os
@@ -13,22 +13,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from neither.data import cache, store, workers
-from neither.data.cache import Rows
+from neither.data import store, workers
+from neither.data.cache import Cache
 from neither.data.decode import DecodedFile, decode_file_with_traits
 from neither.data.preprocessing import Preprocessing
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import setup_console
 
-WAY = Preprocessing(8)
+PREPROCESSING = Preprocessing(8)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -36,24 +35,28 @@ def names_in(folder: Path) -> list[str]:
 
 
 def build(folder: Path) -> ImageStore:
-    return build_store(folder, names_in(folder), folder, WAY, folder.parent / "spare", 0.5)
+    spare = folder.parent / "spare"
+    return build_store(folder, names_in(folder), folder, PREPROCESSING, spare, 0.5)
+
+
+decode_alone = cache(partial(decode_file_with_traits, preprocessing=PREPROCESSING))
 
 
 def check(built: ImageStore, folder: Path) -> None:
-    """Demand for each file what decoding it alone gives."""
-    for place, name in enumerate(names_in(folder)):
-        alone = decode_file_with_traits(folder / name, WAY)
-        assert built.reasons.get(place, "") == alone.reason, name
-        assert built.fingerprints["sha256"][place].tobytes() == alone.sha256, name
+    """Require for each file what decoding it alone gives."""
+    for index, name in enumerate(names_in(folder)):
+        alone = decode_alone(folder / name)
+        assert built.reasons.get(index, "") == alone.reason, name
+        assert built.fingerprints["sha256"][index].tobytes() == alone.sha256, name
         if alone.pixels is not None:
-            assert np.array_equal(built.pixels[built.rows[place]], alone.pixels), name
+            assert np.array_equal(built.gather(np.array([index]))[0], alone.pixels), name
 
 
 def build_beside_others(folder: Path, log: Path) -> None:
-    """Decode after a line on standard input, noting each file; then check and say so."""
+    """Decode after a line on standard input and log each file; then check."""
     started = False
 
-    def note(path: Path, preprocessing: Preprocessing) -> DecodedFile:
+    def logged(path: Path, preprocessing: Preprocessing) -> DecodedFile:
         nonlocal started
         if not started:
             started = True
@@ -64,13 +67,13 @@ def build_beside_others(folder: Path, log: Path) -> None:
         return decode_file_with_traits(path, preprocessing)
 
     setup_console()
-    store.decode_file_with_traits = note  # type: ignore[attr-defined]
+    store.decode_file_with_traits = logged  # type: ignore[attr-defined]
     check(build(folder), folder)
     print("right", flush=True)
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Do something in a forked process and return what it ended with, -9 if it was killed."""
+    """Do something in a forked process and return its exit code, -9 if it was killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -98,18 +101,8 @@ def dying(step: int, work: Callable[[], object]) -> None:
         count()
         return result
 
-    write = Rows.write
-
-    def write_in_two(self: Rows, pixels: Sequence[NDArray[np.uint8]]) -> None:
-        count()
-        write(self, pixels[: len(pixels) // 2])
-        count()
-        write(self, pixels)
-        count()
-
-    for name in ("fsync", "replace", "unlink", "rename"):
+    for name in ("open", "fsync", "replace", "unlink", "utime"):
         setattr(os, name, partial(counted, getattr(os, name)))
-    Rows.write = write_in_two  # type: ignore[method-assign]
     work()
 
 
@@ -131,7 +124,7 @@ def kill_at_each_step(folder: Path) -> int:
             code = in_child(partial(dying, step, partial(build, folder)))
             for _ in range(2):
                 check(build(folder), folder)
-            assert len(list(home.glob("neither/images/*/pixels-*"))) == 1
+            assert not list(home.glob("neither/images/*/.*.tmp"))
             if code == 0:
                 break
             assert code == -signal.SIGKILL, code
@@ -140,7 +133,7 @@ def kill_at_each_step(folder: Path) -> int:
 
 
 def kill_at_random_moments(folder: Path) -> int:
-    """Kill builds, of which each but every third goes on where the one before was killed."""
+    """Kill builds, of which each but every third continues where the one before was killed."""
     home = Path(os.environ["XDG_CACHE_HOME"])
     build(folder)  # which also warms up
     shutil.rmtree(home)
@@ -160,7 +153,7 @@ def kill_at_random_moments(folder: Path) -> int:
 
 
 def killed_after(seconds: float, work: Callable[[], object]) -> None:
-    """Do something, but be killed after so long."""
+    """Do something, but be killed after so many seconds."""
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
     work()
 
@@ -168,16 +161,16 @@ def killed_after(seconds: float, work: Callable[[], object]) -> None:
 def main() -> None:
     """Do what the command line asks for."""
     what, folder = sys.argv[1], Path(sys.argv[2])
+    store._CHUNK_IMAGES = store._SHARD_IMAGES = 16
     if what == "pool":
         workers.num_cores = lambda: 2
-        store._AT_ONCE, store._SAVE_EVERY_SECONDS = 16, -1.0
-        enter = store._enter
+        add = Cache.add
 
-        def tell(*arguments: Any) -> None:  # noqa: ANN401
-            enter(*arguments)
-            print("written", flush=True)
+        def reported(*arguments: Any) -> None:  # noqa: ANN401
+            add(*arguments)
+            print("published", flush=True)
 
-        store._enter = tell  # type: ignore[assignment]
+        Cache.add = reported  # type: ignore[method-assign,assignment]
         build(folder)
         return
     workers.num_cores = lambda: 1
@@ -185,7 +178,6 @@ def main() -> None:
         build_beside_others(folder, Path(sys.argv[3]))
         return
     os.fsync = lambda fd: None  # saves time: what was written outlives a killed process anyway
-    store._AT_ONCE, store._SAVE_EVERY_SECONDS, cache._SLACK_ROWS = 16, -1.0, 4
     print(kill_at_random_moments(folder), kill_at_each_step(folder))
 
 

@@ -16,6 +16,7 @@ import torch
 
 from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split
+from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import nll
 from scripts import ROOT
@@ -85,7 +86,7 @@ def test_hard_negatives_are_drawn_twice_as_often_and_classes_keep_their_size() -
     paths += [f"neither/cat{n}" for n in range(3)]
     labels = torch.tensor([0] * 9 + [2] * 9)
     split = Split(paths, torch.arange(100, 118), labels)
-    data = Dataset(torch.zeros(0), split, split, "")
+    data = Dataset(torch.zeros(0), split, split, (), Preprocessing(8), "")
     config = Config.model_validate({
         "name": "x", "classes": ("dog", "human", "neither"), "reject_class": "neither",
         "data": {"root": "x"}, "train": {"epochs": 2},

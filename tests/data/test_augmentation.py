@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Augmentation
-from neither.data.augmentation import NUM_UNIFORMS, augment
+from neither.data.augmentation import NUM_CUTMIX_UNIFORMS, NUM_UNIFORMS, augment, cutmix
 from neither.data.preprocessing import Preprocessing, normalize
 
 SIZE = 32
+SIDE = 16  # of images for CutMix
 PREPROCESSING = Preprocessing(SIZE)
 OFF: dict[str, Any] = {
     "crop_scale": (1.0, 1.0), "horizontal_flip": False, "rotation_degrees": 0.0,
@@ -224,3 +225,55 @@ def test_each_number_changes_something() -> None:
         drawn = base.clone()
         drawn[0, column] = 0.95 if column != 9 else 0.05
         assert not close(apply(pictures(1), drawn, settings), image, 1e-3), column
+
+
+# CutMix
+
+
+def cutmix_numbers(num: int) -> Tensor:
+    return torch.rand(num, NUM_CUTMIX_UNIFORMS, generator=torch.Generator().manual_seed(0))
+
+
+def flat_images(num: int) -> Tensor:
+    """Return images of one colour each, the image's index."""
+    return torch.arange(num)[:, None, None, None].expand(num, 3, SIDE, SIDE).float()
+
+
+def test_targets_are_the_fractions_of_the_area() -> None:
+    num = 64
+    images, targets = cutmix(flat_images(num), torch.eye(num), cutmix_numbers(num), 1.0)
+    for index, image in enumerate(images[:, 0]):
+        fraction = (image == index ^ 1).float().mean()
+        assert ((image == index) | (image == index ^ 1)).all()
+        assert targets[index, index ^ 1] == pytest.approx(fraction.item(), abs=1e-6)
+        assert targets[index, index] == pytest.approx(1 - fraction.item(), abs=1e-6)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(num))
+
+
+def test_the_pasted_part_is_a_square_of_the_drawn_area_cut_at_the_edges() -> None:
+    numbers = torch.tensor([[0.0, 0.25, 0.5, 0.5], [0.0, 0.25, 0.0, 0.5]])
+    images, targets = cutmix(flat_images(2), torch.eye(2), numbers, 1.0)
+    expected = torch.zeros(SIDE, SIDE)
+    expected[4:12, 4:12] = 1
+    assert torch.equal(images[0, 0], expected)
+    assert torch.equal(targets[0], torch.tensor([0.75, 0.25]))
+    expected = torch.ones(SIDE, SIDE)
+    expected[4:12, :4] = 0  # half of it lies beyond the left edge
+    assert torch.equal(images[1, 0], expected)
+    assert torch.equal(targets[1], torch.tensor([0.125, 0.875]))
+
+
+def test_as_many_are_changed_as_the_probability_says() -> None:
+    num = 2000
+    images, targets = flat_images(num), torch.eye(2).repeat(num // 2, 1)
+    _, changed = cutmix(images, targets, cutmix_numbers(num), 0.3)
+    assert 0.25 < (changed.amax(dim=1) < 1).float().mean() < 0.35
+    untouched, same = cutmix(images, targets, cutmix_numbers(num), 0.0)
+    assert torch.equal(untouched, images)
+    assert torch.equal(same, targets)
+
+
+def test_the_last_of_an_odd_number_has_no_partner() -> None:
+    images, targets = cutmix(flat_images(3), torch.eye(3), cutmix_numbers(3), 1.0)
+    assert (images[2] == 2).all()
+    assert torch.equal(targets[2], torch.tensor([0.0, 0.0, 1.0]))

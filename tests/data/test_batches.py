@@ -8,6 +8,7 @@ from torch import Tensor
 
 from neither.config.schema import Augmentation
 from neither.data.batches import Batch, Batches
+from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime.distributed import World
 
@@ -22,18 +23,19 @@ OFF = Augmentation(
 )
 
 
-def make(num: int = 100, **changes: Any) -> Batches:  # noqa: ANN401 - any field's type
-    """Make batches of `num` rows of a store that holds twice as many."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2 * num, SIZE, SIZE, 3), generator=generator,
-                           dtype=torch.uint8)  # fmt: skip
+def make(num: int = 100, pixels: Tensor | None = None, **changes: Any) -> Batches:  # noqa: ANN401
+    """Make batches of `num` of the images of a dataset that has twice as many."""
+    if pixels is None:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (2 * num, SIZE, SIZE, 3), generator=generator,
+                               dtype=torch.uint8)  # fmt: skip
     rows = torch.arange(2 * num - 1, 0, -2)
+    split = Split([], rows, rows % 3)
+    data = Dataset(pixels, split, split, ("a", "b", "c"), Preprocessing(SIZE), "")
     fields: dict[str, Any] = {
-        "pixels": pixels, "rows": rows, "labels": rows % 3, "num_classes": 3, "batch_size": 32,
-        "seed": 0, "settings": Augmentation(), "preprocessing": Preprocessing(SIZE),
-        "device": torch.device("cpu"),
+        "augmentation": Augmentation(), "batch_size": 32, "seed": 0, "device": torch.device("cpu"),
     }  # fmt: skip
-    return Batches(**fields | changes)
+    return Batches(data, **fields | changes)
 
 
 def order(batches: Batches, epoch: int, start: int = 0) -> list[int]:
@@ -54,7 +56,7 @@ def equal(one: Batch, other: Batch) -> bool:
 def test_each_image_comes_once_an_epoch_in_batches_of_nearly_one_size(
     num: int, batch_size: int, epoch: int
 ) -> None:
-    batches = make(num, batch_size=batch_size, settings=OFF)
+    batches = make(num, batch_size=batch_size, augmentation=OFF)
     sizes = [len(batch.labels) for batch in batches.epoch(epoch)]
     assert len(sizes) == len(batches)
     assert 0 < min(sizes) <= max(sizes) <= batch_size
@@ -66,10 +68,10 @@ def test_each_image_comes_once_an_epoch_in_batches_of_nearly_one_size(
 
 
 def test_pixels_and_labels_belong_to_their_index() -> None:
-    batches = make(settings=OFF)
+    batches = make(augmentation=OFF)
     for batch in batches.epoch(3):
-        rows = batches.rows[batch.indices]
-        plain = normalize(batches.pixels[rows], batches.preprocessing)
+        rows = batches.data.train.rows[batch.indices]
+        plain = normalize(batches.data.pixels[rows], batches.data.preprocessing)
         assert torch.allclose(batch.images, plain, rtol=0, atol=1e-5)
         assert torch.equal(batch.labels, rows % 3)
         assert torch.equal(batch.targets, torch.eye(3)[batch.labels])
@@ -92,7 +94,7 @@ def test_starting_within_an_epoch_gives_the_rest_of_the_same_batches(start: int)
 @pytest.mark.parametrize("batch_size", [2, 6, 100])
 def test_an_image_is_mixed_with_the_same_however_batches_are_cut(batch_size: int) -> None:
     mixed = Augmentation(cutmix=0.7)
-    cut, whole = make(51, batch_size=batch_size, settings=mixed), make(51, settings=mixed)
+    cut, whole = make(51, batch_size=batch_size, augmentation=mixed), make(51, augmentation=mixed)
     assert torch.allclose(images(cut, 4), images(whole, 4), rtol=0, atol=1e-5)
     targets = [torch.cat([batch.targets for batch in each.epoch(4)]) for each in (cut, whole)]
     assert torch.equal(*targets)
@@ -100,7 +102,7 @@ def test_an_image_is_mixed_with_the_same_however_batches_are_cut(batch_size: int
 
 
 def test_mixing_changes_no_other_number() -> None:
-    plain, mixed = make(settings=OFF), make(settings=OFF.model_copy(update={"cutmix": 0.5}))
+    plain, mixed = make(augmentation=OFF), make(augmentation=OFF.model_copy(update={"cutmix": 0.5}))
     for one, other in zip(plain.epoch(0), mixed.epoch(0), strict=True):
         assert torch.equal(one.labels, other.labels)
         same = (one.images == other.images).flatten(1).all(dim=1)
@@ -110,7 +112,7 @@ def test_mixing_changes_no_other_number() -> None:
 
 def test_training_images_may_be_smaller_than_those_of_the_store() -> None:
     pixels = torch.zeros((8, 12, 12, 3), dtype=torch.uint8)
-    (batch,) = make(4, pixels=pixels, settings=Augmentation(train_scale=2 / 3)).epoch(0)
+    (batch,) = make(4, pixels=pixels, augmentation=Augmentation(train_scale=2 / 3)).epoch(0)
     assert batch.images.shape == (4, 3, 8, 8)
 
 
@@ -140,7 +142,7 @@ def test_another_seed_has_another_order_and_other_changes() -> None:
 
 def test_images_of_one_batch_are_changed_each_in_its_own_way() -> None:
     batches = make(20)
-    same = batches.pixels[:1].expand(40, SIZE, SIZE, 3).contiguous()
+    same = batches.data.pixels[torch.tensor([0])].expand(40, SIZE, SIZE, 3).contiguous()
     changed = images(make(20, pixels=same), 0)
     assert len({image.numpy().tobytes() for image in changed}) == 20
 
@@ -149,17 +151,17 @@ def test_a_start_after_the_last_batch_gives_none() -> None:
     assert list(make().epoch(0, 4)) == []
 
 
-def test_the_store_is_left_as_it_was() -> None:
+def test_the_pixels_are_left_as_they_were() -> None:
+    every = torch.arange(200)
     batches = make()
     images(batches, 0)
-    assert torch.equal(batches.pixels, make().pixels)
-    assert torch.equal(batches.rows, make().rows)
+    assert torch.equal(batches.data.pixels[every], make().data.pixels[every])
 
 
 @pytest.mark.parametrize(("num", "size", "fewest"), [(3, 1, 1), (4, 1, 2), (5, 2, 1), (100, 1, 24)])
 def test_the_fewest_images_at_once_are_known_beforehand(num: int, size: int, fewest: int) -> None:
     batch_size = 32 if num == 100 else num if size == 2 else 2
     ranks = [World(rank, size) for rank in range(size)]
-    every = [make(num, batch_size=batch_size, world=each, settings=OFF) for each in ranks]
+    every = [make(num, batch_size=batch_size, world=each, augmentation=OFF) for each in ranks]
     parts = [len(batch.images) for batches in every for batch in batches.epoch(0)]
-    assert every[0].fewest() == min(part for part in parts if part) == fewest
+    assert every[0].min_shard_size() == min(part for part in parts if part) == fewest

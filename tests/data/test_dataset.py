@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from neither.config.schema import Data
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.errors import DataError, UsageError
+from neither.runtime.errors import DataError
 
 CLASSES = ("dog", "human")
 PREPROCESSING = Preprocessing(16)
@@ -23,7 +24,7 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def root(tmp_path: Path, draw: Draw) -> Path:
-    """Lay out 12 different pictures a class, in no splits."""
+    """Return a folder of 12 different images a class, without splits."""
     root = tmp_path / "photos"
     for offset, label in enumerate(CLASSES):
         for number in range(12):
@@ -57,9 +58,9 @@ def into_splits(root: Path, draw: Draw, *splits: str, num: int = 4) -> Path:
 
 
 def check_pixels(dataset: Dataset, root: Path, split: Split) -> None:
-    for path, row, label in zip(split.paths, split.rows, split.labels, strict=True):
-        content = (root / path).read_bytes()
-        assert np.array_equal(dataset.pixels[row].numpy(), decode(content, PREPROCESSING))
+    pixels = dataset.pixels[split.rows].numpy()
+    for path, image, label in zip(split.paths, pixels, split.labels, strict=True):
+        assert np.array_equal(image, decode((root / path).read_bytes(), PREPROCESSING))
         assert f"/{CLASSES[int(label)]}/" in f"/{path}"
 
 
@@ -76,8 +77,8 @@ def test_every_image_is_in_its_split_with_its_own_pixels_and_label(root: Path, r
         assert split.paths == [row["path"] for row in rows if row["split"] == name]
         assert len(split.paths) > 0
         check_pixels(dataset, root, split)
-    assert dataset.pixels.dtype == torch.uint8
     assert dataset.pixels.shape[1:] == (16, 16, 3)
+    assert dataset.pixels[dataset.val.rows].dtype == torch.uint8
     assert not {*dataset.train.rows.tolist()} & {*dataset.val.rows.tolist()}
 
 
@@ -88,26 +89,20 @@ def test_labels_follow_the_order_of_the_classes_and_not_of_the_names(root: Path,
         assert path.startswith(("human", "dog")[label])
 
 
-def test_test_images_are_not_even_in_memory(tmp_path: Path, run: Path, draw: Draw) -> None:
+@pytest.mark.parametrize("store", ["memory", "disk"])
+def test_test_images_can_not_be_gathered(tmp_path: Path, run: Path, draw: Draw, store: str) -> None:
     root = into_splits(tmp_path / "photos", draw, "train", "val", "test")
-    dataset = load(root, run, store="memory")
+    dataset = load(root, run, store=store)
+    assert isinstance(dataset.pixels, Tensor) == (store == "memory")
     assert dataset.pixels.shape[0] == 16
+    every = dataset.pixels[torch.arange(16)]
     rows = read_splits(run)
     assert sum(row["split"] == "test" for row in rows) == 8
     for path in (root / "test").rglob("*.png"):
         pixels = torch.tensor(decode(path.read_bytes(), PREPROCESSING))
-        assert not (dataset.pixels == pixels).flatten(1).all(1).any()
+        assert not (every == pixels).flatten(1).all(1).any()
     check_pixels(dataset, root, dataset.train)
     check_pixels(dataset, root, dataset.val)
-
-
-def test_without_a_val_folder_val_comes_from_train_and_never_from_test(
-    tmp_path: Path, run: Path, draw: Draw
-) -> None:
-    root = into_splits(tmp_path / "photos", draw, "train", "test", num=12)
-    dataset = load(root, run)
-    assert dataset.val.paths
-    assert all(path.startswith("train/") for path in dataset.val.paths + dataset.train.paths)
 
 
 def test_a_class_without_val_images_is_refused_and_no_splits_are_written(
@@ -116,9 +111,8 @@ def test_a_class_without_val_images_is_refused_and_no_splits_are_written(
     root = into_splits(tmp_path / "photos", draw, "train", "val", num=2)
     for path in (root / "val/human").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="class human has no image in val that can be used") as told:
+    with pytest.raises(DataError, match=r"human has no image in val .*\(2 .* not a JPEG"):
         load(root, run)
-    assert "2 of its images are left out: not a JPEG, PNG" in str(told.value)
     assert not (run / "splits.csv").exists()
 
 
@@ -134,32 +128,7 @@ def test_unreadable_images_are_left_out_listed_and_counted(
     bad = {row["path"]: row["reason"] for row in read_splits(run) if not row["split"]}
     assert set(bad) == {"dog/bad.jpg", "human/00a.png"}
     assert bad["human/00a.png"] == "empty file"
-    said = messages()
-    assert "2 unreadable images are left out" in said
-    assert "human/00a.png: empty file" in said
-
-
-def test_only_some_unreadable_images_are_named_on_the_screen(
-    root: Path, run: Path, messages: Callable[[], str]
-) -> None:
-    for number in range(30):
-        (root / f"dog/bad{number:02}.jpg").touch()
-    load(root, run)
-    said = messages()
-    assert "30 unreadable images are left out" in said
-    assert said.count("empty file") == 10
-
-
-def test_the_counts_of_each_split_and_class_are_told(
-    tmp_path: Path, run: Path, draw: Draw, messages: Callable[[], str]
-) -> None:
-    root = into_splits(tmp_path / "photos", draw, "train", "val", "unseen")
-    load(root, run)
-    said = messages()
-    assert "train       8 images: dog 4, human 4" in said
-    assert "val         8 images: dog 4, human 4" in said
-    assert "test        0 images: dog 0, human 0" in said
-    assert "not read, as no split has this name: unseen" in said
+    assert "human/00a.png: empty file" in messages()
 
 
 def same(one: Dataset, other: Dataset) -> bool:
@@ -180,46 +149,41 @@ def test_memory_and_disk_give_the_same_dataset(root: Path, run: Path, tmp_path: 
 def test_a_run_that_goes_on_keeps_to_its_splits(root: Path, run: Path) -> None:
     first = load(root, run)
     content = (run / "splits.csv").read_bytes()
-    # Neither another seed nor other shares count any more.
+    # Another seed and other fractions count no more.
+    for number, path in enumerate(sorted(root.rglob("*.png"))):  # nor do dates
+        os.utime(path, (0, 0) if number % 2 else (2**33, 2**33))
     assert same(first, load(root, run, seed=5, val_fraction=0.6))
     assert (run / "splits.csv").read_bytes() == content
 
 
-def test_images_added_since_are_told_and_left_out(
+def test_images_added_since_are_named_and_left_out(
     root: Path, run: Path, draw: Draw, messages: Callable[[], str]
 ) -> None:
     first = load(root, run)
     messages()
     draw(root / "dog/00 new.png", 77)  # before all others by name
     again = load(root, run)
-    assert "1 images added since this run began are left out, dog/00 new.png" in messages()
+    assert "dog/00 new.png" in messages()
     assert (again.train.paths, again.fingerprint) == (first.train.paths, first.fingerprint)
     check_pixels(again, root, again.train)
     check_pixels(again, root, again.val)
 
 
-@pytest.mark.parametrize("path", ["dog/03.png", "human/11.png"])
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_images_missing_or_changed_since_are_refused(
-    root: Path, run: Path, draw: Draw, path: str
+    root: Path, run: Path, draw: Draw, split: str
 ) -> None:
     load(root, run)
+    path = next(row["path"] for row in read_splits(run) if row["split"] == split)
     draw(root / path, 999)
-    with pytest.raises(DataError, match=f"1 images of this run are changed, among them {path}"):
+    with pytest.raises(DataError, match=f"^1 .* changed.* {path}"):
         load(root, run)
     (root / path).unlink()
-    with pytest.raises(DataError, match=f"1 images of this run are missing, among them {path}"):
+    with pytest.raises(DataError, match=f"^1 .* missing.* {path}"):
         load(root, run)
 
 
-def test_a_test_image_that_changed_is_refused_too(tmp_path: Path, run: Path, draw: Draw) -> None:
-    root = into_splits(tmp_path / "photos", draw, "train", "val", "test")
-    load(root, run)
-    draw(root / "test/dog/0.png", 999)
-    with pytest.raises(DataError, match="changed, among them test/dog/0"):
-        load(root, run)
-
-
-def test_the_fingerprint_tells_every_change(root: Path, run: Path, draw: Draw) -> None:
+def test_the_fingerprint_changes_with_every_change(root: Path, run: Path, draw: Draw) -> None:
     def fingerprint(**settings: Any) -> str:  # noqa: ANN401
         (run / "splits.csv").unlink(missing_ok=True)
         return load(root, run, **settings).fingerprint
@@ -261,15 +225,8 @@ def test_a_root_may_begin_with_the_home_folder(
     assert len(load(Path("~/photos"), run).train.paths) > 0
 
 
-def test_a_root_that_is_gone_is_refused(root: Path, run: Path) -> None:
-    load(root, run)
-    shutil.rmtree(root)
-    with pytest.raises(UsageError, match="no such file or folder"):
-        load(root, run)
-
-
 def photo(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """Return a smooth picture like no other of another seed."""
+    """Return a smooth image, unlike that of any other seed."""
     values = np.random.default_rng([3, seed]).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
 
@@ -299,24 +256,16 @@ def reasons_of(run: Path) -> dict[str, str]:
     return {row["path"]: row["reason"] for row in read_splits(run) if not row["split"]}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_re_encoded_and_resized_twins_are_never_in_two_splits(
-    tmp_path: Path, run: Path, seed: int
-) -> None:
+def test_re_encoded_and_resized_twins_are_never_in_two_splits(tmp_path: Path, run: Path) -> None:
     with_twins(tmp_path / "photos", 12)
-    load(tmp_path / "photos", run, seed)
+    load(tmp_path / "photos", run)
     placed = splits_of(run)
     splits: dict[str, set[str]] = {}
     for path, split in placed.items():
         splits.setdefault(path.partition("-")[0], set()).add(split)
     assert all(len(each - {""}) == 1 for each in splits.values())
     assert {"train", "val", "test"} <= set(placed.values())
-    reasons = reasons_of(run)
-    for path, why in reasons.items():
-        twin, split = why.removeprefix("nearly the same as ").split(", which is in ")
-        assert twin.partition("-")[0] == path.partition("-")[0]
-        assert placed[twin] == split
-    assert len(reasons) < len(placed) / 4  # most twins share their hash to begin with
+    assert len(reasons_of(run)) < len(placed) / 4  # most twins share their hash to begin with
 
 
 def test_twins_between_folders_are_left_out_of_the_lower_split(tmp_path: Path, run: Path) -> None:
@@ -330,32 +279,19 @@ def test_twins_between_folders_are_left_out_of_the_lower_split(tmp_path: Path, r
     save(photo(6).resize((80, 60)), root / "train/human/twin.png")  # of val/human/own.png
     shutil.copy(root / "test/human/other.png", root / "val/human/copy.png")
     dataset = load(root, run)
-    assert reasons_of(run) == {
-        "train/dog/twin.jpg": "nearly the same as test/dog/own.png, which is in test",
-        "train/human/twin.png": "nearly the same as val/human/own.png, which is in val",
-        "val/human/copy.png": "the same bytes as test/human/other.png, which is in test",
+    twins = {
+        "train/dog/twin.jpg": "test/dog/own.png",
+        "train/human/twin.png": "val/human/own.png",
+        "val/human/copy.png": "test/human/other.png",
     }
+    reasons = reasons_of(run)
+    assert reasons.keys() == twins.keys()
+    assert all(twin in reasons[path] for path, twin in twins.items())
     assert (len(dataset.train.paths), len(dataset.val.paths)) == (4, 4)
 
 
-def test_the_same_bytes_in_two_classes_are_refused(root: Path, run: Path) -> None:
-    shutil.copy(root / "dog/03.png", root / "human/copy.png")
-    with pytest.raises(DataError, match=r"dog/03\.png and human/copy\.png"):
-        load(root, run)
-    assert not (run / "splits.csv").exists()
-
-
-def test_empty_files_in_two_classes_are_only_unreadable(root: Path, run: Path) -> None:
-    (root / "dog/empty.png").touch()
-    (root / "human/empty.png").touch()
-    load(root, run)
-    assert set(reasons_of(run).values()) == {"empty file"}
-
-
 @pytest.mark.parametrize("kind", ["identical", "black"])
-def test_images_that_show_nothing_still_load_with_a_warning(
-    tmp_path: Path, run: Path, kind: str, messages: Callable[[], str]
-) -> None:
+def test_images_that_are_all_alike_still_load(tmp_path: Path, run: Path, kind: str) -> None:
     root = tmp_path / "photos"
     for offset, label in enumerate(CLASSES):
         for number in range(30):
@@ -363,50 +299,9 @@ def test_images_that_show_nothing_still_load_with_a_warning(
             image = photo(0) if kind == "identical" else Image.new("RGB", size)
             save(image, root / label / f"{number}.png")
     dataset = load(root, run)
-    assert "their variance is zero" in messages()
     assert len(dataset.train.paths) > len(dataset.val.paths) > 0
     again = load(root, run)
     assert same(dataset, again)
-
-
-def test_an_image_alone_in_its_class_is_refused_with_advice(
-    root: Path, run: Path, draw: Draw
-) -> None:
-    shutil.rmtree(root / "human")
-    draw(root / "human/only.png", 500)
-    with pytest.raises(DataError, match=r"class human has no image in (train|val) that can be"):
-        load(root, run)
-
-
-def test_a_class_that_loses_all_its_images_is_told_why(tmp_path: Path, run: Path) -> None:
-    root = tmp_path / "photos"
-    for number, path in enumerate(("train/dog/a", "train/human/a", "val/dog/a", "val/human/a")):
-        save(photo(number), root / f"{path}.png")
-    load(root, run)
-    (run / "splits.csv").unlink()
-    save(photo(3).resize((90, 60)), root / "train/human/a.png")
-    with pytest.raises(DataError) as refused:
-        load(root, run)
-    assert str(refused.value) == (
-        "class human has no image in train that can be used; add images of it (1 of its images are "
-        "left out: nearly the same as val/human/a.png, which is in val)"
-    )
-
-
-def test_too_many_unreadable_images_are_refused_by_name(root: Path, run: Path) -> None:
-    (root / "dog/00a.png").touch()
-    (root / "human/00b.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError) as refused:
-        load(root, run, max_unreadable=0.07)
-    said = str(refused.value)
-    assert said.startswith("2 of 26 images are unreadable, more than data.max_unreadable, 0.07,")
-    assert "\n       dog/00a.png: empty file\n       human/00b.jpg: not a JPEG" in said
-    assert "or raise data.max_unreadable" in said
-    assert not (run / "splits.csv").exists()
-    load(root, run, max_unreadable=0.08)
-    # Nor may it become too many later; what was left out before does not count as new.
-    with pytest.raises(DataError, match="2 of 26 images are unreadable"):
-        load(root, run, max_unreadable=0.07)
 
 
 def test_one_bad_image_of_a_hundred_is_allowed_by_default(tmp_path: Path, run: Path) -> None:
@@ -431,9 +326,7 @@ def test_twins_of_images_that_are_in_use_are_left_out_of_a_run_that_goes_on(
     again = load(root, run)
     assert same(first, again)
     assert (run / "splits.csv").read_bytes() == content
-    said = messages()
-    assert said.count("left out") == 1
-    assert "dog/copy.png among them; --fresh takes them in" in said
+    assert messages().count("dog/copy.png") == 1
 
 
 def test_a_persons_images_are_kept_together(root: Path, run: Path) -> None:
@@ -495,7 +388,7 @@ def test_a_manifest_may_name_images_anywhere(root: Path, run: Path, tmp_path: Pa
     assert same(dataset, load(manifest, run))
 
 
-def test_what_a_manifest_names_and_is_not_there_is_unreadable(
+def test_paths_of_a_manifest_that_are_no_files_are_unreadable(
     root: Path, run: Path, watchdog: None
 ) -> None:
     os.mkfifo(root / "pipe")
@@ -536,25 +429,9 @@ def test_a_label_that_changed_since_a_run_began_is_refused(root: Path, run: Path
         load(manifest, run)
 
 
-def test_dates_of_files_change_nothing(root: Path, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    first = load(root, run)
-    for number, path in enumerate(sorted(root.rglob("*.png"))):
-        os.utime(path, (0, 0) if number % 2 else (2**33, 2**33))
-    assert same(first, load(root, tmp_path / "other"))
-    assert same(first, load(root, run))
-
-
 def test_one_file_under_two_names_is_two_copies(root: Path, run: Path) -> None:
     (root / "dog/link.png").symlink_to("00.png")
     (root / "dog/hard.png").hardlink_to(root / "dog/00.png")
     load(root, run)
     placed = splits_of(run)
     assert placed["dog/link.png"] == placed["dog/hard.png"] == placed["dog/00.png"]
-
-
-def test_one_folder_under_two_classes_is_refused(root: Path, run: Path) -> None:
-    shutil.rmtree(root / "human")
-    (root / "human").symlink_to("dog")
-    with pytest.raises(DataError, match="12 files have the same bytes as one of another class"):
-        load(root, run)

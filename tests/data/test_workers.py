@@ -97,7 +97,7 @@ def test_items_are_taken_only_as_they_are_needed(
     assert list(islice(results, 500)) == [-number for number in range(500)]
     assert len(taken) <= 500 + (65 if cores == 1 else 2 * 4 * 32 + 32)
     assert isinstance(results, Iterator)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert multiprocessing.active_children() == []
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neither.config.schema import Augmentation, Config
 from neither.data.batches import Batch, Batches
-from neither.data.dataset import Split
+from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
 from neither.runtime.devices import Compute
 from neither.training.label_issues import LabelStats, find_label_issues
@@ -105,14 +105,14 @@ def test_false_labels_are_the_first_suspects(make_config: Callable[..., Config])
     preprocessing = Preprocessing(32)
     state = build_state(config, preprocessing, compute)
     state.meet(labels)
-    batches = Batches(draw_pixels(truth), torch.arange(180), labels, 3, 30, 0, settings,
-                      preprocessing, compute.device)  # fmt: skip
+    split = Split([str(index) for index in range(180)], torch.arange(180), labels)
+    data = Dataset(draw_pixels(truth), split, split, CLASSES, preprocessing, "")
+    batches = Batches(data, settings, 30, 0, compute.device)
     for epoch in range(epochs):
         for batch in batches.epoch(epoch):
             assert train_step(state, batch, 0.5, compute)
         state.end_epoch(None)
     assert int(state.doubts.num_epochs.max()) <= epochs // 2  # the first half does not count
-    split = Split([str(place) for place in range(180)], torch.arange(180), labels)
     rows = find_label_issues(state.doubts, split, CLASSES)
     first = [row for row in rows if int(row["path"]) in false]
     found = [int(row["path"]) in false for row in rows[: len(false)]]

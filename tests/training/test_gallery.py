@@ -170,7 +170,7 @@ def test_a_network_without_places_is_shown_without_heat_maps(
     state = build_state(make_config(), Preprocessing(32), compute)
     split = Split(["a.png", "b.png"], torch.arange(2), labels)
     with closing(MetricsLogger(tmp_path, None)) as tracker:
-        dataset = Dataset(pixels, split, split, "")
+        dataset = Dataset(pixels, split, split, CLASSES, state.preprocessing, "")
         summaries.log_epoch(tracker, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "val"))
     events.Reload()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neither.config.schema import Config
 from neither.data.batches import Batches
+from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
 from neither.runtime.devices import Compute
 from neither.runtime.distributed import World
@@ -33,10 +34,9 @@ def steps(state: TrainState) -> TrainState:
     config, world = state.config, state.world
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (NUM, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    batches = Batches(
-        pixels, torch.arange(NUM), torch.arange(NUM) % 3, 3, config.train.batch_size, 0,
-        config.augmentation, state.preprocessing, CPU, world,
-    )  # fmt: skip
+    split = Split([], torch.arange(NUM), torch.arange(NUM) % 3)
+    data = Dataset(pixels, split, split, config.classes, state.preprocessing, "")
+    batches = Batches(data, config.augmentation, config.train.batch_size, 0, CPU, world)
     for batch in batches.epoch(0):
         assert len(batch.images) == len(range(len(batch.labels))[world.shard(len(batch.labels))])
         assert train_step(state, batch, 1.0, COMPUTE)

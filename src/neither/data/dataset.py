@@ -1,4 +1,4 @@
-"""The images of one run: found, in their splits for good, decoded, ready to train on."""
+"""The images of one run: found, decoded, split for good, ready to train on."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ from neither.data.scan import ImageTable
 from neither.data.split_file import data_fingerprint, match_splits, write_splits
 from neither.data.splits import (
     SPLITS,
-    SplitAssignment,
     assign_splits,
     check_class_counts,
     log_split_summary,
@@ -26,17 +25,35 @@ from neither.data.splits import (
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import info, printable, warn
 
-_MEMORY_SHARE = 0.5  # of what is free: the rest is for the network and everybody else
+_MEMORY_FRACTION = 0.5  # of what is free: the rest is for the network and other programs
+
+
+class MappedPixels:
+    """The pixels of M images on disk, which are gathered as those of a tensor are.
+
+    Attributes:
+        shape: (M, S, S, 3).
+    """
+
+    def __init__(self, store: ImageStore, indices: NDArray[np.int64]) -> None:
+        """Take the images of these (M,) indices."""
+        self._store = store
+        self._indices = indices
+        self.shape = torch.Size((len(indices), *store.shards[0].shape[1:]))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Copy (B,) images from disk; return (B, S, S, 3) uint8."""
+        return torch.from_numpy(self._store.gather(self._indices[rows.numpy()]))
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: rows of the store and their classes.
+    """The images of one split.
 
     Attributes:
         paths: below the root.
-        rows: (N,) int64, where the pixels of each image lie in `Dataset.pixels`.
-        labels: (N,) int64, the number of each image's class.
+        rows: (N,) int64, the row of each image in `Dataset.pixels`.
+        labels: (N,) int64, the index of each image's class.
     """
 
     paths: list[str]
@@ -46,18 +63,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All images of a run.
+    """The images that a run trains and validates on.
 
     Attributes:
-        pixels: (N, S, S, 3) uint8 RGB.
-        train: what is trained on.
-        val: what chooses the best epoch.
+        pixels: (M, S, S, 3) uint8 RGB of train and val, in memory or mapped from disk.
+        train: the images to train on.
+        val: the images that choose the best epoch.
+        classes: their names, in the order of the labels.
+        preprocessing: how the images were decoded.
         fingerprint: a hash of every path, label, split and content.
     """
 
-    pixels: Tensor
+    pixels: Tensor | MappedPixels
     train: Split
     val: Split
+    classes: Sequence[str]
+    preprocessing: Preprocessing
     fingerprint: str
 
 
@@ -68,13 +89,15 @@ def load_dataset(
     preprocessing: Preprocessing,
     run_folder: Path,
 ) -> Dataset:
-    """Find, split and decode the images of a run, and write its `splits.csv`.
+    """Find, decode and split the images of a run, and write its `splits.csv`.
 
     A run that has a `splits.csv` keeps to it.
 
     Raises:
-        DataError: if the folders, or the images since the run began, are not as they must be.
-        OutputError: if decoded images cannot be kept.
+        UsageError: if the folder or manifest does not exist.
+        DataError: if the folders are not as required, too many images are unreadable, or images of
+            the run are changed or missing.
+        OutputError: if decoded images cannot be kept, or a decoding process was killed.
     """
     found = find_images(settings, classes)
     for note in found.notes:
@@ -96,16 +119,12 @@ def load_dataset(
         check_class_counts(found, assignment, classes)
         write_splits(splits_file, found, store, assignment)
     log_split_summary(found, store, assignment, classes)
-    used = np.flatnonzero(
-        np.isin(assignment.split_indices, [SPLITS.index("train"), SPLITS.index("val")])
-    )
-    pixels, rows = _keep(store, used, settings.store)
-    return Dataset(
-        pixels,
-        _select(found, assignment, "train", classes, rows),
-        _select(found, assignment, "val", classes, rows),
-        data_fingerprint(found, store, assignment),
-    )
+    sides = [assignment.split_indices == SPLITS.index(split) for split in ("train", "val")]
+    used = np.flatnonzero(sides[0] | sides[1])  # nothing of test may reach training
+    train, val = (_select(found, np.flatnonzero(side), used, classes) for side in sides)
+    pixels = _load_pixels(MappedPixels(store, used), settings.store)
+    fingerprint = data_fingerprint(found, store, assignment)
+    return Dataset(pixels, train, val, classes, preprocessing, fingerprint)
 
 
 def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
@@ -119,43 +138,29 @@ def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
     return find(settings.source, classes, settings.ignored_folders, settings.aliases)
 
 
-def _keep(
-    store: ImageStore, used: NDArray[np.int64], kind: str
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return the pixels to train and validate on, and in which row of them each image lies.
-
-    In memory only these are kept: nothing of test may reach training.
-    """
-    num_bytes = len(used) * int(np.prod(store.pixels.shape[1:]))
-    if kind == "auto":
-        kind = "memory" if num_bytes <= _MEMORY_SHARE * _free_memory() else "disk"
-    if kind == "disk":
-        return torch.from_numpy(store.pixels), store.rows
-    rows = np.full(len(store.rows), -1, np.int64)
-    rows[used] = np.arange(len(used))
-    return torch.from_numpy(np.ascontiguousarray(store.pixels[store.rows[used]])), rows
-
-
 def _select(
-    found: ImageTable,
-    assignment: SplitAssignment,
-    split: str,
-    classes: Sequence[str],
-    rows: NDArray[np.int64],
+    found: ImageTable, indices: NDArray[np.int64], used: NDArray[np.int64], classes: Sequence[str]
 ) -> Split:
-    places = np.flatnonzero(assignment.split_indices == SPLITS.index(split))
-    numbers = {name: number for number, name in enumerate(classes)}
+    class_indices = {name: index for index, name in enumerate(classes)}
     return Split(
-        [found.paths[place] for place in places],
-        torch.from_numpy(rows[places]),
-        torch.tensor([numbers[found.labels[place]] for place in places], dtype=torch.int64),
+        [found.paths[index] for index in indices],
+        torch.from_numpy(np.searchsorted(used, indices)),
+        torch.tensor([class_indices[found.labels[index]] for index in indices], dtype=torch.int64),
     )
+
+
+def _load_pixels(pixels: MappedPixels, store: str) -> Tensor | MappedPixels:
+    """Bring pixels to memory if `data.store` says so, or says auto and they fit."""
+    fits = pixels.shape.numel() <= _MEMORY_FRACTION * _free_memory()
+    if store == "memory" or (store == "auto" and fits):
+        return pixels[torch.arange(pixels.shape[0])]
+    return pixels
 
 
 def _free_memory() -> int:
     """Estimate the free memory in bytes; 4 GB where the system does not say.
 
-    Of several processes that `torchrun` starts on a machine each has its part.
+    Each of the processes that `torchrun` starts on a machine has its part.
     """
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

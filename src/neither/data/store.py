@@ -1,18 +1,18 @@
-"""Every image decoded once, in parallel, and kept for all epochs and all runs."""
+"""Every image of a run decoded once, in parallel, with its fingerprint."""
 
 import errno
 import os
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.data.cache import Cache, Index, Rows, identify_files, open_cache
+from neither.data.cache import Cache, DecodedImages, file_keys, open_cache
 from neither.data.decode import decode_file_with_traits
 from neither.data.fingerprints import FINGERPRINT, compute_fingerprints
 from neither.data.preprocessing import Preprocessing
@@ -21,10 +21,10 @@ from neither.runtime import signals
 from neither.runtime.console import printable, progress_bar
 from neither.runtime.errors import DataError
 
-_SAVE_EVERY_SECONDS = 10.0
-_AT_ONCE = 32  # images a message to a process
+_SHARD_IMAGES, _SHARD_BYTES = 4096, 2**26  # a shard is full at either; it is kept in memory so far
+_CHUNK_IMAGES, _CHUNK_BYTES = 32, 2**21  # what a decoding process sends at once, likewise
 _MAX_NAMED = 10
-_MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name what is not there
+_MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name a file that does not exist
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class ImageStore:
     Attributes:
         fingerprints: (N,) records of `FINGERPRINT`; all zero for a file that could not be read.
         reasons: why an image is unreadable, by its index.
-        pixels: (R, S, S, 3) uint8 RGB, mapped from disk; rows of other files may lie between.
-        rows: (N,) int64, the row of each image in `pixels`; negative if it is unreadable.
+        shards: (n, S, S, 3) uint8 RGB each, mapped from disk.
+        numbers: (N,) int64, the row of each image in all shards put end to end.
     """
 
     fingerprints: NDArray[np.void]
     reasons: dict[int, str]
-    pixels: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    shards: Sequence[NDArray[np.uint8]] = ()
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def is_readable(self) -> NDArray[np.bool_]:
@@ -49,6 +49,43 @@ class ImageStore:
         readable = np.ones(len(self.fingerprints), bool)
         readable[list(self.reasons)] = False
         return readable
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy the pixels of (B,) readable images from disk; return (B, S, S, 3) uint8."""
+        numbers = self.numbers[indices]
+        starts = np.cumsum([0, *map(len, self.shards)])
+        shards = np.searchsorted(starts, numbers, side="right") - 1
+        rows = numbers - starts[shards]
+        pixels = np.empty((len(indices), *self.shards[0].shape[1:]), np.uint8)
+        for index, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            pixels[index] = self.shards[shard][row]
+        return pixels
+
+
+@dataclass(frozen=True)
+class UnreadableLimit:
+    """How many of all images may be unreadable.
+
+    Attributes:
+        fraction: in [0, 1].
+        num_images: of which it is the fraction.
+    """
+
+    fraction: float
+    num_images: int
+
+    def check(self, unreadable: Sequence[str]) -> None:
+        """Raise a `DataError` if these, each a path with its reason, are too many."""
+        if len(unreadable) <= self.fraction * self.num_images:
+            return
+        named = "\n       ".join(unreadable[:_MAX_NAMED])
+        if all(each.endswith(_MISSING) for each in unreadable):
+            named += "\n       The paths of a CSV file start at its folder"
+        raise DataError(
+            f"{len(unreadable):,} of {self.num_images:,} images are unreadable, more than "
+            f"data.max_unreadable, {self.fraction:.3g}, allows\n       {named}\n       Mend or "
+            "remove them (scripts/check_data.py lists all), or raise data.max_unreadable"
+        )
 
 
 def build_store(
@@ -59,7 +96,7 @@ def build_store(
     spare: Path,
     max_unreadable: float,
 ) -> ImageStore:
-    """Decode the images that the cache does not know yet, and map all of them.
+    """Decode the images that are not cached yet, and map all of them.
 
     Args:
         root: of the images.
@@ -67,131 +104,96 @@ def build_store(
         source: the folder, or the manifest, that names them.
         preprocessing: how to decode them.
         spare: a folder for decoded images where the cache cannot be written.
-        max_unreadable: the share of images, in [0, 1], that may be unreadable.
+        max_unreadable: the fraction of images, in [0, 1], that may be unreadable.
 
     Raises:
         DataError: as soon as more are unreadable.
         OutputError: if the disk is full, or a decoding process was killed.
-        Stopped: if a signal asks for an end; what was decoded until then is kept.
+        Stopped: if a signal asks for an end; what was decoded so far is kept.
     """
-    keys = identify_files(root, paths)
+    keys = file_keys(root, paths)
+    limit = UnreadableLimit(max_unreadable, len(paths))
     with open_cache(source, preprocessing, spare) as cache:
-        cache.drop_others(cache.index.list_current(keys))
-        places = cache.index.find(keys)
-        new = np.flatnonzero(places < 0)
-        places[new] = cache.index.extend(keys[new])
-        limit = UnreadableLimit(max_unreadable, len(paths))
+        numbers = cache.find(keys)
+        new = np.flatnonzero(numbers < 0)
+        numbers[new] = len(cache) + np.arange(len(new))
         if len(new):
-            missing = [paths[place] for place in new.tolist()]
-            try:
-                _fill(cache, places[new], root, missing, preprocessing, limit)
-            except (signals.Stopped, DataError):
-                cache.save()
-                raise
-            cache.save()
-        rows = cache.index.rows[places]
-        reasons = {
-            int(place): cache.index.reasons[-1 - rows[place]] for place in np.flatnonzero(rows < 0)
-        }
-        limit.check([f"{printable(paths[place])}: {why}" for place, why in reasons.items()])
-        facts = cache.index.facts
-        if len(places) != len(facts) or (np.diff(places) != 1).any():  # spares a copy on first runs
-            facts = facts[places]
-        return ImageStore(facts, reasons, cache.pixels(), rows)
+            new_paths = [paths[index] for index in new.tolist()]
+            _decode_new(cache, root, new_paths, keys[new], preprocessing, limit)
+    every_reason = list(chain.from_iterable(shard.reasons for shard in cache.shards))
+    reasons = {index: every_reason[number] for index, number in enumerate(numbers.tolist())
+               if every_reason[number]}  # fmt: skip
+    limit.check([f"{printable(paths[index])}: {why}" for index, why in reasons.items()])
+    fingerprints = np.zeros(len(paths), FINGERPRINT)
+    if cache.shards:
+        np.concatenate([shard.fingerprints for shard in cache.shards]).take(
+            numbers, out=fingerprints
+        )
+    return ImageStore(fingerprints, reasons, [shard.pixels for shard in cache.shards], numbers)
 
 
-@dataclass(frozen=True)
-class UnreadableLimit:
-    """How many of all images may be unreadable.
-
-    Attributes:
-        share: in [0, 1].
-        num_images: of which it is the share.
-    """
-
-    share: float
-    num_images: int
-
-    def check(self, unreadable: Sequence[str]) -> None:
-        """Raise a DataError if these, each a path with its reason, are too many."""
-        if len(unreadable) > self.share * self.num_images:
-            named = "\n       ".join(unreadable[:_MAX_NAMED])
-            if all(each.endswith(_MISSING) for each in unreadable):
-                named += "\n       The paths of a CSV file start at its folder"
-            raise DataError(
-                f"{len(unreadable):,} of {self.num_images:,} images are unreadable, more than "
-                f"data.max_unreadable, {self.share:.3g}, allows\n       {named}\n       Mend or "
-                "remove them (scripts/check_data.py lists all), or raise data.max_unreadable"
-            )
-
-
-class _Part(NamedTuple):
-    """What became of a few images.
-
-    Attributes:
-        rows: (n,) int64, where the pixels of each were written; negative if it is unreadable.
-        facts: (n,) records of `FACTS`.
-        reasons: why an image is unreadable, by its place among these.
-    """
-
-    rows: NDArray[np.int64]
-    facts: NDArray[np.void]
-    reasons: dict[int, str]
-
-
-def _fill(
+def _decode_new(
     cache: Cache,
-    places: NDArray[np.int64],
     root: Path,
     paths: Sequence[str],
+    keys: NDArray[np.bytes_],
     preprocessing: Preprocessing,
     limit: UnreadableLimit,
 ) -> None:
-    """Decode images and enter them at their places in the index; stop when too many are bad."""
-    work = partial(_decode_part, root=root, preprocessing=preprocessing)
-    cut = (paths[start : start + _AT_ONCE] for start in range(0, len(paths), _AT_ONCE))
-    parts = parallel_map(work, ((part, cache.reserve(len(part))) for part in cut), 1)
+    """Decode images and add them to the cache in order; stop when too many are unreadable."""
+    image_bytes = 3 * preprocessing.image_size**2
+    chunk_size = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // image_bytes))
+    shard_size = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // image_bytes))
+    chunks = ((paths[start : start + chunk_size], keys[start : start + chunk_size])
+              for start in range(0, len(paths), chunk_size))  # fmt: skip
+    decode = partial(_decode_chunk, root=root, preprocessing=preprocessing)
+    num_done = num_pending = 0
+    pending: list[DecodedImages] = []
     unreadable: list[str] = []
-    saved, done = time.monotonic(), 0
-    with progress_bar("decoding", len(paths)) as bar:
-        for part in parts:
-            _enter(cache.index, places[done : done + len(part.rows)], part)
-            for place, reason in part.reasons.items():
-                unreadable.append(f"{printable(paths[done + place])}: {reason}")
-            limit.check(unreadable)
-            done += len(part.rows)
-            bar.update(done, len(paths))
-            if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-                cache.save()
-                saved = time.monotonic()
+    with (
+        progress_bar("decoding", len(paths)) as bar,
+        closing(parallel_map(decode, chunks, 1)) as decoded,
+    ):
+        try:
+            for images in decoded:
+                pending.append(images)
+                num_pending += len(images.keys)
+                for index, reason in enumerate(images.reasons, num_done):
+                    if reason:
+                        unreadable.append(f"{printable(paths[index])}: {reason}")
+                num_done += len(images.keys)
+                limit.check(unreadable)
+                bar.update(num_done, len(paths))
+                if num_pending >= shard_size:
+                    shard, pending, num_pending = pending, [], 0
+                    cache.add(shard)
+        finally:  # whatever ends the work, nothing is decoded twice
+            if pending:
+                cache.add(pending)
 
 
-def _decode_part(
-    part: tuple[Sequence[str], Rows], root: Path, preprocessing: Preprocessing
-) -> _Part:
-    """Decode a few images and write their pixels, in whatever process."""
-    paths, rows = part
+def _decode_chunk(
+    chunk: tuple[Sequence[str], NDArray[np.bytes_]], root: Path, preprocessing: Preprocessing
+) -> DecodedImages:
+    """Decode a few images, in any process."""
+    paths, keys = chunk
+    size, keys = preprocessing.image_size, keys.copy()
+    pixels = np.zeros((len(paths), size, size, 3), np.uint8)
+    fingerprints = np.zeros(len(paths), FINGERPRINT)
     decoded = []
-    for path in paths:
+    for index, path in enumerate(paths):
         signals.poll()
-        decoded.append(decode_file_with_traits(root / path, preprocessing))
-    good = [place for place, each in enumerate(decoded) if each.pixels is not None]
-    rows.write([each.pixels for each in decoded if each.pixels is not None])
-    lie = np.full(len(paths), -1)
-    lie[good] = rows.first + np.arange(len(good))
-    facts = np.zeros(len(paths), FINGERPRINT)
-    facts[good] = compute_fingerprints(
-        [each.traits for each in decoded if each.traits is not None],
-        [each.sha256 for each in decoded if each.traits is not None],
+        image = decode_file_with_traits(root / path, preprocessing)
+        decoded.append(image)
+        if image.pixels is not None:
+            pixels[index] = image.pixels
+        elif image.sha256:
+            fingerprints["sha256"][index] = np.frombuffer(image.sha256, np.uint8)
+        else:  # what could not be read now may be readable tomorrow
+            keys[index] = b""
+    readable = [index for index, image in enumerate(decoded) if image.traits is not None]
+    fingerprints[readable] = compute_fingerprints(
+        [image.traits for image in decoded if image.traits is not None],
+        [image.sha256 for image in decoded if image.traits is not None],
     )
-    for place, each in enumerate(decoded):
-        if each.reason and each.sha256:
-            facts["sha256"][place] = np.frombuffer(each.sha256, np.uint8)
-    return _Part(lie, facts, {n: each.reason for n, each in enumerate(decoded) if each.reason})
-
-
-def _enter(index: Index, places: NDArray[np.int64], part: _Part) -> None:
-    index.facts[places] = part.facts
-    index.rows[places] = part.rows
-    for place, reason in part.reasons.items():
-        index.rows[places[place]] = index.number(reason)
+    return DecodedImages(keys, fingerprints, [image.reason for image in decoded], pixels)

@@ -7,7 +7,7 @@ import signal
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -39,7 +39,7 @@ def num_cores() -> int:
 
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], at_once: int = _AT_ONCE
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield `function(item)` for each item, in order, computed on all cores.
 
     Args:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from neither.data.dataset import MappedPixels
 from neither.data.decode import DecodedFile, decode, decode_array, decode_file, decode_image
 from neither.data.image_file import UnreadableError, read_file
 from neither.data.preprocessing import Preprocessing, normalize
@@ -288,7 +289,7 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
 @torch.inference_mode()
 def compute_logits(
     network: nn.Module,
-    pixels: Tensor,
+    pixels: Tensor | MappedPixels,
     indices: Tensor,
     preprocessing: Preprocessing,
     device: torch.device,
@@ -309,7 +310,7 @@ def compute_logits(
         Stopped: if a signal asks for an end.
     """
     parts = []
-    padded = pixels.new_zeros((BATCH_SIZE, *pixels.shape[1:]))
+    padded = torch.zeros((BATCH_SIZE, *pixels.shape[1:]), dtype=torch.uint8)
     for start in range(0, len(indices), BATCH_SIZE):
         signals.poll()
         batch = indices[start : start + BATCH_SIZE]

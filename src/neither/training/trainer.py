@@ -74,12 +74,12 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     ))  # fmt: skip
     write_environment(run, compute, data.fingerprint, world)
     batches = Batches(
-        data.pixels, data.train.rows, data.train.labels, len(config.classes),
-        config.train.batch_size, config.seed, config.augmentation, preprocessing, compute.device,
-        world,
-    )  # fmt: skip
+        data, config.augmentation, config.train.batch_size, config.seed, compute.device, world
+    )
     if isinstance(state.network, TorchvisionNetwork):
-        check_image_size(state.network, config.model.name, batches.fewest(), config.data.image_size)
+        check_image_size(
+            state.network, config.model.name, batches.min_shard_size(), config.data.image_size
+        )
     info(f"images: {preprocessing}")
     state.meet(data.train.labels)
     if run.resumed is not None:
@@ -192,7 +192,7 @@ def _begin(
     """Put the random weights on the curves, and show what the network is about to see."""
     # A few training images say enough of random weights, taken from all over: the list is by class.
     device = batches.device
-    some = torch.from_numpy(permutation(batches.seed, 0, len(batches.rows)))[:_NUM_BEFORE]
+    some = torch.from_numpy(permutation(batches.seed, 0, len(data.train.rows)))[:_NUM_BEFORE]
     before = Split([], data.train.rows[some], data.train.labels[some])
     logits = val_logits(state, data.pixels, before, device)
     figures = logit_metrics(logits, before.labels, state.config.classes)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neither.config.schema import Train
-from neither.data.dataset import Split
+from neither.data.dataset import MappedPixels, Split
 from neither.evaluation.calibration import expected_calibration_error
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.inference.classifier import compute_logits
@@ -21,13 +21,15 @@ def is_validated(epoch: int, settings: Train) -> bool:
     return epoch % settings.validate_every_epochs == 0 or epoch == settings.epochs
 
 
-def val_logits(state: TrainState, pixels: Tensor, split: Split, device: torch.device) -> Tensor:
+def val_logits(
+    state: TrainState, pixels: Tensor | MappedPixels, split: Split, device: torch.device
+) -> Tensor:
     """Return the logits of the averaged weights, exactly as `evaluate` would, on all ranks.
 
     Args:
         state: whose weights they are.
-        pixels: (M, S, S, 3) uint8, the whole store.
-        split: N of its rows.
+        pixels: (M, S, S, 3) uint8, those of the dataset.
+        split: N of its images.
         device: where to compute.
 
     Returns:
