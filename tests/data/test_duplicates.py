@@ -12,8 +12,8 @@ from known_images import DHASH_BITS, make_dhash, make_fingerprints
 from neither.data.fingerprints import (
     FINGERPRINT,
     MAX_DISTANCE,
+    MAX_DISTANCE_FRACTION,
     MAX_LEVELS,
-    MAX_SHARE,
     ImageFlag,
     ImageTraits,
     compute_fingerprints,
@@ -34,7 +34,7 @@ def by_brute_force(looks: NDArray[np.uint16]) -> set[tuple[int, int]]:
     distance = np.bitwise_count(words[:, None] ^ words[None]).sum(axis=2)
     used = looks.any(axis=1)
     num_set = np.bitwise_count(words[:, None] | words[None]).sum(axis=2)
-    alike = (distance <= MAX_DISTANCE) & (distance <= MAX_SHARE * num_set)
+    alike = (distance <= MAX_DISTANCE) & (distance <= MAX_DISTANCE_FRACTION * num_set)
     near = np.triu(alike, 1) & np.outer(used, used)
     one, other = np.nonzero(near)
     return set(zip(one.tolist(), other.tolist(), strict=True))

@@ -30,12 +30,12 @@ def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_pat
     assert found.scan(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
     assert found.scan(tmp_path / "human") == ["c.jpg"]
     assert found.paths == found.listing.paths == []
-    assert (found.listing.num_other, found.listing.num_hidden) == (1, 1)
+    assert (found.listing.num_others, found.listing.num_hidden) == (1, 1)
     odd = f"{tmp_path}/dog/pipe.jpg: not a regular file"
-    assert found.listing.odd == [odd]
+    assert found.listing.irregular == [odd]
     assert found.notes == [
         f"{tmp_path}/dog: 1 other files are not read",
-        f"{tmp_path}/dog: 1 things named like images are none, among them {odd}",
+        f"{tmp_path}/dog: 1 entries with an image suffix are not image files, such as {odd}",
     ]
 
 

@@ -160,11 +160,11 @@ def test_what_else_lies_in_the_class_folders_is_added_up(tmp_path: Path) -> None
     found = training(tmp_path)
     assert found.listing.others == {".txt": 2}
     assert found.listing.num_hidden == 2
-    assert found.listing.odd == [f"{tmp_path}/val/dog/pipe.jpg: not a regular file"]
-    (note,) = [note for note in found.notes if "none" in note]
+    assert found.listing.irregular == [f"{tmp_path}/val/dog/pipe.jpg: not a regular file"]
+    (note,) = [note for note in found.notes if "not image files" in note]
     assert note == (
-        f"{tmp_path}/val/dog: 1 things named like images are none, "
-        f"among them {tmp_path}/val/dog/pipe.jpg: not a regular file"
+        f"{tmp_path}/val/dog: 1 entries with an image suffix are "
+        f"not image files, such as {tmp_path}/val/dog/pipe.jpg: not a regular file"
     )
 
 
@@ -260,7 +260,7 @@ def test_loops_and_links_out_of_the_root_count_no_image_twice(
     assert found.paths == [
         "dog/a.jpg", "dog/deep/b.jpg", "human/c.jpg", "human/link.jpg", "human/one/d.jpg",
     ]  # fmt: skip
-    assert found.listing.odd == [f"{root}/human/gone.jpg: a link to nothing"]
+    assert found.listing.irregular == [f"{root}/human/gone.jpg: a broken link"]
 
 
 def test_a_class_folder_may_itself_be_a_link(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_images_are_found_at_any_depth_sorted_by_name(tmp_path: Path) -> None:
     assert listing.paths == [
         "10.png", "9.png", "B.jpg", "a.png", "a/b/c/d.gif", "a/z.png", "b.jpg",
     ]  # fmt: skip
-    assert (listing.num_other, listing.unreadable_folders) == (0, [])
+    assert (listing.num_others, listing.unreadable_folders) == (0, [])
 
 
 def test_every_image_suffix_counts_in_any_case(tmp_path: Path) -> None:
@@ -41,31 +41,21 @@ def test_every_image_suffix_counts_in_any_case(tmp_path: Path) -> None:
 def test_other_files_are_only_counted(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "notes.txt", "a.jpg.part", "movie.mp4", "b/data.json", "x.jpg~", "n")
     listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_other) == (["a.jpg"], 6)
+    assert (listing.paths, listing.num_others) == (["a.jpg"], 6)
 
 
 def test_other_files_are_counted_by_their_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.MP4", "c/d.txt", "plain", "e.jpg")
     listing = list_images(tmp_path)
     assert listing.others == {".mp4": 2, ".txt": 1, "": 1}
-    assert listing.num_other == 4
-
-
-def test_what_several_listings_found_adds_up(tmp_path: Path) -> None:
-    touch(tmp_path, "one/a.txt", "one/.hidden", "other/b.txt", "other/c.md", "other/d.jpg")
-    (tmp_path / "other/gone.png").symlink_to("nowhere")
-    both = list_images(tmp_path / "one")
-    both.add(list_images(tmp_path / "other"))
-    assert (both.others, both.num_hidden) == ({".txt": 2, ".md": 1}, 1)
-    assert both.odd == [f"{tmp_path / 'other/gone.png'}: a link to nothing"]
-    assert both.paths == []  # each scan keeps its own
+    assert listing.num_others == 4
 
 
 def test_hidden_files_and_litter_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", ".hidden.jpg", "._a.jpg", ".git/b.jpg", "__MACOSX/c.jpg",
           "__macosx/c.jpg", "Thumbs.db", "x/thumbs.db", "desktop.ini", ".DS_Store")  # fmt: skip
     listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_other) == (["a.jpg"], 0)
+    assert (listing.paths, listing.num_others) == (["a.jpg"], 0)
     # .hidden.jpg, ._a.jpg, .git, both __MACOSX, Thumbs.db, x/thumbs.db, desktop.ini, .DS_Store
     assert listing.num_hidden == 9
 
@@ -97,13 +87,13 @@ def test_without_a_suffix_the_content_tells(tmp_path: Path, draw: Draw) -> None:
         (tmp_path / name).write_bytes(start)
     listing = list_images(tmp_path)
     assert listing.paths == ["gif", "jpeg", "picture", "picture.with.dots.png", "tiff"]
-    assert listing.num_other == 3
+    assert listing.num_others == 3
 
 
 def test_a_folder_named_as_an_image_is_a_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x.jpg/inner.jpg")
     listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_other) == (["x.jpg/inner.jpg"], 0)
+    assert (listing.paths, listing.num_others) == (["x.jpg/inner.jpg"], 0)
 
 
 def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
@@ -119,9 +109,9 @@ def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(tmp_path / "socket.jpg"))
     listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_other, listing.unreadable_folders) == ([], 0, [])
-    assert sorted(listing.odd) == [
-        f"{tmp_path}/gone.jpg: a link to nothing",
+    assert (listing.paths, listing.num_others, listing.unreadable_folders) == ([], 0, [])
+    assert sorted(listing.irregular) == [
+        f"{tmp_path}/gone.jpg: a broken link",
         f"{tmp_path}/loop.jpg: {os.strerror(errno.ELOOP)}",
         f"{tmp_path}/pipe.gif: not a regular file",
         f"{tmp_path}/pipe.jpg: not a regular file",
@@ -132,7 +122,7 @@ def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
 
 def test_odd_names_are_told_in_one_line_each(tmp_path: Path) -> None:
     (tmp_path / "\x1b[31m\n.jpg").symlink_to("nowhere")
-    assert list_images(tmp_path).odd == [f"{tmp_path}/\\x1b[31m\\n.jpg: a link to nothing"]
+    assert list_images(tmp_path).irregular == [f"{tmp_path}/\\x1b[31m\\n.jpg: a broken link"]
 
 
 def test_hard_links_are_two_files(tmp_path: Path) -> None:

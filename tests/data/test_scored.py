@@ -170,8 +170,8 @@ def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
     assert (found.listing.others, found.listing.num_hidden) == ({".txt": 1, ".md": 1}, 1)
     assert found.notes == [
         f"{tmp_path}: 2 other files are not read",
-        f"{tmp_path}: 1 things named like images are none, among them "
-        f"{tmp_path}/dog/gone.jpg: a link to nothing",
+        f"{tmp_path}: 1 entries with an image suffix are not image files, such as "
+        f"{tmp_path}/dog/gone.jpg: a broken link",
     ]
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neither.data.dataset_report import find_shortcuts, guess_classes
+from neither.data.dataset_report import find_shortcuts, predict_from_metadata
 from neither.data.fingerprints import FINGERPRINT, KNOWN_FORMATS, ImageFlag
 
 
@@ -31,7 +31,7 @@ LABELS = ["dog", "human", "neither"] * 100
 def test_where_no_trait_tells_a_class_none_is_reported(seed: int) -> None:
     records = make_fingerprints(300, seed)
     assert find_shortcuts(records, ["RGB"] * 300, LABELS) == []
-    assert guess_classes(records, ["RGB"] * 300, LABELS) < 0.45
+    assert predict_from_metadata(records, ["RGB"] * 300, LABELS) < 0.45
 
 
 def test_a_class_of_another_format_is_told_with_its_shares() -> None:
@@ -39,8 +39,8 @@ def test_a_class_of_another_format_is_told_with_its_shares() -> None:
     records["format"] = [label == "dog" for label in LABELS]
     first = find_shortcuts(records, ["RGB"] * 300, LABELS)[0]
     assert (first.label, first.trait) == ("dog", KNOWN_FORMATS[1])
-    assert (first.share, first.share_of_others, first.balanced_accuracy) == (1.0, 0.0, 1.0)
-    assert guess_classes(records, ["RGB"] * 300, LABELS) == pytest.approx(2 / 3, abs=0.12)
+    assert (first.fraction, first.fraction_of_others, first.balanced_accuracy) == (1.0, 0.0, 1.0)
+    assert predict_from_metadata(records, ["RGB"] * 300, LABELS) == pytest.approx(2 / 3, abs=0.12)
 
 
 def test_small_tall_grey_and_mode_are_each_told() -> None:
@@ -52,7 +52,7 @@ def test_small_tall_grey_and_mode_are_each_told() -> None:
     }
     records = make_fingerprints(300)
     records["flags"][human] = ImageFlag.GRAYSCALE
-    assert traits(records, LABELS) == {"human: grey"}
+    assert traits(records, LABELS) == {"human: grayscale"}
     modes = ["L" if label == "human" else "RGB" for label in LABELS]
     assert "human: mode L" in traits(make_fingerprints(300), LABELS, modes)
     records = make_fingerprints(300)
@@ -64,7 +64,7 @@ def test_a_weak_trait_of_few_images_is_chance() -> None:
     records = make_fingerprints(30)
     records["flags"][:2] = ImageFlag.GRAYSCALE  # two of ten dogs
     labels = ["dog"] * 10 + ["human"] * 20
-    assert "dog: grey" not in traits(records, labels)
+    assert "dog: grayscale" not in traits(records, labels)
 
 
 def test_a_rare_trait_that_one_class_alone_has_is_told() -> None:
@@ -72,7 +72,7 @@ def test_a_rare_trait_that_one_class_alone_has_is_told() -> None:
     labels = ["human"] * 1000 + ["dog"] * 2000
     records["flags"][:90] = ImageFlag.GRAYSCALE
     records["flags"][1000:1030] = ImageFlag.GRAYSCALE
-    assert "human: grey" in traits(records, labels)
+    assert "human: grayscale" in traits(records, labels)
 
 
 def test_of_several_limits_of_size_only_the_most_telling_is_kept() -> None:
@@ -92,4 +92,4 @@ def test_a_class_is_never_guessed_from_its_own_image() -> None:
     records["width"] = 2 ** np.arange(90 // 3).repeat(3)[:90] % 2**31
     records["height"] = records["width"]
     labels = ["dog", "human", "neither"] * 30
-    assert guess_classes(records, ["RGB"] * 90, labels) < 0.5
+    assert predict_from_metadata(records, ["RGB"] * 90, labels) < 0.5

@@ -310,7 +310,7 @@ def test_the_same_bytes_in_two_classes_are_refused_with_both_names() -> None:
         "2 files have the same bytes as one of another class",
         r"dog/a.jpg and human/c\n.jpg",
         "dog/b.jpg and human/d.jpg",
-        "Remove one of each pair: nobody can learn what is both",
+        "Remove one of each pair: an image cannot have two labels",
     ]
 
 

@@ -121,8 +121,8 @@ def test_check_data_names_every_fault_and_ends_with_3(folder: Path) -> None:
     assert report["animated"] == 4
     assert report["other_files"] == {".txt": 1}
     assert report["num_hidden"] == 6
-    odd = " ".join(report["odd"])
-    assert "d15 dangling.jpg: a link to nothing" in odd
+    odd = " ".join(report["irregular_files"])
+    assert "d15 dangling.jpg: a broken link" in odd
     assert "d16 pipe.jpg: not a regular file" in odd
     (copies,) = report["exact_duplicates"]
     assert copies["paths"] == ["train/dog/000.png", "val/dog/d25 copy.png"]

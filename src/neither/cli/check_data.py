@@ -65,9 +65,9 @@ def _show(report: dict[str, Any]) -> None:
             )
     for key, what in (
         ("exif_rotated", "turned upright by their EXIF tag"),
-        ("exif_odd", "with an EXIF tag that makes no sense, which is ignored"),
+        ("exif_invalid", "with an invalid EXIF orientation, which is ignored"),
         ("animated", "with several frames or pages, of which the first counts"),
-        ("grey", "without colour"),
+        ("grayscale", "without color"),
     ):
         if report[key]:
             print_line(f"{report[key]:,} images {what}")
@@ -81,7 +81,7 @@ def _show(report: dict[str, Any]) -> None:
     _name("unreadable files", lines, len(lines))  # all of them, as each is to be mended
     for key, what in (("exact_duplicates", "same bytes"), ("near_duplicates", "alike")):
         _name(f"groups of images: {what}", [" = ".join(each["paths"]) for each in report[key]])
-    for key in ("one_coloured", "dark", "blurred"):
+    for key in ("single_color", "dark", "blurred"):
         _name(f"{key.replace('_', '-')} images", report[key])
 
 
@@ -91,17 +91,17 @@ def _show_shortcuts(report: dict[str, Any]) -> None:
             "what tells a class without a look at what the image shows",
             ["class", "trait", "share of it", "of the others", "told right"],
             [
-                [each["label"], each["trait"], _percent(each["share"]),
-                 _percent(each["share_of_others"]), _percent(each["balanced_accuracy"])]
+                [each["label"], each["trait"], _percent(each["fraction"]),
+                 _percent(each["fraction_of_others"]), _percent(each["balanced_accuracy"])]
                 for each in report["shortcuts"]
             ],
         )  # fmt: skip
-    if "guessed_without_looking" in report:
+    if "macro_recall_from_metadata" in report:
         chance = 1 / len(report["classes"])
         print_line(
-            f"from format, mode, size, shape and greyness together the class is "
+            f"from format, mode, size, shape and grayscale together the class is "
             f"guessed right in "
-            f"{_percent(report['guessed_without_looking'])} (macro recall; chance "
+            f"{_percent(report['macro_recall_from_metadata'])} (macro recall; chance "
             f"{_percent(chance)})"
         )
 

@@ -1,14 +1,14 @@
-"""What is known of an image besides its pixels: size, format, and what it looks like.
+"""Fingerprints of images, and the duplicates and near-duplicates that they show.
 
-The look is a difference hash (Krawetz, "Kind of like that", 2013) of 128 bits: is each cell of a
-9x9 thumbnail clearly brighter than its neighbour to the left, and than the one above? It hardly
-changes when an image is encoded anew or resized, and lets copies be found among a hundred thousand.
+A fingerprint holds the size, format and two hashes of an image:
 
-The scene is coarser: a 3x3 thumbnail in units of its own contrast, rounded to whole numbers, with
-brightness and contrast in steps of 8 grey levels. Near duplicates mostly share it, which is what
-splits made by hash rest on; see `splits.py`.
-
-Find copies: files with the same bytes, and images that look the same.
+- The difference hash (dHash; Krawetz, "Kind of like that", 2013) has 128 bits: whether each cell of
+  a 9x9 thumbnail is clearly brighter than its left neighbor, and than the one above. It hardly
+  changes when an image is encoded again or resized, so near-duplicates have a small Hamming
+  distance.
+- The coarse hash is one number: a 3x3 thumbnail in units of its own contrast, rounded, with
+  brightness and contrast in steps of 8 gray levels. Near-duplicates mostly have the same one, so
+  splits are made by it; see `splits.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,49 +22,55 @@ from neither.data.preprocessing import FORMATS, HEIC
 from neither.runtime import signals
 
 KNOWN_FORMATS = (*FORMATS, HEIC)
-THUMBNAIL_SIDE = 9  # pixels a side
+THUMBNAIL_SIDE = 9  # pixels
 FINGERPRINT = np.dtype([
     ("sha256", "u1", 32),  # of the file
     ("dhash", "<u2", 8),  # all zero for a flat image
     ("coarse_hash", "<u4"),  # zero for a flat image
     ("width", "<u4"),  # in pixels, upright
     ("height", "<u4"),
-    ("format", "u1"),  # a place in KNOWN_FORMATS
-    ("flags", "u1"),  # the sum of the `Flag`s that hold
+    ("format", "u1"),  # index in KNOWN_FORMATS
+    ("flags", "u1"),  # sum of `ImageFlag`s
     ("brightness", "u1"),  # mean luma, 0 to 255
     ("contrast", "u1"),  # standard deviation of the thumbnail's luma, 0 to 127
 ])  # fmt: skip
 
-_MIN_CONTRAST = 2.0  # grey levels: the look of anything flatter is noise
-_MAX_CHROMA = 6  # grey levels between the channels of a grey picture, for JPEG's rounding
-_LUMA = np.array([299, 587, 114])  # ITU-R BT.601, in whole numbers, so that no bit can differ
-_LEVEL = 1000  # a grey level, in these
-_SHADE = 8 * _LEVEL  # steps of brightness and contrast that tell scenes apart
-# What is clearly brighter: by 2 levels, less in a dull image. Else even areas, such as skies, hold
-# the noise of encoding: of 150 demo images at JPEG quality 40, 23 % were not recognised.
+MAX_DISTANCE = 7  # bits of 128: re-encoded and resized images differ by less, other images by more
+MAX_DISTANCE_FRACTION = 1 / 8  # of the bits that are set in either hash
+MAX_LEVELS = 2  # difference in brightness, and in contrast
+
+_MIN_CONTRAST = 2.0  # gray levels; the hash of a flatter image is noise
+_MAX_CHROMA = 6  # gray levels between the channels of a grayscale image, for JPEG's rounding
+_LUMA = np.array([299, 587, 114])  # ITU-R BT.601 in integers, for the same bits on any machine
+_LEVEL = 1000  # one gray level, in these units
+_LIGHT_STEP = 8 * _LEVEL  # of brightness and contrast in the coarse hash
+# A cell is clearly brighter by 2 levels, or by less in an image of low contrast. Without a minimum,
+# flat areas such as skies hash the noise of encoding: of 150 demo images at JPEG quality 40, 23 %
+# were not recognized.
 _MAX_STEP = 2 * _LEVEL
 _STEP_OF_CONTRAST = 0.2
-_ORDER = np.arange(128) * 37 % 128  # so that any 16 bits of a look come from all over the image
+_BIT_ORDER = np.arange(128) * 37 % 128  # so that each band of 16 bits covers the whole image
+_NUM_BANDS = 8  # of 16 bits: two hashes that differ in at most 7 bits agree in at least one
 
 
 class ImageFlag(IntFlag):
-    """What else is worth knowing of an image."""
+    """Properties of an image."""
 
-    ROTATED = 1  # its EXIF tag turned it
-    INVALID_EXIF = 2  # its EXIF tag makes no sense and was ignored
-    ANIMATED = 4  # more than one frame or page, of which the first counts
-    GRAYSCALE = 8  # no colour, whatever its mode says
-    FLAT = 16  # too even to have a look: one-coloured, mostly
+    ROTATED = 1  # turned upright by its EXIF tag
+    INVALID_EXIF = 2  # the EXIF orientation is invalid and was ignored
+    ANIMATED = 4  # more than one frame or page, of which the first is used
+    GRAYSCALE = 8  # without color, whatever its mode
+    FLAT = 16  # too little contrast for a hash, such as a single color
 
 
 class ImageTraits(NamedTuple):
-    """What decoding tells of an image besides its pixels.
+    """What a fingerprint is computed from, besides the SHA-256.
 
     Attributes:
         width: in pixels, upright.
-        height: likewise.
+        height: in pixels, upright.
         format: as Pillow names it.
-        flags: those that only the file tells.
+        flags: those that only the file shows.
         thumbnail: 9 rows of 9 RGB pixels, each the mean of its part of the image.
     """
 
@@ -78,7 +84,7 @@ class ImageTraits(NamedTuple):
 def compute_fingerprints(
     traits: Sequence[ImageTraits], digests: Sequence[bytes]
 ) -> NDArray[np.void]:
-    """Work out the fingerprints of N images at once, as that costs little more than of one.
+    """Compute the fingerprints of N images at once, which costs little more than of one.
 
     Args:
         traits: of the images.
@@ -90,63 +96,55 @@ def compute_fingerprints(
     fingerprints = np.zeros(len(traits), FINGERPRINT)
     if not traits:
         return fingerprints
-    pixels = np.frombuffer(b"".join(each.thumbnail for each in traits), np.uint8)
-    colours = pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3).astype(np.int64)
-    luma = colours @ _LUMA
-    brightness = luma.mean(axis=(1, 2))
-    contrast = luma.std(axis=(1, 2))
+    thumbnails = np.frombuffer(b"".join(each.thumbnail for each in traits), np.uint8)
+    colors = thumbnails.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3).astype(np.int64)
+    luma = colors @ _LUMA
+    brightness, contrast = luma.mean(axis=(1, 2)), luma.std(axis=(1, 2))
     flat = contrast < _MIN_CONTRAST * _LEVEL
-    grey = np.abs(np.diff(colours, axis=3)).max(axis=(1, 2, 3)) <= _MAX_CHROMA
+    gray = np.abs(np.diff(colors, axis=3)).max(axis=(1, 2, 3)) <= _MAX_CHROMA
+    file_flags = np.array([each.flags for each in traits])
     fingerprints["sha256"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    fingerprints["dhash"] = np.where(flat[:, None], 0, _looks(luma, contrast))
-    fingerprints["coarse_hash"] = np.where(flat, 0, _scenes(luma, brightness, contrast))
+    fingerprints["dhash"] = np.where(flat[:, None], 0, _dhash(luma, contrast))
+    fingerprints["coarse_hash"] = np.where(flat, 0, _coarse_hash(luma, brightness, contrast))
     fingerprints["width"] = [each.width for each in traits]
     fingerprints["height"] = [each.height for each in traits]
     fingerprints["format"] = [KNOWN_FORMATS.index(each.format) for each in traits]
-    fingerprints["flags"] = (
-        [each.flags for each in traits] + grey * ImageFlag.GRAYSCALE + flat * ImageFlag.FLAT
-    )
+    fingerprints["flags"] = file_flags + gray * ImageFlag.GRAYSCALE + flat * ImageFlag.FLAT
     fingerprints["brightness"] = np.rint(brightness / _LEVEL)
     fingerprints["contrast"] = np.rint(contrast / _LEVEL)
     return fingerprints
 
 
-def _looks(luma: NDArray[np.int64], contrast: NDArray[np.float64]) -> NDArray[np.uint16]:
+def _dhash(luma: NDArray[np.int64], contrast: NDArray[np.float64]) -> NDArray[np.uint16]:
     step = np.minimum(np.rint(_STEP_OF_CONTRAST * contrast), _MAX_STEP)[:, None, None]
     across = luma[:, :8, 1:] > luma[:, :8, :-1] + step
     down = luma[:, 1:, :8] > luma[:, :-1, :8] + step
     bits = np.concatenate([across.reshape(-1, 64), down.reshape(-1, 64)], axis=1)
-    return np.ascontiguousarray(np.packbits(bits[:, _ORDER], axis=1)).view("<u2")
+    return np.ascontiguousarray(np.packbits(bits[:, _BIT_ORDER], axis=1)).view("<u2")
 
 
-def _scenes(
+def _coarse_hash(
     luma: NDArray[np.int64], brightness: NDArray[np.float64], contrast: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     cells = luma.reshape(-1, 3, 3, 3, 3).mean(axis=(2, 4)).reshape(-1, 9)
     steps = np.rint((cells - brightness[:, None]) / np.maximum(contrast, 1)[:, None])
     digits = steps.astype(np.int64) + 3  # steps of -3 .. 3
-    numbers: NDArray[np.int64] = (digits * 7 ** np.arange(9)).sum(axis=1)
-    # Where all images show one thing on an even ground, the cells alone would hardly differ.
-    light = np.floor(brightness / _SHADE) * 16 + np.floor(contrast / _SHADE)  # below 512
-    return (numbers * 512 + light.astype(np.int64)) % (2**32 - 1) + 1
-
-
-MAX_DISTANCE = 7  # bits of 128: re-encoded and resized copies differ by less, other images by more
-MAX_SHARE = 1 / 8  # of the bits that are set in either
-MAX_LEVELS = 2  # between their brightness, and between their contrast
-_BANDS = 8  # of 16 bits: two looks that differ in 7 bits at most agree in one band at least
+    layout: NDArray[np.int64] = (digits * 7 ** np.arange(9)).sum(axis=1)
+    # Where all images show one object on an even background, the cells alone hardly differ.
+    light = np.floor(brightness / _LIGHT_STEP) * 16 + np.floor(contrast / _LIGHT_STEP)  # < 512
+    return (layout * 512 + light.astype(np.int64)) % (2**32 - 1) + 1
 
 
 def group_exact_duplicates(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:
-    """Number the distinct contents of N files; those that could not be read have none.
+    """Number the distinct contents of N files.
 
     Args:
         fingerprints: (N,) records of `FINGERPRINT`.
 
     Returns:
-        (N,) int64, the same number for the same bytes, -1 for no bytes.
+        (N,) int64; files with the same bytes have the same number, unreadable files have -1.
     """
-    # Half of a SHA-256 is plenty to tell contents apart.
+    # Half of a SHA-256 is enough to distinguish contents.
     return _number_rows(np.ascontiguousarray(fingerprints["sha256"][:, :16]).view("<u8"))
 
 
@@ -155,35 +153,37 @@ def find_near_duplicates(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find images that look the same.
 
-    Looks are alike if few bits differ, and few of those that are set: even images, such as a thing
-    on white, have nearly all bits clear without being copies. Brightness and contrast must agree
-    too, which looks do not tell.
+    Two difference hashes are near if few bits differ, also relative to the number of bits that are
+    set: images with an even background, such as an object on white, have hardly any bits set
+    without being duplicates. Brightness and contrast must agree too.
 
     Args:
         fingerprints: (N,) records of `FINGERPRINT`.
 
     Returns:
-        looks: (N,) int64, the number of each image's look, -1 for images without one.
-        pairs: (P, 2) int64, numbers of looks that are alike, each pair once, the smaller first.
+        numbers: (N,) int64, the number of each image's hash; -1 for flat images, which have none.
+        pairs: (P, 2) int64, numbers of near hashes, each pair once, the smaller first.
     """
-    has_look = fingerprints["dhash"].any(axis=1)
-    rows = np.zeros((len(fingerprints), _BANDS + 2), np.uint16)
-    rows[:, :_BANDS] = fingerprints["dhash"]
-    rows[:, _BANDS], rows[:, _BANDS + 1] = fingerprints["brightness"], fingerprints["contrast"]
-    rows[~has_look] = 0
+    has_hash = fingerprints["dhash"].any(axis=1)
+    rows = np.zeros((len(fingerprints), _NUM_BANDS + 2), np.uint16)
+    rows[:, :_NUM_BANDS] = fingerprints["dhash"]
+    rows[:, _NUM_BANDS], rows[:, _NUM_BANDS + 1] = (
+        fingerprints["brightness"], fingerprints["contrast"],
+    )  # fmt: skip
+    rows[~has_hash] = 0
     numbers = _number_rows(rows)
-    distinct = np.zeros((int(numbers.max(initial=-1)) + 1, _BANDS + 2), np.uint16)
-    distinct[numbers[has_look]] = rows[has_look]
-    light = distinct[:, _BANDS:].astype(np.int16)
-    found = list(_pairs(np.ascontiguousarray(distinct[:, :_BANDS]), light))
-    if not found:
+    distinct = np.zeros((int(numbers.max(initial=-1)) + 1, _NUM_BANDS + 2), np.uint16)
+    distinct[numbers[has_hash]] = rows[has_hash]
+    light = distinct[:, _NUM_BANDS:].astype(np.int16)
+    near = list(_near_pairs(np.ascontiguousarray(distinct[:, :_NUM_BANDS]), light))
+    if not near:
         return numbers, np.zeros((0, 2), np.int64)
-    codes = np.sort(np.concatenate([low * len(distinct) + high for low, high in found]))
+    codes = np.sort(np.concatenate([low * len(distinct) + high for low, high in near]))
     return numbers, np.stack(np.divmod(codes, len(distinct)), axis=1)
 
 
 def _number_rows(rows: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
-    """Number the distinct rows; -1 for those of zeros."""
+    """Number the distinct rows; -1 for rows of zeros."""
     numbers = np.full(len(rows), -1, np.int64)
     used = np.flatnonzero(rows.any(axis=1))
     if len(used):
@@ -193,42 +193,42 @@ def _number_rows(rows: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     return numbers
 
 
-def _pairs(
-    looks: NDArray[np.uint16], light: NDArray[np.int16]
+def _near_pairs(
+    hashes: NDArray[np.uint16], light: NDArray[np.int16]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs of looks that are alike, each once.
+    """Yield pairs of near hashes, each once.
 
-    By the pigeonhole principle near looks agree in a band (Norouzi et al., "Fast search in Hamming
-    space with multi-index hashing", 2012), so that few others need be compared.
+    By the pigeonhole principle near hashes agree in a band (Norouzi et al., "Fast search in Hamming
+    space with multi-index hashing", 2012), so only hashes that share a band are compared.
     """
-    words = looks.view("<u8")
-    if not len(looks):
+    words = hashes.view("<u8")
+    if not len(hashes):
         return
-    for band in range(_BANDS):
-        order = np.argsort(looks[:, band], kind="stable")
-        values = looks[order, band]
+    for band in range(_NUM_BANDS):
+        order = np.argsort(hashes[:, band], kind="stable")
+        values = hashes[order, band]
         starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
         sizes = np.diff(np.r_[starts, len(values)])
-        # Buckets of the same size are gone through all at once.
+        # All buckets of one size are compared at once.
         for size in np.unique(sizes[sizes > 1]):
             members = order[starts[sizes == size, None] + np.arange(size)]
             for one, other in _near_in_buckets(members, words, light):
-                # Only in the first band in which they agree: nearly equal looks agree in most.
-                new = (looks[one, :band] != looks[other, :band]).all(axis=1)
+                # Only in the first band in which they agree: nearly equal hashes agree in most.
+                new = (hashes[one, :band] != hashes[other, :band]).all(axis=1)
                 yield np.minimum(one, other)[new], np.maximum(one, other)[new]
 
 
 def _near_in_buckets(
     members: NDArray[np.int64], words: NDArray[np.uint64], light: NDArray[np.int16]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Compare each with each of its bucket; `members` is (buckets, size)."""
+    """Compare all pairs in each bucket; `members` is (buckets, size)."""
     size = members.shape[1]
     for gap in range(1, size):
         signals.poll()
         one, other = members[:, : size - gap].ravel(), members[:, gap:].ravel()
         distance = np.bitwise_count(words[one] ^ words[other]).sum(axis=1)
         num_set = np.bitwise_count(words[one] | words[other]).sum(axis=1)
-        near = (distance <= MAX_DISTANCE) & (distance <= num_set * MAX_SHARE)
+        near = (distance <= MAX_DISTANCE) & (distance <= num_set * MAX_DISTANCE_FRACTION)
         near &= (np.abs(light[one] - light[other]) <= MAX_LEVELS).all(axis=1)
         if near.any():
             yield one[near], other[near]

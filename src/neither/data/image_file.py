@@ -1,10 +1,7 @@
-"""The bytes of an image file, read with care.
+"""Read the bytes of an image file, and translate the errors of Pillow.
 
-What Pillow says of odd metadata, which changes no pixel: heard by nobody while images are read.
-
-`warnings.catch_warnings` alone is not made for threads: whoever leaves last puts back what it
-found, which may be another thread's silence, for good. So the first one in makes it quiet and the
-last one out puts everything back.
+Every reason that a file is unreadable is an `UnreadableError` with a short message. Pillow's
+warnings and log records about odd metadata, which changes no pixel, are suppressed.
 """
 
 import logging
@@ -27,26 +24,26 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 
 class UnreadableError(Exception):
-    """This file gives no image; the message is the reason, in a few words."""
+    """A file cannot be decoded; the message is the reason."""
 
 
 class TransientReadError(UnreadableError):
-    """It gives none here and now, but may do so elsewhere or tomorrow."""
+    """A file cannot be decoded at present; a later attempt may succeed."""
 
 
 def read_file(path: Path) -> bytes:
     """Read a regular file of at most 50 MB.
 
     Raises:
-        UnreadableError: if it is larger, gone, no regular file, or may not be read.
+        UnreadableError: if it is larger, missing, not a regular file, or not permitted.
     """
     mark_current_file(path)
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # to open a pipe that nobody writes to would hang
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
             raise UnreadableError("not a regular file")
         with path.open("rb", buffering=0) as file:
-            # Not MAX_BYTES + 1, for which Python would clear 50 MB each time.
+            # Not MAX_BYTES + 1: Python allocates the whole buffer first.
             content = file.read(min(status.st_size, MAX_BYTES) + 1)
     except OSError as error:
         raise UnreadableError((error.strerror or "cannot be read").lower()) from error
@@ -58,15 +55,15 @@ def read_file(path: Path) -> bytes:
 
 
 def is_heic(content: bytes) -> bool:
-    """Tell HEIC, which phones write, by its first bytes."""
+    """Return whether the bytes are of a HEIC file, which phones write."""
     return content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS
 
 
 def pillow_formats(content: bytes) -> tuple[str, ...]:
-    """Return the formats that Pillow is to try, HEIC only where the extra [heic] is installed.
+    """Return the formats that Pillow may open the content as.
 
     Raises:
-        NotNowError: if it is HEIC and the extra is not there.
+        TransientReadError: if it is HEIC and the extra [heic] is not installed.
     """
     if not is_heic(content):
         return FORMATS
@@ -79,7 +76,7 @@ def pillow_formats(content: bytes) -> tuple[str, ...]:
 
 
 def describe_unidentified(content: bytes) -> str:
-    """Name what an unidentified file holds, where that helps to mend it."""
+    """Return the reason why Pillow does not recognize a file, with a remedy if there is one."""
     if content.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer, not the image; run: git lfs pull"
     if is_heic(content):
@@ -89,7 +86,7 @@ def describe_unidentified(content: bytes) -> str:
     return "not a JPEG, PNG, WebP, GIF, BMP or TIFF image, or its start is damaged"
 
 
-# Everything that Pillow's readers were seen to raise on damaged files.
+# All exceptions that Pillow has been observed to raise on damaged files.
 PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError,
     NotImplementedError, OverflowError, MemoryError, ZeroDivisionError, struct.error,
@@ -98,7 +95,7 @@ PILLOW_ERRORS = (
 
 
 def to_unreadable(error: BaseException) -> UnreadableError:
-    """Say in a few words why Pillow gave up on a file."""
+    """Translate an exception of Pillow."""
     if isinstance(error, MemoryError):
         return TransientReadError("too large for the memory")
     text = str(error).lower()
@@ -110,20 +107,25 @@ def to_unreadable(error: BaseException) -> UnreadableError:
 _lock = threading.Lock()
 _num_inside = 0
 _undo = ExitStack()
-_nobody = logging.NullHandler()  # without any handler Python prints what Pillow logs
+_null_handler = logging.NullHandler()  # without a handler Python prints Pillow's log records
 
 
 @contextmanager
 def silence_pillow() -> Iterator[None]:
-    """Ignore warnings, and what Pillow logs where nobody listens, in any number of threads."""
+    """Suppress warnings and Pillow's log records, in any number of threads.
+
+    `warnings.catch_warnings` is not thread-safe: the thread that leaves last restores the filters
+    it found, which may be those of another thread. So the first thread to enter suppresses them and
+    the last one to leave restores them.
+    """
     global _num_inside
     with _lock:
         if _num_inside == 0:
             _undo.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             log = logging.getLogger("PIL")
-            log.addHandler(_nobody)
-            _undo.callback(log.removeHandler, _nobody)
+            log.addHandler(_null_handler)
+            _undo.callback(log.removeHandler, _null_handler)
         _num_inside += 1
     try:
         yield

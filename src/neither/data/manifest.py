@@ -1,4 +1,4 @@
-"""A CSV file that names images: `path,label[,split]`, with paths relative to the file."""
+"""Read a manifest: a CSV file `path,label[,split]` that names images, relative to the file."""
 
 import csv
 import io
@@ -9,10 +9,7 @@ from sys import intern
 from types import MappingProxyType
 
 from neither.config.schema import SPLIT_FOLDERS
-from neither.data.layout import (
-    near_miss,
-    split_folders,
-)
+from neither.data.layout import near_miss, split_folders, suggest_class
 from neither.data.scan import ImageTable
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError, UsageError
@@ -23,7 +20,7 @@ _MAX_NAMED = 10
 
 
 def is_manifest(path: Path) -> bool:
-    """Tell a manifest from a folder or an image."""
+    """Return whether a path names a manifest instead of a folder or an image."""
     return path.suffix.lower() == ".csv" and not path.is_dir()
 
 
@@ -33,48 +30,47 @@ def find_training_rows(
     ignored: Sequence[str] = (),
     aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> ImageTable:
-    """Find the images that a manifest lists for training.
+    """Read the images to train on.
 
     Args:
         path: of the CSV file.
-        classes: their names.
-        ignored: labels to leave out.
-        aliases: other labels, each with the class that is meant.
+        classes: the class names.
+        ignored: labels whose rows are not read.
+        aliases: other labels, each with its class.
 
     Raises:
         UsageError: if there is no such file.
-        DataError: if it is not of this form, names a label that no class has, or misses a class.
+        DataError: if the file is malformed, a label is not a class, or a class has no image.
     """
-    found = ImageTable(path.parent, path)
+    table = ImageTable(path.parent, path)
     unknown: dict[str, int] = {}
-    without_split = 0  # the first such line
+    without_split = 0  # the first line without a split
     for line, image, label, split in _read(path, aliases):
         if label in ignored:
             continue
         if label not in classes:
             unknown.setdefault(label, line)
             continue
-        found.add([image], label, split)
+        table.add([image], label, split)
         without_split = without_split or (0 if split else line)
-    absent = [name for name in classes if name not in set(found.labels)]
+    absent = [name for name in classes if name not in set(table.labels)]
     problems = []
     for label, line in list(unknown.items())[:_MAX_NAMED]:
-        close = near_miss(label, absent)
-        hint = f"did you mean {close}?" if close else "no class has this name"
+        hint = suggest_class(label, absent)
         problems.append(f"line {line}: label {printable(label) or '(empty)'}: {hint}")
     if unknown:
         problems.append("correct them, or see data.aliases and data.ignored_folders")
     problems += [f"no image of class {name}" for name in absent]
-    if without_split and any(found.splits):
+    if without_split and any(table.splits):
         problems.append(f"line {without_split}: no split, though other lines have one")
-    elif "train" not in found.splits and "" not in found.splits:
+    elif "train" not in table.splits and "" not in table.splits:
         problems.append("no image is in the split train")
     if problems:
         lines = "\n       ".join(problems)
         raise DataError(
             f"{path}: want images of {', '.join(classes)}, all or none with a split\n       {lines}"
         )
-    return found
+    return table
 
 
 def find_evaluation_rows(
@@ -83,57 +79,63 @@ def find_evaluation_rows(
     aliases: Mapping[str, str] = MappingProxyType({}),
     classes: Sequence[str] = (),
 ) -> ImageTable:
-    """Find the images that a manifest lists for evaluation.
+    """Read the images to evaluate.
 
     Args:
         path: of the CSV file.
-        split: train, val or test; None means test where the manifest has splits.
-        aliases: other labels, each with the class that is meant.
-        classes: of the checkpoint, to note labels that are nearly one of them.
+        split: train, val or test; None means test if the manifest has splits.
+        aliases: other labels, each with its class.
+        classes: of the checkpoint, to note labels that are a near miss.
 
     Raises:
         UsageError: if there is no such file or split.
-        DataError: if it is not of this form, or lists no image.
+        DataError: if the file is malformed or names no image.
     """
     rows = list(_read(path, aliases))
     known = sorted({row_split for _, _, _, row_split in rows if row_split})
     wanted = split or ("test" if known else "")
-    found = ImageTable(path.parent, path)
+    table = ImageTable(path.parent, path)
     for _, image, label, row_split in rows:
         if row_split == wanted or not wanted:
-            found.add([image], label)
-    if not found.paths and rows:
+            table.add([image], label)
+    if not table.paths and rows:
         hint = f"name another: --split {', '.join(known)}" if known else "it has no splits"
         raise UsageError(f"{path}: no image is in the split {wanted}; {hint}")
-    absent = [name for name in classes if name not in found.labels]
-    for label in sorted({*found.labels} - {*classes}):
+    absent = [name for name in classes if name not in table.labels]
+    for label in sorted({*table.labels} - {*classes}):
         if close := near_miss(label, absent):
-            found.notes.append(
+            table.notes.append(
                 f"{path}: label {printable(label)} is not read as {close}: the name must be the "
                 "same, or one of the run's data.aliases"
             )
-    return found
+    return table
 
 
 def read_manifest(path: Path) -> ImageTable:
-    """Find all images of a manifest with the labels and splits that it gives.
+    """Read all images with their labels and splits.
 
     Raises:
         UsageError: if there is no such file.
-        DataError: if it is not of this form, or lists no image.
+        DataError: if the file is malformed or names no image.
     """
-    found = ImageTable(path.parent, path)
+    table = ImageTable(path.parent, path)
     for _, image, label, split in _read(path, {}):
-        found.add([image], label, split)
-    return found
+        table.add([image], label, split)
+    return table
+
+
+def given_splits(source: Path) -> set[str]:
+    """Return the splits that a folder or manifest defines; a run makes the missing ones."""
+    given = read_manifest(source).splits if is_manifest(source) else split_folders(source)
+    return {*given} - {""}
 
 
 def _read(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[int, str, str, str]]:
-    """Yield line number, path, label and split; a row that says nothing new is left out."""
+    """Yield line number, path, label and split of each image; skip repeated rows."""
     rows = _rows(path)
     columns = next(rows, (0, []))[1]
-    meant = [name.strip().casefold() for name in columns]  # a " Split" must not be passed over
-    if any(meant.count(name) != columns.count(name) for name in _COLUMNS) or not (
+    plain = [name.strip().casefold() for name in columns]  # so that " Split" is an error
+    if any(plain.count(name) != columns.count(name) for name in _COLUMNS) or not (
         columns.count("path") == columns.count("label") == 1 >= columns.count("split")
     ):
         raise DataError(
@@ -148,7 +150,7 @@ def _read(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[int, str, st
         image = posixpath.normpath(row["path"]) if row["path"] else ""
         label = intern(aliases.get(row["label"], row["label"]))
         if not image or "\0" in image:
-            raise DataError(f"{path}:{line}: the path is empty or no path")
+            raise DataError(f"{path}:{line}: the path is empty or not a path")
         split = _SPLITS.get(row.get("split", ""))
         if split is None:
             raise DataError(
@@ -169,7 +171,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; want a CSV file with the columns path,label")
     try:
-        # A byte that is no UTF-8 comes back as it was, as in file names.
+        # surrogateescape: bytes that are not UTF-8 name a file too.
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
         lines = csv.reader(io.StringIO(text, newline=""), strict=True)
         for cells in lines:
@@ -179,9 +181,3 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{path}:{lines.line_num}: not a CSV file: {error}") from error
-
-
-def given_splits(source: Path) -> set[str]:
-    """Name the splits that a folder or manifest itself tells; a run makes those it lacks."""
-    known = read_manifest(source).splits if is_manifest(source) else split_folders(source)
-    return {*known} - {""}

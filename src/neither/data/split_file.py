@@ -1,4 +1,4 @@
-"""`splits.csv`: every image found, its label, and which split it is in for good."""
+"""Read and write `splits.csv`: path, label, split, SHA-256 and reason of every image of a run."""
 
 import csv
 import io
@@ -20,118 +20,118 @@ _COLUMNS = ["path", "label", "split", "sha256", "reason"]
 
 
 def write_splits(
-    path: Path, found: ImageTable, store: ImageStore, assignment: SplitAssignment
+    path: Path, table: ImageTable, store: ImageStore, assignment: SplitAssignment
 ) -> None:
-    """Write one row for each image, whole or not at all."""
+    """Write one row for each image, atomically."""
     with files.atomic_writer(path) as file:
         file.write(csv_line(_COLUMNS).encode())
-        for row in _rows(found, store, assignment):
-            # A file name may hold bytes that are no UTF-8; they come back as they were.
+        for row in _rows(table, store, assignment):
+            # surrogateescape: file names may hold bytes that are not UTF-8.
             file.write(csv_line([safe_cell(row[0]), *row[1:]]).encode("utf-8", "surrogateescape"))
 
 
-def data_fingerprint(found: ImageTable, store: ImageStore, assignment: SplitAssignment) -> str:
-    """Return a hash of every path, label, split and content that the run uses."""
+def data_fingerprint(table: ImageTable, store: ImageStore, assignment: SplitAssignment) -> str:
+    """Return a SHA-256 over path, label, split and content of every image that the run uses."""
     digest = sha256()
-    for row in _rows(found, store, assignment):
+    for row in _rows(table, store, assignment):
         if row[2]:
             digest.update(repr(row).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def match_splits(
-    path: Path, found: ImageTable, store: ImageStore
+    path: Path, table: ImageTable, store: ImageStore
 ) -> tuple[SplitAssignment, list[str]]:
-    """Hold the images of a folder against the `splits.csv` of an earlier run on it.
+    """Assign images to the splits that an existing `splits.csv` gives them.
 
     Args:
         path: of the file.
-        found: what is there now.
-        store: what the files hold now.
+        table: the images at present.
+        store: their contents at present.
 
     Returns:
-        The splits as they were, and the paths of images added since, which stay left out.
+        The assignment, and the paths of images that were added since, which are excluded.
 
     Raises:
-        DataError: if the file cannot be read back, or an image that the run uses has changed, is
-            missing, bears another label, or cannot be read any more.
+        DataError: if the file cannot be read, or an image that the run uses is missing, unreadable,
+            changed, or has another label.
     """
-    places = {image: place for place, image in enumerate(found.paths)}
-    splits = np.zeros(len(places), np.int8)
-    added = set(range(len(places)))
+    index_of = {image: index for index, image in enumerate(table.paths)}
+    split_indices = np.zeros(len(index_of), np.int8)
+    added = set(range(len(index_of)))
     reasons: dict[int, str] = {}
     wrong: dict[str, list[str]] = {
-        what: [] for what in ("missing", "unreadable", "changed", "of another label now")
+        change: [] for change in ("missing", "unreadable", "changed", "of another label now")
     }
     for image, label, split, digest, reason in read_splits(path):
-        place = places.get(image)
-        if place is not None:
-            added.discard(place)
+        index = index_of.get(image)
+        if index is not None:
+            added.discard(index)
         if not split:
-            if place is not None:
-                reasons[place] = reason
-        elif place is None:
+            if index is not None:
+                reasons[index] = reason
+        elif index is None:
             wrong["missing"].append(printable(image))
-        elif place in store.reasons:
-            wrong["unreadable"].append(f"{printable(image)} ({store.reasons[place]})")
-        elif store.fingerprints["sha256"][place].tobytes().hex() != digest:
+        elif index in store.reasons:
+            wrong["unreadable"].append(f"{printable(image)} ({store.reasons[index]})")
+        elif store.fingerprints["sha256"][index].tobytes().hex() != digest:
             wrong["changed"].append(printable(image))
-        elif label != found.labels[place]:
+        elif label != table.labels[index]:
             wrong["of another label now"].append(printable(image))
         else:
-            splits[place] = SPLITS.index(split)
-    for what, images in wrong.items():
+            split_indices[index] = SPLITS.index(split)
+    for change, images in wrong.items():
         if images:
             raise DataError(
-                f"{len(images):,} images of this run are {what}, among them {images[0]}; put them "
-                "back, or start over with --fresh"
+                f"{len(images):,} images of this run are {change}, among them {images[0]}; put "
+                "them back, or start over with --fresh"
             )
     reasons |= dict.fromkeys(added, ADDED)
-    return SplitAssignment(splits, reasons), [found.paths[place] for place in sorted(added)]
+    return SplitAssignment(split_indices, reasons), [table.paths[index] for index in sorted(added)]
 
 
 def read_hashes(path: Path, split: str) -> set[str]:
     """Return the SHA-256 of the images that a run has in one split.
 
     Raises:
-        DataError: if the file is missing or not of this form.
+        DataError: if the file is missing or malformed.
     """
     return {digest for _, _, each, digest, _ in read_splits(path) if each == split}
 
 
 def read_split(path: Path, source: Path, split: str) -> ImageTable:
-    """Find the images that a run has in one split.
+    """Return the images that a run has in one split.
 
     Args:
         path: of its `splits.csv`.
-        source: the folder or manifest that it was trained on.
+        source: the folder or manifest that the run was trained on.
         split: train, val or test.
 
     Raises:
-        DataError: if the file is missing or not of this form, or the split is empty.
+        DataError: if the file is missing or malformed, or the split is empty.
     """
-    found = ImageTable(source if source.is_dir() else source.parent, source)
+    table = ImageTable(source if source.is_dir() else source.parent, source)
     for image, label, each, _, _ in read_splits(path):
         if each == split:
-            found.add([image], intern(label))
-    if not found.paths:
+            table.add([image], intern(label))
+    if not table.paths:
         raise DataError(f"{path}: no image is in the split {split}")
-    return found
+    return table
 
 
-def _rows(found: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
-    for place, (image, label) in enumerate(zip(found.paths, found.labels, strict=True)):
-        digest = store.fingerprints["sha256"][place]
-        yield [image, label, SPLITS[assignment.split_indices[place]],
+def _rows(table: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
+    for index, (image, label) in enumerate(zip(table.paths, table.labels, strict=True)):
+        digest = store.fingerprints["sha256"][index]
+        yield [image, label, SPLITS[assignment.split_indices[index]],
                digest.tobytes().hex() if digest.any() else "",
-               assignment.reasons.get(place, "")]  # fmt: skip
+               assignment.reasons.get(index, "")]  # fmt: skip
 
 
 def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield path, label, split, SHA-256 and reason of each row.
 
     Raises:
-        DataError: if the file is missing or not of this form.
+        DataError: if the file is missing or malformed.
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -147,10 +147,10 @@ def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def csv_line(cells: Sequence[str]) -> str:
-    """Write one row that ends in a line feed.
+    """Return one CSV row that ends in a line feed.
 
-    Told to end rows so itself, csv before Python 3.13 leaves a carriage return within a cell
-    without quotes, and no reader finds the row's end again.
+    With a line feed as its line terminator, csv before Python 3.13 does not quote a carriage return
+    in a cell, and the row cannot be read back.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(cells)
@@ -158,5 +158,5 @@ def csv_line(cells: Sequence[str]) -> str:
 
 
 def safe_cell(path: str) -> str:
-    """Keep a spreadsheet from reading a path as a formula: `./` names the same file."""
+    """Prefix a path with `./` if a spreadsheet would read it as a formula."""
     return f"./{path}" if path[:1] in tuple("=+-@") or path[:1] < " " else path
