@@ -109,7 +109,7 @@ def test_the_benchmark_of_softmax_tries_each_property_of_the_tests(tmp_path: Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "runs/benchmarks/softmax.json").read_text())
-    assert {name.split("_")[0] for name in content["figures"]} >= {"p1", "p2", "p9", "p12"}
+    assert len(content["figures"]) == 12
     assert {row["batches"] for row in content["figures"].values()} == {2}
 
 

@@ -15,7 +15,7 @@ from calls import Call
 from checkpoints import save_run
 from images import make_splits
 from neither.inference import export
-from neither.inference.export import run
+from neither.inference.export import load_exported
 from pictures import encode, oriented, photo
 
 NAMES = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
@@ -55,7 +55,7 @@ def test_evaluate_predict_python_and_onnx_say_the_same(call: Call, tmp_path: Pat
     asked = {path.name: [*classifier(path).probabilities.values()] for path in folder.iterdir()}
     squares = np.stack([decode(folder / name, 32, "crop") for name in NAMES])
     content = (tmp_path / "new" / "model.onnx").read_bytes()
-    rows = dict(zip(NAMES, run(content, "onnx", squares).tolist(), strict=True))
+    rows = dict(zip(NAMES, load_exported(content, "onnx")(squares).tolist(), strict=True))
     for name in NAMES:
         for way in (predicted, asked, rows):
             assert way[name] == pytest.approx(scored[name], abs=1e-4), name

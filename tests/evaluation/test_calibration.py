@@ -72,14 +72,16 @@ def test_bins_are_closed_on_the_right_and_hold_both_ends() -> None:
     assert bin_index(edges[1:] + 1e-12)[:-1].tolist() == list(range(1, 15))
 
 
-def test_t1_a_confidence_of_exactly_one_is_counted() -> None:
+@pytest.mark.property("T1")
+def test_a_confidence_of_exactly_one_is_counted() -> None:
     """Half-open bins would drop 900 of these 1,000 and say 0."""
     sure = [(1.0, number % 2 == 0) for number in range(900)]
     rest = [(0.9, number < 90) for number in range(100)]
     assert expected_calibration_error(*tops(*sure, *rest)).value == pytest.approx(0.45, abs=1e-12)
 
 
-def test_t2_confidence_is_a_probability_not_a_logit() -> None:
+@pytest.mark.property("T2")
+def test_confidence_is_a_probability_not_a_logit() -> None:
     probabilities = calibrated(50, 0)
     labels = drawn(probabilities, 0)
     assert expected_calibration_error(probabilities, labels).value == pytest.approx(
@@ -88,14 +90,16 @@ def test_t2_confidence_is_a_probability_not_a_logit() -> None:
     assert expected_calibration_error(probabilities, labels).value < 1
 
 
-def test_t3_a_probability_of_exactly_zero_is_no_obstacle() -> None:
+@pytest.mark.property("T3")
+def test_a_probability_of_exactly_zero_is_no_obstacle() -> None:
     probabilities = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     labels = torch.tensor([0, 1])
     assert [measure(probabilities, labels).value for measure in MEASURES] == [0, 0, 0]
     assert [measure(probabilities, 1 - labels).value for measure in MEASURES] == [1, 1, 1]
 
 
-def test_t4_adaptive_groups_drop_nothing_and_ties_stay_in_place() -> None:
+@pytest.mark.property("T4")
+def test_adaptive_groups_drop_nothing_and_ties_stay_in_place() -> None:
     """All tied: one confidence, so groups cannot hide how far it is from the accuracy."""
     probabilities, labels = tops(*[(0.8, number < 30) for number in range(60)])
     assert adaptive_calibration_error(probabilities, labels).value == pytest.approx(0.3)
@@ -103,8 +107,9 @@ def test_t4_adaptive_groups_drop_nothing_and_ties_stay_in_place() -> None:
     assert adaptive_calibration_error(lowest, labels).value == pytest.approx((0.55 + 14 * 0.1) / 15)
 
 
+@pytest.mark.property("T4")
 @pytest.mark.parametrize("num", [15, 60, 100])
-def test_t4_adaptive_groups_are_of_equal_counts_by_rank(num: int) -> None:
+def test_adaptive_groups_are_of_equal_counts_by_rank(num: int) -> None:
     probabilities = calibrated(num, num)
     labels = drawn(calibrated(num, num, sharpness=1.0), num)
     confidences, predicted = probabilities.max(dim=1)
@@ -119,7 +124,8 @@ def test_t4_adaptive_groups_are_of_equal_counts_by_rank(num: int) -> None:
     )
 
 
-def test_t4_expected_errors_have_no_order_among_ties() -> None:
+@pytest.mark.property("T4")
+def test_expected_errors_have_no_order_among_ties() -> None:
     """The bound of 300 equal confidences is that of a fraction, as if all were in one bin."""
     probabilities = torch.tensor([[0.8, 0.1, 0.1]], dtype=torch.float64).expand(300, 3)
     labels = (torch.arange(300) >= 216).long()
@@ -132,7 +138,8 @@ def test_t4_expected_errors_have_no_order_among_ties() -> None:
     assert (found.expected, found.bound) == pytest.approx((plain.expected, plain.bound), rel=0.05)
 
 
-def test_t5_a_class_without_images_counts() -> None:
+@pytest.mark.property("T5")
+def test_a_class_without_images_counts() -> None:
     probabilities = torch.tensor([[0.6, 0.0, 0.4]] * 10, dtype=torch.float64)
     labels = torch.zeros(10, dtype=torch.int64)
     assert classwise_calibration_error(probabilities, labels).value == pytest.approx(
@@ -140,7 +147,8 @@ def test_t5_a_class_without_images_counts() -> None:
     )
 
 
-def test_t5_classwise_is_the_mean_of_each_class_against_the_rest() -> None:
+@pytest.mark.property("T5")
+def test_classwise_is_the_mean_of_each_class_against_the_rest() -> None:
     probabilities = calibrated(200, 5)
     labels = drawn(probabilities[:, :2] / probabilities[:, :2].sum(1, keepdim=True), 5)
     expected = 0.0
@@ -163,12 +171,11 @@ def test_brier_is_the_sum_over_all_classes() -> None:
     assert brier_score(probabilities, torch.tensor([0, 2])) == pytest.approx((first + 2) / 2)
 
 
+@pytest.mark.property("P21")
 @every
 @given(st.integers(1, 40), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_p21_order_does_not_matter_and_the_range_is_kept(
-    measure: object, num: int, seed: int
-) -> None:
+def test_order_does_not_matter_and_the_range_is_kept(measure: object, num: int, seed: int) -> None:
     assert callable(measure)
     probabilities = calibrated(num, seed).mul(8).round().div(8)  # many ties, zeros and ones
     probabilities /= probabilities.sum(dim=1, keepdim=True)
@@ -181,14 +188,16 @@ def test_p21_order_does_not_matter_and_the_range_is_kept(
     assert all(0 <= each <= 1 for each in (first.value, first.expected, first.bound))
 
 
-def test_p21_with_one_confidence_it_is_accuracy_less_confidence() -> None:
+@pytest.mark.property("P21")
+def test_with_one_confidence_it_is_accuracy_less_confidence() -> None:
     probabilities, labels = tops(*[(0.75, number < 50) for number in range(100)])
     for measure in MEASURES:
         assert measure(probabilities, labels).value == pytest.approx(0.25)
 
 
+@pytest.mark.property("P22")
 @every
-def test_p22_errors_of_calibrated_and_of_overconfident_classifiers(
+def test_errors_of_calibrated_and_of_overconfident_classifiers(
     measure: object,
 ) -> None:
     """A perfect classifier is inside the bound in 95 % of draws, one at T = 0.5 hardly ever."""
@@ -228,9 +237,10 @@ def total(logits: Tensor, labels: Tensor, temperature: float) -> float:
     return len(labels) * nll(logits, labels, temperature) + 3 * (inverse - 1 - math.log(inverse))
 
 
+@pytest.mark.property("T7")
 @given(st.integers(1, 60), st.integers(0, 10_000), st.sampled_from([0.3, 1.0, 4.0]))
 @settings(max_examples=60, deadline=None)
-def test_t7_no_other_temperature_is_better(num: int, seed: int, scale: float) -> None:
+def test_no_other_temperature_is_better(num: int, seed: int, scale: float) -> None:
     logits, labels = sample(num, seed, scale)
     found = fit_temperature(logits, labels)
     assert 0.05 <= found <= 20
@@ -275,7 +285,8 @@ def test_the_temperature_of_scaled_logits_is_their_scale(temperature: float) -> 
     assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.03)
 
 
-def test_p15_the_loss_is_convex_and_the_slope_is_zero_at_the_fit() -> None:
+@pytest.mark.property("P15")
+def test_the_loss_is_convex_and_the_slope_is_zero_at_the_fit() -> None:
     logits, labels = sample(500, 1, 2.0)
     losses = torch.tensor(
         [nll(logits, labels, 1 / inverse) for inverse in torch.linspace(0.05, 5, 200).tolist()]

@@ -53,7 +53,8 @@ def test_selective_metrics_by_hand() -> None:
     assert found.accuracy_at == {"0.95": 0.75, "0.9": 0.75, "0.8": pytest.approx(2 / 3)}
 
 
-def test_p21_augrc_follows_from_auroc_and_accuracy() -> None:
+@pytest.mark.property("P21")
+def test_augrc_follows_from_auroc_and_accuracy() -> None:
     """(1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2 (Traub et al., 2024), up to 1 / n."""
     generator = torch.Generator().manual_seed(0)
     confidences = torch.rand(20_000, dtype=torch.float64, generator=generator)
@@ -78,9 +79,10 @@ def tensor(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+@pytest.mark.property("P21")
 @given(scores, scores)
 @settings(max_examples=80, deadline=None)
-def test_p21_auroc_is_scikit_learns_and_its_opposite_mirrors_it(
+def test_auroc_is_scikit_learns_and_its_opposite_mirrors_it(
     positive: list[float], negative: list[float]
 ) -> None:
     truth = [1] * len(positive) + [0] * len(negative)
@@ -116,9 +118,10 @@ def oscr_by_hand(probabilities: Tensor, labels: Tensor, reject: int) -> float:
     return total / pairs
 
 
+@pytest.mark.property("T6")
 @given(st.integers(2, 40), st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_t6_oscr_counts_each_pair_once_and_ties_half(num: int, seed: int) -> None:
+def test_oscr_counts_each_pair_once_and_ties_half(num: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     parts = torch.randint(0, 6, (num, 3), generator=generator).double() + 0.5
     # Two known classes of one probability would leave the prediction to their order.

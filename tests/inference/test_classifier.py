@@ -52,8 +52,9 @@ def make_pixels(num: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(values)
 
 
+@pytest.mark.property("P18")
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_p18_logits_do_not_depend_on_the_other_images_of_a_batch(name: str) -> None:
+def test_logits_do_not_depend_on_the_other_images_of_a_batch(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(2 * BATCH_SIZE + 2)
     alone = torch.cat([classifier.logits(image[None]) for image in pixels[:5]])
     assert len({tuple(logits) for logits in alone.tolist()}) == 5
@@ -63,8 +64,9 @@ def test_p18_logits_do_not_depend_on_the_other_images_of_a_batch(name: str) -> N
         assert torch.equal(logits[:5], alone[:num]), num
 
 
+@pytest.mark.property("P18")
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_p18_logits_do_not_depend_on_the_index_in_a_batch(name: str) -> None:
+def test_logits_do_not_depend_on_the_index_in_a_batch(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(BATCH_SIZE)
     straight = classifier.logits(pixels)
     for shift in (1, 17, 32, 63):
@@ -161,8 +163,9 @@ def test_priors_need_the_class_frequencies(
         )
 
 
+@pytest.mark.property("P19")
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1]])
-def test_p19_classes_in_another_order_get_the_same_probabilities(
+def test_classes_in_another_order_get_the_same_probabilities(
     trained: Classifier, order: list[int]
 ) -> None:
     other = replace(trained, classes=tuple(CLASSES[index] for index in order))

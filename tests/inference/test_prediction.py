@@ -137,9 +137,10 @@ def test_every_name_reads_back(rows: list[tuple[str, str, str]]) -> None:
         assert bad[-2:] == [label, error]
 
 
+@pytest.mark.property("P20")
 @given(st.lists(st.floats(-30, 30), min_size=3, max_size=3))
 @settings(max_examples=100, deadline=None)
-def test_p20_printed_probabilities_sum_to_one_and_keep_the_prediction(scores: list[float]) -> None:
+def test_printed_probabilities_sum_to_one_and_keep_the_prediction(scores: list[float]) -> None:
     classes = ("dog", "human", "neither")
     probabilities = to_probabilities(torch.tensor([scores], dtype=torch.float64))[0].tolist()
     prediction = decide(dict(zip(classes, probabilities, strict=True)), None)

@@ -1,7 +1,8 @@
-"""Weights to begin with: from torch's cache or a file, checked, and never needed again."""
+"""Pretrained weights: from torch's cache or a file, checked, loaded without the head."""
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,26 +19,27 @@ from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
 NAME = "shufflenet_v2_x0_5"
-CACHED = "shufflenetv2_x0.5-f707e7126e.pth"  # what torchvision calls its weights of it
+CACHED = "shufflenetv2_x0.5-f707e7126e.pth"  # torchvision's file name of its weights
 
 
 @pytest.fixture(autouse=True)
-def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder where torch looks for weights; it is empty."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return torch.hub's folder of weights, which is empty."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
 
 
+@cache
 def weights_of(name: str) -> dict[str, Tensor]:
     torch.manual_seed(7)
-    own = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
-    state: dict[str, Tensor] = models.get_model(name, weights=None, **own).state_dict()
+    options = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    state: dict[str, Tensor] = models.get_model(name, weights=None, **options).state_dict()
     return state
 
 
-def begin(weights: str | Path, name: str = NAME, size: int = 64) -> TorchvisionNetwork:
+def load(weights: str | Path, name: str = NAME, size: int = 64) -> TorchvisionNetwork:
     settings = Model(name=name, weights=str(weights))
     network = build_network(settings, 3, size, seed=0)
     assert isinstance(network, TorchvisionNetwork)
@@ -45,30 +47,28 @@ def begin(weights: str | Path, name: str = NAME, size: int = 64) -> TorchvisionN
     return network
 
 
-def assert_begun(network: TorchvisionNetwork, weights: dict[str, Tensor]) -> None:
-    own = network.backbone.state_dict()
-    assert own
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in own.items())
+def assert_loaded(network: TorchvisionNetwork, weights: dict[str, Tensor]) -> None:
+    backbone = network.backbone.state_dict()
+    assert backbone
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.items())
 
 
-def test_weights_that_torch_has_downloaded_before_are_taken(checkpoints: Path) -> None:
-    weights = weights_of(NAME)
-    torch.save(weights, checkpoints / CACHED)
-    network = begin("default")
-    assert_begun(network, weights)
+def test_weights_in_the_cache_of_torch_are_loaded_except_the_head(hub: Path) -> None:
+    torch.save(weights_of(NAME), hub / CACHED)
+    network = load("default")
+    assert_loaded(network, weights_of(NAME))
     head = build_network(Model(name=NAME), 3, 64, seed=0).state_dict()["head.weight"]
-    assert torch.equal(network.head.weight, head)  # new, by the seed
+    assert torch.equal(network.head.weight, head)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "squeezenet1_1", "mnasnet0_5"])
-def test_a_file_is_taken_without_its_head_and_heads_on_the_way(name: str, tmp_path: Path) -> None:
-    weights = weights_of(name)
-    torch.save(weights, tmp_path / "own.pth")
-    assert_begun(begin(tmp_path / "own.pth", name), weights)
+def test_a_file_is_loaded_without_its_heads(name: str, tmp_path: Path) -> None:
+    torch.save(weights_of(name), tmp_path / "own.pth")
+    assert_loaded(load(tmp_path / "own.pth", name), weights_of(name))
 
 
-def test_a_file_as_old_as_torch_0_3_is_taken(tmp_path: Path) -> None:
-    """Without counters, in the format before zip, and with DenseNet's names of then."""
+def test_a_file_as_old_as_torch_0_3_is_loaded(tmp_path: Path) -> None:
+    """Without counters, in the format before zip, and with DenseNet's old names."""
     weights = weights_of("densenet121")
     old = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): tensor
@@ -77,102 +77,104 @@ def test_a_file_as_old_as_torch_0_3_is_taken(tmp_path: Path) -> None:
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert_begun(begin(tmp_path / "old.pth", "densenet121"), weights)
+    assert_loaded(load(tmp_path / "old.pth", "densenet121"), weights)
 
 
-def test_a_file_with_another_head_than_imagenets_is_taken(tmp_path: Path) -> None:
-    weights = weights_of(NAME)
-    weights |= {"fc.weight": torch.zeros(12, 1024), "fc.bias": torch.zeros(12)}
+def test_a_file_with_another_number_of_classes_is_loaded(tmp_path: Path) -> None:
+    weights = weights_of(NAME) | {"fc.weight": torch.zeros(12, 1024), "fc.bias": torch.zeros(12)}
     torch.save(weights, tmp_path / "own.pth")
-    assert_begun(begin(tmp_path / "own.pth"), weights)
+    assert_loaded(load(tmp_path / "own.pth"), weights)
 
 
 def test_weights_of_another_network_are_refused_with_the_first_differences(tmp_path: Path) -> None:
     torch.save(weights_of("mnasnet0_5"), tmp_path / "other.pth")
-    with pytest.raises(
-        CheckpointError, match=r"other\.pth: for shufflenet_v2_x0_5 .*wanted"
-    ) as told:
-        begin(tmp_path / "other.pth")
-    assert str(told.value).count("wanted") == 3
+    with pytest.raises(CheckpointError, match=rf"other\.pth: for {NAME} ") as refused:
+        load(tmp_path / "other.pth")
+    assert str(refused.value).count("wanted") == 3
 
 
-def test_weights_for_images_of_another_size_are_refused_with_the_size(tmp_path: Path) -> None:
+def test_weights_for_another_image_size_are_refused_with_the_size(tmp_path: Path) -> None:
     with torch.device("meta"):
         shapes = {name: each.shape for name, each in models.vit_b_32().state_dict().items()}
-    # One number in all places: a file of all of them would have 350 MB.
+    # Expanded zeros: a file of all values would have 350 MB.
     torch.save({name: torch.zeros(()).expand(shape) for name, shape in shapes.items()},
                tmp_path / "vit.pth")  # fmt: skip
-    said = r"\(1, 50, 768\) in the checkpoint, \(1, 5, 768\) wanted; .* images of 224 pixels"
-    with pytest.raises(CheckpointError, match=said):
-        begin(tmp_path / "vit.pth", "vit_b_32")
+    with pytest.raises(CheckpointError, match=r"\(1, 50, 768\) .* \(1, 5, 768\) .* 224 pixels"):
+        load(tmp_path / "vit.pth", "vit_b_32")
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def spoil(path: Path) -> None:
-    torch.save(weights_of(NAME) | {"conv1.0.weight": torch.full((24, 3, 3, 3), torch.nan)}, path)
+def change(name: str, value: float) -> Callable[[Path], None]:
+    weights = weights_of(NAME)
+    changed = {name: torch.full_like(weights[name], value)}
+    return lambda path: torch.save(weights | changed, path)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        (cut, "cannot be read"),
+        (truncate, "cannot be read"),
         (lambda path: path.write_bytes(b"no weights"), "cannot be read"),
         (lambda path: torch.save(models.squeezenet1_1(), path), "more than tensors"),
         (lambda path: torch.save({"model": weights_of(NAME)}, path), "want a state dict"),
-        (spoil, "conv1.0.weight holds numbers that are not finite"),
+        pytest.param(
+            lambda path: torch.save({"a": torch.eye(2).to_sparse()}, path),
+            "a is not a dense tensor",
+            marks=pytest.mark.filterwarnings("ignore:Validating sparse"),
+        ),
+        (change("conv1.0.weight", torch.nan), r"conv1\.0\.weight .*not finite"),
+        (change("conv1.1.running_var", -1), r"conv1\.1\.running_var .*negative"),
     ],
-    ids=["cut", "text", "pickled network", "nested", "nan"],
+    ids=["truncated", "text", "pickled network", "nested", "sparse", "nan", "variance"],
 )
-def test_a_file_that_cannot_be_used_is_refused(
-    damage: Callable[[Path], None], said: str, checkpoints: Path
+def test_an_unusable_file_is_refused(
+    damage: Callable[[Path], None], message: str, hub: Path
 ) -> None:
-    path = checkpoints / CACHED
-    torch.save(weights_of(NAME), path)
-    damage(path)
-    for weights in ("default", path):
-        with pytest.raises(CheckpointError, match=said):
-            begin(weights)
+    torch.save(weights_of(NAME), hub / CACHED)
+    damage(hub / CACHED)
+    with pytest.raises(CheckpointError, match=message) as refused:
+        load("default")
+    assert CACHED in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_a_slip_of_the_config(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"model\.weights: .*gone\.pth: no such file"):
-        begin(tmp_path / "gone.pth")
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.weights: .*gone\.pth"):
+        load(tmp_path / "gone.pth")
 
 
-def test_without_a_network_one_line_says_which_file_to_put_where(
-    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_download_names_the_file_and_its_folder(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = f"http://127.0.0.1:1/{CACHED}"  # a port where nobody listens
-    monkeypatch.setattr(models.ShuffleNet_V2_X0_5_Weights.DEFAULT.value, "url", nowhere)
+    url = f"http://127.0.0.1:1/{CACHED}"  # nothing listens on this port
+    monkeypatch.setattr(models.ShuffleNet_V2_X0_5_Weights.DEFAULT.value, "url", url)
     monkeypatch.setattr(files, "_POLL_SECONDS", 0.01)
-    with pytest.raises(OutputError) as told:
-        begin("default")
-    text = str(told.value)
-    assert "\n" not in text
-    assert text.startswith(f"the weights of {NAME} cannot be downloaded from {nowhere} (")
-    assert f"put {CACHED}, fetched elsewhere, into {checkpoints}, or name it in model" in text
-    assert not list(checkpoints.iterdir())
+    with pytest.raises(OutputError) as refused:
+        load("default")
+    message = str(refused.value)
+    assert "\n" not in message
+    assert all(part in message for part in (NAME, url, CACHED, str(hub), "model.weights"))
+    assert not list(hub.iterdir())
 
 
-def test_what_is_downloaded_must_have_the_sum_in_its_name(
-    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_download_must_have_the_checksum_in_its_name(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(weights_of(NAME), tmp_path / CACHED)
     published = (tmp_path / CACHED).as_uri()
     monkeypatch.setattr(models.ShuffleNet_V2_X0_5_Weights.DEFAULT.value, "url", published)
     with pytest.raises(OutputError, match="invalid hash value"):
-        begin("default")
-    assert not list(checkpoints.iterdir())
+        load("default")
+    assert not list(hub.iterdir())
 
 
 def test_the_preprocessing_is_that_of_the_weights() -> None:
-    plain = Preprocessing(96, "pad")
-    assert match_preprocessing(plain, Model(name="efficientnet_v2_l")) == plain
-    other = match_preprocessing(plain, Model(name="efficientnet_v2_l", weights="default"))
+    preprocessing = Preprocessing(96, "pad")
+    without = match_preprocessing(preprocessing, Model(name="efficientnet_v2_l"))
+    assert without == preprocessing
+    other = match_preprocessing(preprocessing, Model(name="efficientnet_v2_l", weights="default"))
     assert other == Preprocessing(96, "pad", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert (
-        match_preprocessing(plain, Model(name="resnet18", weights="own.pth")) == plain
-    )  # ImageNet's already
+    own = match_preprocessing(preprocessing, Model(name="resnet18", weights="own.pth"))
+    assert own == preprocessing  # which has the values of ImageNet already

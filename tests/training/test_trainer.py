@@ -197,9 +197,8 @@ def test_each_batch_gets_one_optimizer_step(
     assert steps == state.step == EPOCHS * STEPS_PER_EPOCH
 
 
-def test_p17_training_overfits_eight_images(
-    make_images: Callable[..., Path], tmp_path: Path
-) -> None:
+@pytest.mark.property("P17")
+def test_training_overfits_eight_images(make_images: Callable[..., Path], tmp_path: Path) -> None:
     still = {"crop_scale": (1.0, 1.0), "horizontal_flip": False, "rotation_degrees": 0.0,
              "color_jitter": 0.0, "grayscale": 0.0, "random_erasing": 0.0}  # fmt: skip
     root = make_images(train=3)
@@ -217,7 +216,8 @@ def test_p17_training_overfits_eight_images(
     assert last["loss"] < 1e-3
 
 
-def test_p17_curves_begin_with_the_loss_of_random_weights(
+@pytest.mark.property("P17")
+def test_curves_begin_with_the_loss_of_random_weights(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
     train(make_config(make_images()), tmp_path / "run")

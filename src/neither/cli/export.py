@@ -40,12 +40,12 @@ def _export(arguments: argparse.Namespace) -> int:
     import torch
 
     from neither.inference.classifier import load_classifier
-    from neither.inference.export import require_packages, require_same, to_file
+    from neither.inference.export import check_packages, export_checkpoint, verify_export
     from neither.models.checkpoint import find_checkpoint, load_checkpoint
     from neither.runtime import files
 
     output, kind = arguments.output, arguments.format
-    require_packages(kind)
+    check_packages(kind)
     path = find_checkpoint(arguments.model)
     classifier = load_classifier(path, torch.device("cpu"))
     if classifier.source.is_dir():
@@ -53,9 +53,9 @@ def _export(arguments: argparse.Namespace) -> int:
     if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):
         raise UsageError(f"{output}: not a file to write over; choose another --output")
     files.make_folder(output.parent)
-    content = to_file(load_checkpoint(path), kind)
+    content = export_checkpoint(load_checkpoint(path), kind)
     what, pixels = _pictures(path, classifier)
-    worst = require_same(content, kind, classifier, pixels)
+    worst = verify_export(content, kind, classifier, pixels)
     files.write_atomic(output, content)
     print_line(
         f"written: {output}, {len(content) / 1e6:.1f} MB; on {len(pixels)} {what} it "

@@ -1,4 +1,4 @@
-"""Which parts of an image spoke for its class, and which against it."""
+"""Heat maps: which parts of an image speak for its predicted class, and which against it."""
 
 from pathlib import Path, PurePosixPath
 
@@ -16,102 +16,95 @@ from neither.inference.prediction import Prediction
 from neither.models.cam import class_contrast_cam
 from neither.runtime import files
 
-_CAPTION = 24  # pixels below the two
-_SIDE = 256  # pixels of each of the two pictures that are drawn side by side
-_FOR, _AGAINST = (220, 40, 30), (30, 80, 220)
-_STRONGEST = 0.65  # of the colour over the picture
+_CAPTION_HEIGHT = 24  # pixels
+_SIDE = 256  # pixels of each of the two images that are drawn side by side
+_FOR, _AGAINST = (220, 40, 30), (30, 80, 220)  # red and blue, RGB
+_MAX_OPACITY = 0.65
 
 
 class Explainer:
-    """Draws the class-activation map (Zhou et al., 2016) of each image beside it.
-
-    The last layer averages its features over all places, so each place's share of a logit is known
-    exactly: the shares sum to the logit, less its bias. As only differences of logits count for
-    softmax, what is drawn is the share of the predicted class less the mean of all classes.
-    """
+    """Writes each image beside its class-contrast CAM, one PNG file an image."""
 
     def __init__(self, classifier: Classifier, folder: Path) -> None:
-        """Try the network, and make the folder.
+        """Check that the network has class activation maps, and make the folder.
 
         Raises:
-            OutputError: if it cannot be made or written.
-            UsageError: if nothing is known of places in this network.
+            OutputError: if the folder cannot be made or written.
+            UsageError: if the network has no class activation maps.
         """
         size = classifier.preprocessing.image_size
-        contrast_map(classifier, np.zeros((size, size, 3), np.uint8), 0)
+        compute_heat_map(classifier, np.zeros((size, size, 3), np.uint8), 0)
         files.make_folder(folder)
         self._classifier, self._folder = classifier, folder
 
-    def draw(self, path: Path, below: str, prediction: Prediction) -> None:
-        """Write `folder/<below>.png`: the image as the network saw it, and under its evidence.
+    def draw(self, path: Path, relative_path: str, prediction: Prediction) -> None:
+        """Write `folder/<relative_path>.png`.
 
         Args:
-            path: of the image.
-            below: its path below the folder that was given.
-            prediction: of this image.
+            path: of the image; a file that has been deleted or changed to a bad one is skipped.
+            relative_path: of the image, below the folder that the user gave; with / as separator.
+            prediction: for this image.
         """
-        decoded = decode_file(path, self._classifier.preprocessing)
-        if decoded.pixels is None:  # gone since it was predicted
+        pixels = decode_file(path, self._classifier.preprocessing).pixels
+        if pixels is None:
             return
-        number = self._classifier.classes.index(prediction.predicted)
-        evidence = draw_heat_map(
-            decoded.pixels, contrast_map(self._classifier, decoded.pixels, number)
-        )
-        picture = _with_caption(evidence, prediction)
-        target = self._folder.joinpath(*PurePosixPath(f"{below}.png").parts)
+        label = self._classifier.classes.index(prediction.predicted)
+        cam = compute_heat_map(self._classifier, pixels, label)
+        image = _add_caption(draw_heat_map(pixels, cam), prediction)
+        target = self._folder.joinpath(*PurePosixPath(f"{relative_path}.png").parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_writer(target) as file:
-            picture.save(file, "PNG")
-
-
-def _with_caption(picture: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
-    """Say below a picture which class its colours are about."""
-    height, width, _ = picture.shape
-    page = Image.new("RGB", (width, height + _CAPTION), "white")
-    page.paste(Image.fromarray(picture))
-    text = f"{prediction.predicted} {prediction.confidence:.2f}: red spoke for it, blue against it"
-    ImageDraw.Draw(page).text((6, height + 3), text, "black", ImageFont.load_default(14))
-    return page
+            image.save(file, "PNG")
 
 
 @torch.inference_mode()
-def contrast_map(classifier: Classifier, pixels: NDArray[np.uint8], number: int) -> Tensor:
-    """Return the share of each place in the lead of a class over the mean of all.
+def compute_heat_map(classifier: Classifier, pixels: NDArray[np.uint8], label: int) -> Tensor:
+    """Compute the class-contrast CAM of one image.
 
     Args:
-        classifier: whose network is asked.
+        classifier: has the network.
         pixels: (S, S, 3) uint8 RGB, as `decode` returns them.
-        number: of the class.
+        label: index of the class.
 
     Returns:
         (h, w) float32 on the CPU.
+
+    Raises:
+        UsageError: if the network has no class activation maps.
     """
-    images = normalize(torch.from_numpy(pixels[None]).to(classifier.device),
-                       classifier.preprocessing)  # fmt: skip
-    return class_contrast_cam(classifier.network, images, torch.tensor([number]))[0].float().cpu()
+    batch = torch.from_numpy(pixels[None]).to(classifier.device)
+    images = normalize(batch, classifier.preprocessing)
+    return class_contrast_cam(classifier.network, images, torch.tensor([label]))[0].float().cpu()
 
 
-def draw_heat_map(
-    pixels: NDArray[np.uint8], evidence: Tensor, side: int = _SIDE
-) -> NDArray[np.uint8]:
-    """Draw an image, and beside it the same under its evidence: red for the class, blue against it.
+def draw_heat_map(pixels: NDArray[np.uint8], cam: Tensor, side: int = _SIDE) -> NDArray[np.uint8]:
+    """Draw an image, and beside it the same in grey under its CAM: red for positive, blue negative.
 
-    The strongest place of the map has the full colour, so colours of two images cannot be compared.
+    The strongest position has the full colour, so colours of two images cannot be compared.
 
     Args:
         pixels: (S, S, 3) uint8 RGB.
-        evidence: (h, w) float.
-        side: pixels a side of each of the two, A.
+        cam: (h, w) float.
+        side: A, pixels of each of the two.
 
     Returns:
         (A, 2A, 3) uint8 RGB.
     """
-    plain = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    fine = F.interpolate(evidence[None, None], size=(side, side), mode="bilinear",
-                         align_corners=False)[0, 0]  # fmt: skip
-    strength = (fine / fine.abs().max().clamp(min=1e-12)).numpy()[..., None]
-    grey = np.asarray(plain.convert("L").convert("RGB"), dtype=np.float32)
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    cam = F.interpolate(cam[None, None], size=(side, side), mode="bilinear",
+                        align_corners=False)[0, 0]  # fmt: skip
+    strength = (cam / cam.abs().max().clamp(min=1e-12)).numpy()[..., None]
+    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32)
     colour = np.where(strength > 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
-    share = _STRONGEST * np.abs(strength)
-    drawn = ((1 - share) * grey + share * colour).round().astype(np.uint8)
-    return np.concatenate([np.asarray(plain), drawn], axis=1)
+    opacity = _MAX_OPACITY * np.abs(strength)
+    blended = ((1 - opacity) * grey + opacity * colour).round().astype(np.uint8)
+    return np.concatenate([np.asarray(image), blended], axis=1)
+
+
+def _add_caption(pixels: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
+    height, width, _ = pixels.shape
+    image = Image.new("RGB", (width, height + _CAPTION_HEIGHT), "white")
+    image.paste(Image.fromarray(pixels))
+    text = f"{prediction.predicted} {prediction.confidence:.2f}: red is for it, blue against it"
+    ImageDraw.Draw(image).text((6, height + 3), text, "black", ImageFont.load_default(14))
+    return image

@@ -1,10 +1,8 @@
-"""A classifier as one graph, from the pixels that `decode` gives to probabilities.
-
-A classifier in a file that other programs can run, proven before it is written.
-"""
+"""Export a checkpoint as one file for other programs: from decoded pixels to probabilities."""
 
 import io
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,11 +18,116 @@ from neither.models.checkpoint import Checkpoint
 from neither.models.softmax import tempered_softmax
 from neither.runtime.errors import OutputError
 
+Format = Literal["onnx", "pt2"]
 INPUT, OUTPUT = "images", "probabilities"
+METADATA = "metadata.json"  # the extra file in a .pt2
+TOLERANCE = 1e-4  # of a probability
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-class Graph(nn.Module):
-    """Normalisation, network, temperature and softmax, one after the other, in float32."""
+def check_packages(file_format: Format) -> None:
+    """Check that the packages for a format are installed.
+
+    Raises:
+        OutputError: with the command that installs them.
+    """
+    missing = [name for name in _ONNX_PACKAGES if file_format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise OutputError(f"{missing[0]} is not installed; run: pip install 'neither[onnx]'")
+
+
+def export_checkpoint(checkpoint: Checkpoint, file_format: Format) -> bytes:
+    """Export graph, weights and metadata.
+
+    Args:
+        checkpoint: to be exported.
+        file_format: `onnx`, for ONNX Runtime and others; `pt2`, for `torch.export.load`.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        CheckpointError: if the weights do not fit the architecture of the checkpoint.
+    """
+    program, metadata = _trace(checkpoint), export_metadata(checkpoint)
+    if file_format == "onnx":
+        return _to_onnx(program, metadata)
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    return file.getvalue()
+
+
+def export_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a user of the graph must know besides; keys that do not apply are absent."""
+    preprocessing = checkpoint.preprocessing
+    metadata: dict[str, Any] = {
+        "classes": list(checkpoint.classes),
+        "image_size": preprocessing.image_size,
+        "resize": preprocessing.resize,
+        "preprocessing": preprocessing.fingerprint(),
+        "temperature": checkpoint.temperature,
+    }
+    if checkpoint.reject_class is not None:
+        metadata["reject_class"] = checkpoint.reject_class
+    if checkpoint.threshold is not None:
+        metadata["threshold"] = checkpoint.threshold
+    return metadata
+
+
+def load_exported(
+    content: bytes, file_format: Format
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Load an exported file for the CPU, as a user does.
+
+    Returns:
+        A function from (B, S, S, 3) uint8 RGB to (B, C) float32 probabilities.
+    """
+    if file_format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return lambda pixels: np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
+    program = torch.export.load(io.BytesIO(content)).module()
+
+    @torch.inference_mode()
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(program(torch.from_numpy(pixels)))
+
+    return run
+
+
+def verify_export(
+    content: bytes, file_format: Format, classifier: Classifier, pixels: NDArray[np.uint8]
+) -> float:
+    """Check that an exported file gives the probabilities of its classifier, also for one image.
+
+    Args:
+        content: of the file.
+        file_format: of the file.
+        classifier: on the CPU.
+        pixels: (N, S, S, 3) uint8 RGB, N at least 1.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        RuntimeError: if it is more than `TOLERANCE` or NaN, which is a defect of this project.
+    """
+    run = load_exported(content, file_format)
+    expected = classifier.probabilities(classifier.logits(torch.from_numpy(pixels))).numpy()
+    starts = range(0, len(pixels), BATCH_SIZE)
+    batches = [slice(0, 1), *(slice(start, start + BATCH_SIZE) for start in starts)]
+    difference = max(float(np.abs(run(pixels[batch]) - expected[batch]).max()) for batch in batches)
+    if not difference <= TOLERANCE:  # also if it is NaN
+        raise RuntimeError(
+            f"the exported file and the classifier differ by {difference:.1e} in a probability, "
+            f"more than {TOLERANCE:.0e}; nothing was written. This is a defect: please report it"
+        )
+    return difference
+
+
+class _Graph(nn.Module):
+    """Normalisation, network, temperature and softmax, in float32."""
 
     def __init__(
         self, network: nn.Module, preprocessing: Preprocessing, temperature: float
@@ -40,124 +143,19 @@ class Graph(nn.Module):
         return tempered_softmax(logits.float(), self.temperature)
 
 
-def trace(checkpoint: Checkpoint) -> ExportedProgram:
-    """Trace a checkpoint's graph, on the CPU, for any number of images at once.
-
-    Raises:
-        CheckpointError: if the weights do not fit the network that the checkpoint names.
-    """
-    graph = Graph(checkpoint.build(), checkpoint.preprocessing, checkpoint.temperature).eval()
+def _trace(checkpoint: Checkpoint) -> ExportedProgram:
+    """Trace the graph on the CPU for a dynamic batch size."""
+    graph = _Graph(checkpoint.build(), checkpoint.preprocessing, checkpoint.temperature).eval()
     graph.to(memory_format=torch.contiguous_format)  # as both formats store weights
     size = checkpoint.preprocessing.image_size
-    images = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # of 1, one would be all it takes
+    images = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would become fixed
     program = torch.export.export(graph, (images,), dynamic_shapes={INPUT: {0: Dim("batch")}})
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # whose machine it was, file by file, is nobody's matter
+        node.meta.pop("stack_trace", None)  # paths of this machine
     return program
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what a user of the graph must know besides; what does not apply is absent."""
-    preprocessing = checkpoint.preprocessing
-    facts: dict[str, Any] = {
-        "classes": list(checkpoint.classes),
-        "image_size": preprocessing.image_size,
-        "resize": preprocessing.resize,
-        "preprocessing": preprocessing.fingerprint(),
-        "temperature": checkpoint.temperature,
-    }
-    if checkpoint.reject_class is not None:
-        facts["reject_class"] = checkpoint.reject_class
-    if checkpoint.threshold is not None:
-        facts["threshold"] = checkpoint.threshold
-    return facts
-
-
-Format = Literal["onnx", "pt2"]
-METADATA = "metadata.json"  # the extra file of a .pt2
-TOLERANCE = 1e-4  # of a probability
-
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
-
-
-def require_packages(kind: Format) -> None:
-    """Refuse what this installation cannot write.
-
-    Raises:
-        OutputError: with the remedy.
-    """
-    missing = [name for name in _NEEDED if kind == "onnx" and find_spec(name) is None]
-    if missing:
-        raise OutputError(f"{missing[0]} is not installed; run: pip install 'neither[onnx]'")
-
-
-def to_file(checkpoint: Checkpoint, kind: Format) -> bytes:
-    """Return the content of a file that needs no other: graph, weights and metadata.
-
-    Args:
-        checkpoint: to be exported.
-        kind: `onnx`, for ONNX Runtime and others; `pt2`, for `torch.export.load`.
-    """
-    program, facts = trace(checkpoint), describe(checkpoint)
-    return _to_onnx(program, facts) if kind == "onnx" else _to_pt2(program, facts)
-
-
-def run(content: bytes, kind: Format, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run a file as its user would, on the CPU.
-
-    Args:
-        content: of the file.
-        kind: its format.
-        pixels: (B, S, S, 3) uint8 RGB.
-
-    Returns:
-        (B, C) float32 probabilities.
-    """
-    if kind == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
-    with torch.inference_mode():
-        answers = torch.export.load(io.BytesIO(content)).module()(torch.from_numpy(pixels))
-    return np.asarray(answers)
-
-
-def require_same(
-    content: bytes, kind: Format, classifier: Classifier, pixels: NDArray[np.uint8]
-) -> float:
-    """Demand that a file answers as its classifier does, also to one picture alone.
-
-    Args:
-        content: of the file.
-        kind: its format.
-        classifier: on the CPU.
-        pixels: (N, S, S, 3) uint8 RGB, one or more.
-
-    Returns:
-        The largest difference of a probability.
-
-    Raises:
-        RuntimeError: if one differs by more than `TOLERANCE`, or is no number: a defect of ours.
-    """
-    expected = classifier.probabilities(classifier.logits(torch.from_numpy(pixels))).numpy()
-    batches = [
-        slice(0, 1),
-        *(slice(at, at + BATCH_SIZE) for at in range(0, len(pixels), BATCH_SIZE)),
-    ]
-    worst = max(
-        float(np.abs(run(content, kind, pixels[batch]) - expected[batch]).max())
-        for batch in batches
-    )
-    if not worst <= TOLERANCE:  # NaN fails too
-        raise RuntimeError(
-            f"the exported file and the classifier differ by {worst:.1e} in a probability, more "
-            f"than {TOLERANCE:.0e}; nothing was written. This is a defect: please report it"
-        )
-    return worst
-
-
-def _to_onnx(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
+def _to_onnx(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
     import onnx
 
     exported = torch.onnx.export(
@@ -165,20 +163,15 @@ def _to_onnx(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
         verbose=False,
     )  # fmt: skip
     if exported is None:
-        raise RuntimeError("torch.onnx.export gave nothing")
+        raise RuntimeError("torch.onnx.export returned nothing")
     model = exported.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # how torch came to it
+        del node.metadata_props[:]  # the trace of torch, with paths of this machine
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    texts = {key: fact if isinstance(fact, str) else json.dumps(fact)
-             for key, fact in facts.items()}  # fmt: skip
-    onnx.helper.set_model_props(model, texts)
+    onnx.helper.set_model_props(model, {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    })  # fmt: skip
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
-
-
-def _to_pt2(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
-    file = io.BytesIO()
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(facts)})
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""What each place of an image adds to each logit."""
+"""Class activation maps: what each position of an image adds to each logit."""
 
 import torch
 from torch import Tensor, nn
@@ -9,77 +9,78 @@ from neither.runtime.errors import UsageError
 
 
 def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
-    """Split logits by places: exactly, as the heads here are linear in what lies at each place.
+    """Compute the class activation maps of images (CAM; Zhou et al., 2016).
 
-    A network of torchvision can tell it if its head gets the average of a map of features, as that
-    of ResNets does: which map that is, is found by trying, and so known to be exact.
+    The head is linear in the pooled features, so the contribution of each position to a logit is
+    exact. A network of torchvision has maps if its head gets the average of a feature map, as in
+    ResNets.
 
     Args:
         network: one of this project's, in evaluation mode.
         images: (B, 3, H, W) float32, normalised.
 
     Returns:
-        (B, C, h, w) float32. The sum over all places is the logits less the head's bias.
+        (B, C, h, w) float32. The sum over positions is the logits less the bias of the head.
 
     Raises:
-        UsageError: if a network of torchvision ends in another way.
+        UsageError: if the head of a torchvision network does not get the average of a feature map.
     """
     if isinstance(network, FlipTTA):
-        mirrored = class_activation_maps(network.network, images.flip(3)).flip(3)
-        return (class_activation_maps(network.network, images) + mirrored) / 2
+        flipped = class_activation_maps(network.network, images.flip(3)).flip(3)
+        return (class_activation_maps(network.network, images) + flipped) / 2
     if isinstance(network, SmallCNN):
-        return _share_out(network.stages(network.stem(images)), network.head)
+        return _pooled_contributions(network.stages(network.stem(images)), network.head)
     if isinstance(network, TorchvisionNetwork):
-        return _share_out(_averaged_map(network, images), network.head)
+        return _pooled_contributions(_pooled_feature_map(network, images), network.head)
     if isinstance(network, SoftmaxRegression):
         weights = network.head.weight.reshape(-1, *images.shape[1:])
         return torch.einsum("bkhw,ckhw->bchw", images, weights)
-    raise TypeError(f"no places are known of {type(network).__name__}")
+    raise TypeError(f"{type(network).__name__} has no class activation maps")
 
 
 def class_contrast_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return the share of each place in the lead of a class over the mean of all.
+    """Compute the class-contrast CAM: the map of a class less the mean of all maps.
 
-    Only differences of logits count for softmax, so this is what decides.
+    Softmax depends on differences of logits only, so this is what decides.
 
     Args:
         network: one of this project's, in evaluation mode.
         images: (B, 3, H, W) float32, normalised.
-        classes: (B,) int64, the class of each image that is asked about.
+        classes: (B,) int64, one class for each image.
 
     Returns:
         (B, h, w) float32.
     """
-    evidence = class_activation_maps(network, images)
-    return evidence[torch.arange(len(classes)), classes] - evidence.mean(dim=1)
+    maps = class_activation_maps(network, images)
+    return maps[torch.arange(len(classes)), classes] - maps.mean(dim=1)
 
 
-def _share_out(features: Tensor, head: nn.Linear) -> Tensor:
-    places = features.shape[2] * features.shape[3]
-    shares: Tensor = torch.einsum("bkhw,ck->bchw", features, head.weight) / places
-    return shares
+def _pooled_contributions(features: Tensor, head: nn.Linear) -> Tensor:
+    num_positions = features.shape[2] * features.shape[3]
+    maps: Tensor = torch.einsum("bkhw,ck->bchw", features, head.weight) / num_positions
+    return maps
 
 
-def _averaged_map(network: TorchvisionNetwork, images: Tensor) -> Tensor:
-    """Find the map (B, K, h, w) of features whose average is what the head gets."""
-    maps: list[Tensor] = []
+def _pooled_feature_map(network: TorchvisionNetwork, images: Tensor) -> Tensor:
+    """Find the (B, K, h, w) feature map that is averaged for the head, by comparing all of them."""
+    candidates: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-            maps.append(output)
+            candidates.append(output)
 
-    handles = [each.register_forward_hook(keep) for each in network.backbone.modules()]
+    handles = [module.register_forward_hook(keep) for module in network.backbone.modules()]
     try:
         features = network.backbone(images)
     finally:
         for handle in handles:
             handle.remove()
-    near = 1e-5 * float(features.abs().max())
-    for each in maps:
-        average = each.mean(dim=(2, 3))
-        if average.shape == features.shape and average.allclose(features, rtol=1e-4, atol=near):
-            return each
+    atol = 1e-5 * float(features.abs().max())
+    for candidate in candidates:
+        average = candidate.mean(dim=(2, 3))
+        if average.shape == features.shape and average.allclose(features, rtol=1e-4, atol=atol):
+            return candidate
     raise UsageError(
-        f"--explain: with {images.shape[2]} pixels the head of this network does not get the "
-        "average of a map, so what each place of an image adds to a class is not known"
+        f"--explain: with images of {images.shape[2]} pixels the head of this network does not get "
+        "the average of a feature map, so it has no class activation maps"
     )

@@ -1,10 +1,4 @@
-"""The answer to an image and its mirror image, which mean the same.
-
-The networks. Each returns logits: one unnormalised score for each class.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""The networks; each returns logits, one unnormalised score for each class."""
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +9,10 @@ from neither.runtime.rng import seeded, weights_seed
 
 
 class FlipTTA(nn.Module):
-    """Averages the logits of each image and of its mirror image, left to right.
+    """Test-time augmentation: averages the logits of each image and of its horizontal flip.
 
-    It costs a second pass. On the photos this project is developed on it takes about a tenth off
-    the loss; `benchmarks/LOG.md` has the figures.
+    It doubles the cost of a forward pass and lowers the loss by about a tenth, see
+    `benchmarks/LOG.md`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -31,16 +25,16 @@ class FlipTTA(nn.Module):
         return logits
 
 
-# Channels, as a multiple of the width, and blocks of each stage. Few places and many channels suit
-# processors: at full resolution the time would go into moving memory, not into arithmetic.
+# Channels, as a multiple of the width, and blocks of each stage. Low resolution and many channels
+# suit processors: at full resolution the time goes into memory transfers, not into arithmetic.
 _STAGES = ((2, 2), (4, 3), (8, 1))
 
 
 class SmallCNN(nn.Module):
     """A residual network of 3x3 convolutions for small images (He et al., 2016).
 
-    The stem and each stage halve height and width; the average over all places then makes one
-    feature vector of any input from 32 x 32 pixels on.
+    The stem and each stage halve height and width; global average pooling makes one feature vector
+    of any input from 32 x 32 pixels on.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -51,13 +45,13 @@ class SmallCNN(nn.Module):
         blocks: list[nn.Module] = []
         channels = width
         for multiple, num_blocks in _STAGES:
-            for number in range(num_blocks):
-                outer = multiple * width
-                blocks.append(ResidualBlock(channels, outer, stride=1 if number else 2))
-                channels = outer
+            for index in range(num_blocks):
+                stride = 1 if index else 2
+                blocks.append(ResidualBlock(channels, multiple * width, stride))
+                channels = multiple * width
         self.stages = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_classes)
-        _start_undecided(self.head, 0.01)
+        _init_near_zero(self.head, 0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of normalised images (B, 3, H, W)."""
@@ -67,27 +61,29 @@ class SmallCNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions whose result is added to a shortcut."""
+    """Two convolutions and a shortcut, added."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Sequential(
-            _conv(inner, outer, stride), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)
+            _conv(in_channels, out_channels, stride),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
         )
-        self.second = nn.Sequential(_conv(outer, outer), nn.BatchNorm2d(outer))
+        self.second = nn.Sequential(_conv(out_channels, out_channels), nn.BatchNorm2d(out_channels))
         self.shortcut = nn.Sequential()
-        if stride != 1 or inner != outer:
-            # Averaging before the 1x1 convolution loses no pixel (He et al., 2019, "ResNet-D").
+        if stride != 1 or in_channels != out_channels:
+            # Pooling before the 1x1 convolution uses every pixel (He et al., 2019, "ResNet-D").
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride, ceil_mode=True),
-                nn.Conv2d(inner, outer, 1, bias=False),
-                nn.BatchNorm2d(outer),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features (B, outer, H / stride, W / stride)."""
-        changed: Tensor = self.second(self.first(features))
-        return torch.relu_(changed + self.shortcut(features))
+        """Return features (B, out_channels, H / stride, W / stride)."""
+        residual: Tensor = self.second(self.first(features))
+        return torch.relu_(residual + self.shortcut(features))
 
 
 class SoftmaxRegression(nn.Module):
@@ -96,7 +92,7 @@ class SoftmaxRegression(nn.Module):
     def __init__(self, image_size: int, num_classes: int) -> None:
         super().__init__()
         self.head = nn.Linear(3 * image_size**2, num_classes)
-        _start_undecided(self.head, 0.01 / image_size)
+        _init_near_zero(self.head, 0.01 / image_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of normalised images (B, 3, S, S)."""
@@ -110,49 +106,37 @@ def build_network(
     """Build a network with random weights that depend on the seed alone.
 
     Args:
-        settings: which network.
+        settings: architecture.
         num_classes: C, the number of logits.
-        image_size: pixels a side of its input.
-        seed: of the run; None for weights without values, on the device `meta`, which are about
-            to be replaced.
+        image_size: side of the input in pixels.
+        seed: of the run; None for weights on the device `meta`, without values, to be replaced.
 
     Raises:
-        UsageError: if nobody has such a network, or not for images of this size.
+        UsageError: if the architecture is unknown, or cannot take images of this size.
     """
-    with _drawing(seed):
+    with torch.device("meta") if seed is None else seeded(weights_seed(seed)):
         if settings.name == "softmax_regression":
             network: nn.Module = SoftmaxRegression(image_size, num_classes)
         elif settings.name == "small_cnn":
             network = SmallCNN(settings.width, num_classes)
         else:
             network = TorchvisionNetwork(settings, num_classes, image_size)
-            _start_undecided(network.head, 0.01)
+            _init_near_zero(network.head, 0.01)
     return network.to(memory_format=torch.channels_last)
 
 
-@contextmanager
-def _drawing(seed: int | None) -> Iterator[None]:
-    """Draw weights by the seed alone, or none: then no generator of the process is touched."""
-    if seed is None:
-        with torch.device("meta"):
-            yield
-        return
-    with seeded(weights_seed(seed)):
-        yield
-
-
 def count_parameters(network: nn.Module) -> int:
-    """Count the numbers that training changes."""
+    """Return the number of trainable parameters."""
     return sum(weights.numel() for weights in network.parameters())
 
 
-def _start_undecided(head: nn.Linear, scale: float) -> None:
-    """Make the first weights random, yet so small that the first loss is near ln(classes)."""
-    nn.init.normal_(head.weight, std=scale)
+def _init_near_zero(head: nn.Linear, std: float) -> None:
+    """Make the weights random but so small that the first loss is near ln(C)."""
+    nn.init.normal_(head.weight, std=std)
     nn.init.zeros_(head.bias)
 
 
-def _conv(inner: int, outer: int, stride: int = 1) -> nn.Conv2d:
-    # PyTorch's own, small random weights: before a normalisation they learn fastest here. Neither
-    # He's larger ones nor blocks that start as their shortcut alone came near in few epochs.
-    return nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
+def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    # PyTorch's default initialisation learns fastest here, before batch norm: both He's and blocks
+    # that start as the identity were worse after few epochs.
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)

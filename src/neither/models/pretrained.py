@@ -1,6 +1,6 @@
-"""The weights that a network of torchvision begins with: found, read without trust, put in place.
+"""Pretrained weights for networks of torchvision: downloaded or from a file, checked, loaded.
 
-Only the beginning of a run reads them. From then on its checkpoints hold all weights.
+They are read only when a run starts; later its checkpoints hold all weights.
 """
 
 import re
@@ -14,67 +14,70 @@ from torch import Tensor
 
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
-from neither.models.checkpoint import load_weights
+from neither.models.checkpoint import check_values, load_weights
 from neither.models.torchvision_networks import TorchvisionNetwork, check_network_name
 from neither.runtime import files
 from neither.runtime.console import info
 from neither.runtime.errors import CheckpointError, UsageError
 
-# The earliest DenseNets have names with one dot more; torchvision, too, reads them so.
+# Old DenseNet files have one dot more in these names; torchvision renames them likewise.
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-_LEFT_OUT = ("AuxLogits.", "aux1.", "aux2.")  # heads on the way to the last one
+_AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 
 
 def match_preprocessing(preprocessing: Preprocessing, settings: Model) -> Preprocessing:
-    """Return the preprocessing with the mean and deviation that a network's weights were made with.
+    """Return the preprocessing with the mean and standard deviation of the pretrained weights.
 
-    Size and shape stay those of the config. A file is taken to be made like torchvision's own.
+    A weights file is assumed to have those of torchvision's own weights. Image size and resize mode
+    stay those of the config.
     """
     if settings.weights == "none":
         return preprocessing
-    made = _weights_of(settings.name).transforms()
-    return replace(preprocessing, mean=tuple(made.mean), std=tuple(made.std))
+    transforms = _torchvision_weights(settings.name).transforms()
+    return replace(preprocessing, mean=tuple(transforms.mean), std=tuple(transforms.std))
 
 
 def load_pretrained(network: TorchvisionNetwork, settings: Model, image_size: int) -> None:
-    """Put the weights that the config asks for into the backbone of a network.
+    """Load the weights of the config into the backbone of a network.
 
     Args:
         network: changed in place; its head stays random.
-        settings: which weights.
-        image_size: pixels a side of the images it will see.
+        settings: names the weights.
+        image_size: side of the training images in pixels.
 
     Raises:
-        UsageError: if there is no such file.
-        CheckpointError: if it is damaged, no state dict, or of another network.
+        UsageError: if the file does not exist.
+        CheckpointError: if it is damaged, not a state dict, or of another network.
         OutputError: if the weights cannot be downloaded.
-        Stopped: if a signal asks for an end while they are.
+        Stopped: if a signal asks for an end during the download.
     """
-    known = _weights_of(settings.name)
-    made = f"torchvision's own are made with images of {known.transforms().crop_size[0]} pixels"
+    published = _torchvision_weights(settings.name)
+    size = published.transforms().crop_size[0]
+    note = f"torchvision's own weights are for images of {size} pixels"
     path = Path(settings.weights).expanduser()
     if settings.weights == "default":
-        path = _download(settings.name, known.url)
+        path = _download(settings.name, published.url)
     elif not path.is_file():
         raise UsageError(f"model.weights: {path}: no such file; want default, none, or a file")
     weights = {
-        _OLD_NAME.sub(r"\1\2", name): tensor for name, tensor in _read(path).items()
-        if not name.startswith((f"{network.replaced}.", *_LEFT_OUT))
-    }  # fmt: skip
-    # Counters that nothing here reads, and that the earliest files lack.
+        _OLD_NAME.sub(r"\1\2", name): tensor
+        for name, tensor in _read(path).items()
+        if not name.startswith((f"{network.replaced}.", *_AUXILIARY_HEADS))
+    }
+    # These counters are not used, and old files do not have them.
     own = network.backbone.state_dict()
     weights = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | weights
     try:
         load_weights(network.backbone, weights)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{path}: for {settings.name} with {image_size} pixels {error}; {made}"
+            f"{path}: for {settings.name} with {image_size} pixels {error}; {note}"
         ) from error
-    info(f"weights: {path}, all but the head; {made}, images here are of {image_size}")
+    info(f"weights: {path}, without the head; {note}, images here have {image_size}")
 
 
-def _weights_of(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
-    """Return what torchvision knows of its best weights of a network: url, transforms and more."""
+def _torchvision_weights(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
+    """Return torchvision's default weights of a network, with url and transforms."""
     check_network_name(name)
     from torchvision import models
 
@@ -82,19 +85,19 @@ def _weights_of(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
 
 
 def _download(name: str, url: str) -> Path:
-    """Return where weights lie that were downloaded now or earlier, by anyone who uses torch.hub.
+    """Return the path of weights in torch.hub's cache; download them if they are not there.
 
-    torch compares the sum that is part of the file's name when it has downloaded it.
+    torch compares the downloaded file with the checksum that is part of its name.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.is_file():
         files.make_folder(path.parent)
         info(f"weights: downloading {url} to {path.parent}")
-        found = re.search(r"-([0-9a-f]+)\.", path.name)
+        checksum = re.search(r"-([0-9a-f]+)\.", path.name)
         files.download(
-            lambda: torch.hub.download_url_to_file(url, str(path), found and found[1]),
+            lambda: torch.hub.download_url_to_file(url, str(path), checksum and checksum[1]),
             f"the weights of {name}", url,
-            f"put {path.name}, fetched elsewhere, into {path.parent}, or name it in model.weights",
+            f"copy {path.name} from elsewhere to {path.parent}, or name the file in model.weights",
         )  # fmt: skip
     return path
 
@@ -103,7 +106,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # damage shows as any of a dozen kinds
+        except Exception as error:  # damage raises any of a dozen types
             raise CheckpointError(
                 f"{path}: these weights cannot be read; the file is damaged, or holds more than "
                 "tensors and their names"
@@ -111,12 +114,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
-        raise CheckpointError(f"{path}: want a state dict, which is names with a tensor each")
-    for name, tensor in content.items():
-        if tensor.layout != torch.strided:
-            raise CheckpointError(f"{path}: {name} is no plain tensor")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
-        if name.endswith("running_var") and (tensor < 0).any():
-            raise CheckpointError(f"{path}: {name} holds negative variances")
+        raise CheckpointError(f"{path}: want a state dict: a mapping from names to tensors")
+    sparse = [name for name, tensor in content.items() if tensor.layout != torch.strided]
+    if sparse:
+        raise CheckpointError(f"{path}: {sparse[0]} is not a dense tensor")
+    try:
+        check_values(content.items())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return content

@@ -1,4 +1,4 @@
-"""The border between logits and probabilities; nothing else in the code crosses it."""
+"""From logits to probabilities: the only module that converts one into the other."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Turn scores of any size and sign into probabilities: softmax(logits / temperature).
+    """Compute softmax(logits / temperature).
 
-    p_k = exp(z_k / T) / sum_j exp(z_j / T). The largest score keeps the largest probability at
-    every temperature; above 1 the temperature makes the answer less sure, below 1 surer.
+    p_k = exp(z_k / T) / sum_j exp(z_j / T). The order of the classes does not depend on the
+    temperature; above 1 it makes the probabilities less confident, below 1 more (Guo et al., 2017).
 
     Args:
         logits: (B, C), any floating-point type; the result is computed in float64.
@@ -20,15 +20,15 @@ def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
         (B, C) float64 in [0, 1]; each row sums to 1.
 
     Raises:
-        ValueError: if a logit is not finite: every comparison with NaN fails, so the largest of
-            such a row would be the first class, whatever the image; or if T is not above 0.
+        ValueError: if a logit is not finite (with NaN the first class would always be predicted),
+            or if T is not above 0.
     """
-    _require_sound(logits, temperature)
+    _check_finite(logits, temperature)
     return tempered_softmax(logits.double(), temperature)
 
 
 def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Return `to_probabilities` without a look at the numbers, for a graph that is exported.
+    """Compute `to_probabilities` without checks and without conversion, for an exported graph.
 
     Args:
         logits: (B, C), any floating-point type.
@@ -41,7 +41,7 @@ def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the logarithm of `to_probabilities`, right where a probability rounds to zero.
+    """Compute the logarithm of `to_probabilities`, exact where a probability rounds to zero.
 
     Args:
         logits: (B, C), any floating-point type; the result is computed in float64.
@@ -53,12 +53,12 @@ def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Raises:
         ValueError: if a logit is not finite, or T not above 0.
     """
-    _require_sound(logits, temperature)
+    _check_finite(logits, temperature)
     return torch.log_softmax(logits.double() / temperature, dim=1)
 
 
 def label_probabilities(losses: Tensor) -> Tensor:
-    """Return the probability of each label from its cross entropy: exp(-loss).
+    """Compute the probability of each label from its cross entropy: exp(-loss).
 
     Args:
         losses: (N,) cross entropy in nats, at least 0, any floating-point type.
@@ -69,8 +69,8 @@ def label_probabilities(losses: Tensor) -> Tensor:
     return (-losses).exp()
 
 
-def _require_sound(logits: Tensor, temperature: float) -> None:
+def _check_finite(logits: Tensor, temperature: float) -> None:
     if not 0 < temperature < math.inf:
-        raise ValueError(f"a temperature is above 0, not {temperature:g}")
+        raise ValueError(f"the temperature must be above 0 and finite, not {temperature:g}")
     if not torch.isfinite(logits).all():
         raise ValueError("a logit is not finite: the network's weights or its input are damaged")
