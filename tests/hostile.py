@@ -1,18 +1,16 @@
 """A folder with every fault that pictures come with, made by code."""
 
-import io
 import os
 import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from images import CLASSES, draw_shape
+from images import CLASSES, draw_shape, encode
 
 # What must be said of each file in `unreadable`, by a part of its name.
 NOT_IMAGE = "not a JPEG, PNG, WebP, GIF, BMP or TIFF"
@@ -23,12 +21,6 @@ def photo(number: int, width: int = 160, height: int = 120) -> Image.Image:
     random = np.random.default_rng([7, number])
     coarse = random.integers(0, 256, (7, 7, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -9,9 +9,9 @@ import onnx_example
 import pytest
 from PIL import Image
 
+from images import encode, oriented, photo
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
-from pictures import encode, oriented, photo
 from scripts import ROOT
 
 EXAMPLE = ROOT / "docs" / "onnx_example.py"

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hostile import encode, photo
+from hostile import photo
+from images import encode
 from scripts import run_script
 
 

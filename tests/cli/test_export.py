@@ -13,10 +13,9 @@ from PIL import Image
 import neither
 from calls import Call
 from checkpoints import save_run
-from images import make_splits
+from images import encode, make_splits, oriented, photo
 from neither.inference import export
 from neither.inference.export import load_exported
-from pictures import encode, oriented, photo
 
 NAMES = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
 

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFilter
 
-from hostile import encode, exif, photo
+from hostile import exif, photo
+from images import encode
 from neither.data.dataset_report import report_dataset
 from neither.runtime.errors import DataError, UsageError
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from images import SIZE, STORED, encode, noise, oriented, photo, smooth
 from neither.data import decode as module
 from neither.data.decode import (
     MAX_PIXELS,
@@ -29,7 +30,6 @@ from neither.data.decode import (
 from neither.data.fingerprints import ImageFlag
 from neither.data.image_file import MAX_BYTES, UnreadableError
 from neither.data.preprocessing import Preprocessing
-from pictures import SIZE, STORED, encode, noise, oriented, photo, smooth
 
 Resize = Literal["squash", "pad", "crop"]
 SQUASH = Preprocessing(SIZE, "squash")

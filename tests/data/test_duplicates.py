@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from known_images import DHASH_BITS, make_dhash, make_fingerprints
 from neither.data.fingerprints import (
     FINGERPRINT,
     MAX_DISTANCE,
@@ -20,6 +19,7 @@ from neither.data.fingerprints import (
     find_near_duplicates,
     group_exact_duplicates,
 )
+from records import DHASH_BITS, make_dhash, make_fingerprints
 
 
 def facts_of(looks: NDArray[np.uint16]) -> NDArray[np.void]:

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from known_images import make_dhash, make_fingerprints, make_store, make_table
 from neither.data.fingerprints import ImageFlag
 from neither.data.splits import ADDED, SplitAssignment, log_split_summary
+from records import make_dhash, make_fingerprints, make_store, make_table
 
 Messages = Callable[[], str]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from images import encode, noise, photo, smooth
 from neither.data.decode import decode_with_traits
 from neither.data.fingerprints import (
     FINGERPRINT,
@@ -21,7 +22,6 @@ from neither.data.fingerprints import (
 )
 from neither.data.preprocessing import Preprocessing
 from neither.demo.picture import CLASSES, draw_pair, draw_picture
-from pictures import encode, noise, photo, smooth
 
 SQUARE = Preprocessing(32)
 NO_FLAGS = ImageFlag(0)

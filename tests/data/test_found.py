@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from folders import lay_out
+from images import touch
 from neither.data.scan import ImageRow, ImageTable
 from neither.runtime.errors import DataError
 
@@ -24,7 +24,7 @@ def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/.b.jpg", "human/c.jpg")
+    touch(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/.b.jpg", "human/c.jpg")
     os.mkfifo(tmp_path / "dog/pipe.jpg")
     found = ImageTable(tmp_path, tmp_path)
     assert found.scan(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
@@ -40,7 +40,7 @@ def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_pat
 
 
 def test_notes_escape_what_would_drive_a_terminal(tmp_path: Path) -> None:
-    lay_out(tmp_path, "\x1b[31m/a.txt")
+    touch(tmp_path, "\x1b[31m/a.txt")
     (tmp_path / "\x1b[31m/\n.jpg").symlink_to("nowhere")
     found = ImageTable(tmp_path, tmp_path)
     found.scan(tmp_path / "\x1b[31m")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from images import encode, oriented, photo
 from neither.data.decode import decode, decode_array, decode_image
 from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import Preprocessing
-from pictures import encode, oriented, photo
 
 SQUASH = Preprocessing(24, "squash")
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from folders import lay_out
-from images import make_splits
+from images import make_splits, touch
 from neither.data.layout import (
     find_all_images,
     find_evaluation_images,
@@ -27,7 +26,7 @@ CLASSES = ("dog", "human")
 def test_a_path_that_does_not_exist_is_refused_with_the_nearest(
     tmp_path: Path, find: Callable[[Path], ImageTable]
 ) -> None:
-    lay_out(tmp_path, "photos/dog/a.jpg")
+    touch(tmp_path, "photos/dog/a.jpg")
     with pytest.raises(UsageError, match=r"no such file or folder; did you mean .*/photos\?"):
         find(tmp_path / "fotos")
     with pytest.raises(UsageError, match=r"no such file or folder$"):
@@ -40,7 +39,7 @@ def scored(root: Path, split: str | None = None) -> list[tuple[str, str]]:
 
 
 def test_a_file_is_scored_without_a_label(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.xyz")
+    touch(tmp_path, "dog/a.xyz")
     found = find_evaluation_images(tmp_path / "dog/a.xyz", CLASSES, None)
     assert (found.root, found.images) == (tmp_path / "dog", [ImageRow("a.xyz", "")])
 
@@ -48,12 +47,12 @@ def test_a_file_is_scored_without_a_label(tmp_path: Path) -> None:
 def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(
     tmp_path: Path,
 ) -> None:
-    lay_out(tmp_path, "a.jpg", "cup/b.jpg", "cup/dog/c.jpg")
+    touch(tmp_path, "a.jpg", "cup/b.jpg", "cup/dog/c.jpg")
     assert scored(tmp_path) == [("a.jpg", ""), ("cup/b.jpg", ""), ("cup/dog/c.jpg", "")]
 
 
 def test_one_class_folder_makes_a_folder_labelled_and_the_others_foreign(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.jpg", "dog/more/b.jpg", "teapot/c.jpg", "stray.jpg", "Human/d.jpg")
+    touch(tmp_path, "dog/a.jpg", "dog/more/b.jpg", "teapot/c.jpg", "stray.jpg", "Human/d.jpg")
     assert scored(tmp_path) == [
         ("Human/d.jpg", "Human"),
         ("dog/a.jpg", "dog"),
@@ -64,7 +63,7 @@ def test_one_class_folder_makes_a_folder_labelled_and_the_others_foreign(tmp_pat
 
 
 def test_near_misses_of_an_unlabelled_folder_are_noted(tmp_path: Path) -> None:
-    lay_out(tmp_path, "Dogs/a.jpg", "cup/b.jpg")
+    touch(tmp_path, "Dogs/a.jpg", "cup/b.jpg")
     found = find_evaluation_images(tmp_path, CLASSES, None)
     assert {image.label for image in found.images} == {""}
     assert found.notes == [
@@ -74,7 +73,7 @@ def test_near_misses_of_an_unlabelled_folder_are_noted(tmp_path: Path) -> None:
 
 
 def test_test_is_scored_where_there_are_splits(tmp_path: Path) -> None:
-    lay_out(tmp_path, "train/dog/a.jpg", "valid/dog/b.jpg", "test/dog/c.jpg", "test/cup/d.jpg")
+    touch(tmp_path, "train/dog/a.jpg", "valid/dog/b.jpg", "test/dog/c.jpg", "test/cup/d.jpg")
     assert scored(tmp_path) == [("cup/d.jpg", "cup"), ("dog/c.jpg", "dog")]
     assert scored(tmp_path, "val") == [("dog/b.jpg", "dog")]
     assert scored(tmp_path, "train") == [("dog/a.jpg", "dog")]
@@ -82,7 +81,7 @@ def test_test_is_scored_where_there_are_splits(tmp_path: Path) -> None:
 
 
 def test_a_split_that_is_not_there_is_refused_and_never_replaced(tmp_path: Path) -> None:
-    lay_out(tmp_path, "train/dog/a.jpg", "val/dog/b.jpg")
+    touch(tmp_path, "train/dog/a.jpg", "val/dog/b.jpg")
     with pytest.raises(UsageError, match="no test split here; name another: --split train, val"):
         scored(tmp_path)
     with pytest.raises(UsageError, match="no test split here"):
@@ -93,13 +92,13 @@ def test_a_split_that_is_not_there_is_refused_and_never_replaced(tmp_path: Path)
 
 @pytest.mark.parametrize("names", [[], ["dog/"], ["dog/a.txt"], ["test/dog/", "train/dog/a.jpg"]])
 def test_a_folder_without_images_is_refused(tmp_path: Path, names: list[str]) -> None:
-    lay_out(tmp_path, *names)
+    touch(tmp_path, *names)
     with pytest.raises(DataError, match="no images here"):
         scored(tmp_path)
 
 
 def test_unseen_folders_are_foreign_each_by_its_name(tmp_path: Path) -> None:
-    lay_out(tmp_path, "cup/a.jpg", "tree/oak/b.jpg", "stray.jpg", "train/c.jpg")
+    touch(tmp_path, "cup/a.jpg", "tree/oak/b.jpg", "stray.jpg", "train/c.jpg")
     found = find_unseen_images(tmp_path, CLASSES)
     assert [(image.path, image.label) for image in found.images] == [
         ("cup/a.jpg", "cup"),
@@ -110,22 +109,22 @@ def test_unseen_folders_are_foreign_each_by_its_name(tmp_path: Path) -> None:
 
 
 def test_unseen_folders_that_are_classes_or_empty_are_refused(tmp_path: Path) -> None:
-    lay_out(tmp_path, "cup/notes.txt")
+    touch(tmp_path, "cup/notes.txt")
     with pytest.raises(DataError, match="no images here for --unseen"):
         find_unseen_images(tmp_path, CLASSES)
-    lay_out(tmp_path, "dog/a.jpg")
+    touch(tmp_path, "dog/a.jpg")
     with pytest.raises(DataError, match="--unseen is for other kinds, but dog is a class"):
         find_unseen_images(tmp_path, CLASSES)
 
 
 def test_splits_of_classes_are_not_unseen(tmp_path: Path) -> None:
-    lay_out(tmp_path, "test/cup/a.jpg", "val/dog/b.jpg")
+    touch(tmp_path, "test/cup/a.jpg", "val/dog/b.jpg")
     with pytest.raises(DataError, match="val: --unseen is for other kinds, but dog is a class"):
         find_unseen_images(tmp_path, CLASSES)
 
 
 def test_a_folder_inside_can_be_left_out(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.jpg", "unseen/cup/b.jpg", "unseen2/c.jpg", "human/unseen/d.jpg")
+    touch(tmp_path, "dog/a.jpg", "unseen/cup/b.jpg", "unseen2/c.jpg", "human/unseen/d.jpg")
     found = find_evaluation_images(tmp_path, CLASSES, None)
     every = len(found.paths)
     for outside in (tmp_path, tmp_path.parent, tmp_path.parent / "other"):
@@ -144,7 +143,7 @@ def test_one_image_has_no_splits(tmp_path: Path) -> None:
 
 
 def test_folders_with_other_names_for_a_class_have_its_label(tmp_path: Path) -> None:
-    lay_out(tmp_path, "people/a.jpg", "human/b.jpg", "dog/c.jpg", "cup/d.jpg", "humans/e.jpg")
+    touch(tmp_path, "people/a.jpg", "human/b.jpg", "dog/c.jpg", "cup/d.jpg", "humans/e.jpg")
     found = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human", "unused": "dog"})
     assert [(image.path, image.label) for image in found.images] == [
         ("cup/d.jpg", "cup"),
@@ -157,14 +156,14 @@ def test_folders_with_other_names_for_a_class_have_its_label(tmp_path: Path) -> 
 
 
 def test_another_name_for_a_class_makes_a_folder_labelled(tmp_path: Path) -> None:
-    lay_out(tmp_path, "people/a.jpg", "cup/b.jpg")
+    touch(tmp_path, "people/a.jpg", "cup/b.jpg")
     assert scored(tmp_path) == [("cup/b.jpg", ""), ("people/a.jpg", "")]
     found = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human"})
     assert found.labels == ["cup", "human"]
 
 
 def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
-    lay_out(tmp_path, "dog/a.jpg", "dog/a.txt", ".hidden", "b.md")
+    touch(tmp_path, "dog/a.jpg", "dog/a.txt", ".hidden", "b.md")
     (tmp_path / "dog/gone.jpg").symlink_to("nowhere")
     found = find_evaluation_images(tmp_path, CLASSES, None)
     assert (found.listing.others, found.listing.num_hidden) == ({".txt": 1, ".md": 1}, 1)
@@ -194,7 +193,7 @@ def test_what_is_no_file_is_refused_and_never_opened(
     ],
 )
 def test_a_folder_tells_its_splits(tmp_path: Path, names: list[str], splits: set[str]) -> None:
-    assert given_splits(lay_out(tmp_path, *names)) == splits
+    assert given_splits(touch(tmp_path, *names)) == splits
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def test_a_manifest_tells_its_splits(tmp_path: Path, content: str, splits: set[s
 
 
 def test_images_of_a_folder_that_is_a_class_are_not_unseen(tmp_path: Path) -> None:
-    lay_out(tmp_path / "dog", "a.jpg", "cup/b.jpg")
+    touch(tmp_path / "dog", "a.jpg", "cup/b.jpg")
     with pytest.raises(DataError, match="--unseen is for other kinds, but dog is a class"):
         find_unseen_images(tmp_path / "dog", CLASSES)
     (tmp_path / "dog/a.jpg").unlink()
@@ -220,13 +219,13 @@ def test_images_of_a_folder_that_is_a_class_are_not_unseen(tmp_path: Path) -> No
 
 
 def test_all_images_are_found_with_whatever_their_folders_say(tmp_path: Path) -> None:
-    flat = lay_out(tmp_path / "flat", "dog/a.jpg", "cup/deep/b.jpg", "c.jpg", "dog/.d.jpg")
+    flat = touch(tmp_path / "flat", "dog/a.jpg", "cup/deep/b.jpg", "c.jpg", "dog/.d.jpg")
     (flat / "cup/dog").symlink_to("../dog")  # gives no image a second label
     found = find_all_images(flat)
     assert found.images == [ImageRow("cup/deep/b.jpg", "cup"), ImageRow("dog/a.jpg", "dog")]
     assert found.notes == [f"{flat}: 1 images beside the class folders are not read"]
     assert found.listing.num_hidden == 1
-    split = lay_out(tmp_path / "split", "train/dog/a.jpg", "valid/cup/b.jpg", "test/dog/c.jpg")
+    split = touch(tmp_path / "split", "train/dog/a.jpg", "valid/cup/b.jpg", "test/dog/c.jpg")
     assert find_all_images(split).images == [
         ImageRow("train/dog/a.jpg", "dog", "train"),
         ImageRow("valid/cup/b.jpg", "cup", "val"),
@@ -235,10 +234,10 @@ def test_all_images_are_found_with_whatever_their_folders_say(tmp_path: Path) ->
 
 
 def test_images_without_any_class_folder_are_found_without_labels(tmp_path: Path) -> None:
-    assert find_all_images(lay_out(tmp_path, "a.jpg", "b.png")).images == [
+    assert find_all_images(touch(tmp_path, "a.jpg", "b.png")).images == [
         ImageRow("a.jpg", ""), ImageRow("b.png", ""),
     ]  # fmt: skip
     with pytest.raises(DataError, match="no images here"):
-        find_all_images(lay_out(tmp_path / "empty", "dog/", "a.txt"))
+        find_all_images(touch(tmp_path / "empty", "dog/", "a.txt"))
     with pytest.raises(UsageError, match="no such file or folder"):
         find_all_images(tmp_path / "missing")

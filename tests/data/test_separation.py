@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from known_images import make_dhash, make_fingerprints
 from neither.data.fingerprints import MAX_DISTANCE
 from neither.data.splits import SPLITS, separate_duplicates
+from records import make_dhash, make_fingerprints
 
 NOWHERE, TRAIN, VAL, TEST = range(4)
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from known_images import make_dhash, make_fingerprints, make_store, make_table
 from neither.data.scan import ImageTable
 from neither.data.split_file import (
     csv_line,
@@ -24,6 +23,7 @@ from neither.data.split_file import (
 from neither.data.splits import SPLITS, SplitAssignment
 from neither.data.store import ImageStore
 from neither.runtime.errors import DataError
+from records import make_dhash, make_fingerprints, make_store, make_table
 
 NAMES = ["dog/a.jpg", "dog/b.jpg", "human/c.jpg", "human/d.jpg"]
 TOLD = "the same bytes as dog/a.jpg, which is in train"

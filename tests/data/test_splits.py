@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from known_images import DHASH_BITS, make_dhash, make_fingerprints, make_store, make_table
 from neither.config.schema import Data
 from neither.data.fingerprints import MAX_DISTANCE, ImageFlag
 from neither.data.scan import ImageTable
@@ -22,6 +21,7 @@ from neither.data.splits import (
     find_label_conflicts,
 )
 from neither.runtime.errors import DataError
+from records import DHASH_BITS, make_dhash, make_fingerprints, make_store, make_table
 
 Messages = Callable[[], str]
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from calls import Call, Done
 from faults.tiny import assert_refused, read_scores
-from hostile import encode, photo
-from images import draw_shape
+from hostile import photo
+from images import draw_shape, encode
 from neither.inference import classifier
 from scripts import ROOT, run_script
 
