@@ -1,4 +1,4 @@
-"""`check_data.py FOLDER_OR_CSV [--json]`."""
+"""Command `check_data FOLDER_OR_CSV [--json]`."""
 
 import argparse
 import json
@@ -9,15 +9,15 @@ from neither.cli.main import run_command
 from neither.runtime.console import print_line, print_table, printable, report_error, warn
 from neither.runtime.errors import DataError
 
-_MAX_NAMED = 10
+_MAX_LISTED = 10
 
 
 def main() -> int:
     """Check a folder of images; return the exit code."""
     parser = argparse.ArgumentParser(
-        description="Decode every image of a folder, or of a CSV file path,label[,split], and say "
-        "what may go wrong in training on it. Nothing is written. Exit code 3 if something stops "
-        "a training on just these classes with default settings, 0 if not.",
+        description="Decode every image of a folder, or of a CSV file path,label[,split], and "
+        "report what may go wrong in training on it. Nothing is written. Exit code 3 if training "
+        "on these classes with default settings would fail, else 0.",
         epilog="example: check_data.py my/photos --json > report.json",
     )
     parser.add_argument("images", type=Path, help="a folder as for training, or a CSV file")
@@ -33,7 +33,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_line(json.dumps(report, indent=2))
     else:
-        _show(report)
+        _print_report(report)
     for warning in report["warnings"]:
         warn(printable(warning))
     for error in report["errors"]:
@@ -41,7 +41,7 @@ def _check(arguments: argparse.Namespace) -> int:
     return DataError.exit_code if report["errors"] else 0
 
 
-def _show(report: dict[str, Any]) -> None:
+def _print_report(report: dict[str, Any]) -> None:
     classes = report["classes"] or ["unlabelled"]
     print_table(
         f"{report['source']}: readable images",
@@ -51,68 +51,62 @@ def _show(report: dict[str, Any]) -> None:
             for split, counts in report["counts"].items()
         ],
     )
-    for key, what in (("formats", "formats"), ("modes", "modes")):
-        if report[key]:
-            print_line(
-                f"{what}: " + ", ".join(f"{name} {num:,}" for name, num in report[key].items())
-            )
+    for key in ("formats", "modes"):
+        if counts := report[key]:
+            print_line(f"{key}: " + ", ".join(f"{name} {num:,}" for name, num in counts.items()))
     for key in ("short_side", "long_side"):
         if sizes := report[key]:
             print_line(
-                f"{key.replace('_', ' ')}: {sizes['min']:,} to {sizes['max']:,} "
-                f"pixels, median "
+                f"{key.replace('_', ' ')}: {sizes['min']:,} to {sizes['max']:,} pixels, median "
                 f"{sizes['median']:,}"
             )
     for key, what in (
         ("exif_rotated", "turned upright by their EXIF tag"),
         ("exif_invalid", "with an invalid EXIF orientation, which is ignored"),
-        ("animated", "with several frames or pages, of which the first counts"),
+        ("animated", "with several frames or pages, of which the first is used"),
         ("grayscale", "without color"),
     ):
         if report[key]:
             print_line(f"{report[key]:,} images {what}")
-    others = ", ".join(f"{suffix or 'no suffix'} {num:,}"
-                       for suffix, num in report["other_files"].items())  # fmt: skip
+    others = [f"{suffix or 'no suffix'} {num:,}" for suffix, num in report["other_files"].items()]
     print_line(
-        f"other files, not read: {printable(others) or 'none'}; hidden: {report['num_hidden']:,}"
+        f"other files, not read: {printable(', '.join(others)) or 'none'}; "
+        f"hidden: {report['num_hidden']:,}"
     )
-    _show_shortcuts(report)
+    _print_shortcuts(report)
     lines = [f"{each['path']}: {each['reason']}" for each in report["unreadable"]]
-    _name("unreadable files", lines, len(lines))  # all of them, as each is to be mended
-    for key, what in (("exact_duplicates", "same bytes"), ("near_duplicates", "alike")):
-        _name(f"groups of images: {what}", [" = ".join(each["paths"]) for each in report[key]])
+    _print_list("unreadable files", lines, len(lines))  # all, since each must be fixed
+    for key, what in (("exact_duplicates", "same bytes"), ("near_duplicates", "near-duplicates")):
+        groups = [" = ".join(group["paths"]) for group in report[key]]
+        _print_list(f"groups of images: {what}", groups)
     for key in ("single_color", "dark", "blurred"):
-        _name(f"{key.replace('_', '-')} images", report[key])
+        _print_list(f"{key.replace('_', '-')} images", report[key])
 
 
-def _show_shortcuts(report: dict[str, Any]) -> None:
+def _print_shortcuts(report: dict[str, Any]) -> None:
+    from neither.reporting.text import format_percent
+
     if report.get("shortcuts"):
+        fractions = ("fraction", "fraction_of_others", "balanced_accuracy")
         print_table(
-            "what tells a class without a look at what the image shows",
-            ["class", "trait", "share of it", "of the others", "told right"],
+            "classes that are predictable from metadata",
+            ["class", "trait", "of the class", "of the others", "balanced accuracy"],
             [
-                [each["label"], each["trait"], _percent(each["fraction"]),
-                 _percent(each["fraction_of_others"]), _percent(each["balanced_accuracy"])]
+                [each["label"], each["trait"], *(format_percent(each[key]) for key in fractions)]
                 for each in report["shortcuts"]
             ],
-        )  # fmt: skip
+        )
     if "macro_recall_from_metadata" in report:
-        chance = 1 / len(report["classes"])
         print_line(
-            f"from format, mode, size, shape and grayscale together the class is "
-            f"guessed right in "
-            f"{_percent(report['macro_recall_from_metadata'])} (macro recall; chance "
-            f"{_percent(chance)})"
+            "macro recall of predicting the class from format, mode, size, shape and grayscale: "
+            f"{format_percent(report['macro_recall_from_metadata'])} (chance "
+            f"{format_percent(1 / len(report['classes']))})"
         )
 
 
-def _name(what: str, lines: list[str], most: int = _MAX_NAMED) -> None:
-    print_line(f"{what}: {len(lines) or 'none'}")
-    for line in lines[:most]:
+def _print_list(title: str, lines: list[str], max_lines: int = _MAX_LISTED) -> None:
+    print_line(f"{title}: {len(lines) or 'none'}")
+    for line in lines[:max_lines]:
         print_line(f"  {printable(line)}")
-    if len(lines) > most:
-        print_line(f"  and {len(lines) - most:,} more; --json lists all")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    if len(lines) > max_lines:
+        print_line(f"  and {len(lines) - max_lines:,} more; --json lists all")

@@ -1,4 +1,4 @@
-"""`export.py RUN_OR_CHECKPOINT --format onnx|pt2 --output FILE`."""
+"""Command `export RUN_OR_CHECKPOINT --format onnx|pt2 --output FILE`."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neither.inference.classifier import Classifier
 
 
-_NUM_PICTURES = 64
+_NUM_IMAGES = 64
 
 
 def main() -> int:
@@ -27,9 +27,11 @@ def main() -> int:
     )
     parser.add_argument("model", type=Path, help="a run's folder (its best.pt) or a checkpoint")
     parser.add_argument(
-        "--format", choices=("onnx", "pt2"), required=True,
+        "--format",
+        choices=("onnx", "pt2"),
+        required=True,
         help="onnx: for ONNX Runtime and others; pt2: for torch.export.load",
-    )  # fmt: skip
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", required=True)
     arguments = parser.parse_args()
     return run_command(lambda: _export(arguments))
@@ -51,22 +53,21 @@ def _export(arguments: argparse.Namespace) -> int:
     if classifier.source.is_dir():
         files.require_outside(output, classifier.source)
     if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):
-        raise UsageError(f"{output}: not a file to write over; choose another --output")
+        raise UsageError(f"{output}: not an exported file to overwrite; choose another --output")
     files.make_folder(output.parent)
     content = export_checkpoint(load_checkpoint(path), kind)
-    what, pixels = _pictures(path, classifier)
-    worst = verify_export(content, kind, classifier, pixels)
+    what, pixels = _trial_images(path, classifier)
+    difference = verify_export(content, kind, classifier, pixels)
     files.write_atomic(output, content)
     print_line(
-        f"written: {output}, {len(content) / 1e6:.1f} MB; on {len(pixels)} {what} it "
-        f"differs from "
-        f"the classifier by at most {worst:.0e} in a probability"
+        f"written: {output}, {len(content) / 1e6:.1f} MB; on {len(pixels)} {what} its "
+        f"probabilities differ from the classifier's by at most {difference:.0e}"
     )
     return 0
 
 
-def _pictures(path: Path, classifier: "Classifier") -> tuple[str, "NDArray[np.uint8]"]:
-    """Return what the export is tried on: pictures of val, else such as the demo draws."""
+def _trial_images(path: Path, classifier: "Classifier") -> tuple[str, "NDArray[np.uint8]"]:
+    """Return images to compare the export on: of the run's val split, else random pixels."""
     import numpy as np
 
     from neither.data.decode import decode_file
@@ -74,16 +75,16 @@ def _pictures(path: Path, classifier: "Classifier") -> tuple[str, "NDArray[np.ui
 
     preprocessing = classifier.preprocessing
     try:
-        found = read_split(path.parent.parent / "splits.csv", classifier.source, "val")
-    except UserError:  # one checkpoint alone knows no split
-        found = None
-    if found is not None:
-        every = max(1, len(found.paths) // _NUM_PICTURES)  # from all over: the list is by class
-        some = [found.root / name for name in found.paths[::every][:_NUM_PICTURES]]
-        squares = [decode_file(each, preprocessing).pixels for each in some]
-        there = [square for square in squares if square is not None]
-        if there:
-            return "pictures of val", np.stack(there)
-        info(f"{classifier.source}: the pictures of val are gone; random ones take their place")
-    shape = (_NUM_PICTURES, preprocessing.image_size, preprocessing.image_size, 3)
+        val = read_split(path.parent.parent / "splits.csv", classifier.source, "val")
+    except UserError:  # a checkpoint outside a run, or a run that lost its file
+        val = None
+    if val is not None:
+        step = max(1, len(val.paths) // _NUM_IMAGES)  # the paths are sorted by class
+        paths = [val.root / name for name in val.paths[::step][:_NUM_IMAGES]]
+        decoded = [decode_file(each, preprocessing).pixels for each in paths]
+        readable = [pixels for pixels in decoded if pixels is not None]
+        if readable:
+            return "images of val", np.stack(readable)
+        info(f"{classifier.source}: no image of val is readable; random images are used instead")
+    shape = (_NUM_IMAGES, preprocessing.image_size, preprocessing.image_size, 3)
     return "random images", np.random.default_rng(0).integers(0, 256, shape, np.uint8)

@@ -1,4 +1,4 @@
-"""`prepare_data.py demo|cifar|coco --output-dir DIR ...`."""
+"""Command `prepare_data demo|cifar|coco --output-dir DIR ...`."""
 
 import argparse
 from pathlib import Path
@@ -18,32 +18,32 @@ def main() -> int:
         "cifar",
         help="download CIFAR-10 and CIFAR-100 and sort them into classes",
         description="Download CIFAR-10 and CIFAR-100 (340 MB, kept in ~/.cache/neither/cifar) and "
-        "write dogs, humans and neither of both as PNG. 20 kinds are in no split but below unseen, "
-        "for evaluate.py --unseen.",
+        "write dogs, humans and neither of both as PNG. 20 kinds are in no split but in the folder "
+        "unseen, for evaluate.py --unseen.",
     )
     coco = sources.add_parser(
         "coco",
-        help="sort the pictures of any COCO-style set into classes",
-        description="Sort the pictures of a COCO-style set: a person and no dog, a dog and no "
-        "person, neither. Pictures with both are left out and counted, as are those in which all "
-        "are crowds or smaller than 4 % of the picture.",
+        help="sort the images of a COCO-style set into classes",
+        description="Sort the images of a COCO-style set: a person and no dog, a dog and no "
+        "person, neither. Images with both are left out and counted, as are those in which all "
+        "are crowds or smaller than 4 % of the image.",
         epilog="For train2017 and val2017 run it twice, with --output-dir X/train and X/val; then "
-        "data.root=X trains on the one and validates on the other. One folder alone is split by "
-        "training.",
+        "data.root=X trains on the one and validates on the other. Training splits a single folder "
+        "itself.",
     )
     for each in (demo, cifar, coco):
         each.add_argument("--output-dir", type=Path, required=True, help="the folder to make")
     coco.add_argument(
         "--annotations", type=Path, required=True, help="such as instances_train2017.json"
     )
-    coco.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
-    coco.add_argument("--copy", action="store_true", help="copy the pictures, not link to them")
+    coco.add_argument("--images", type=Path, required=True, help="the folder of its images")
+    coco.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
     arguments = parser.parse_args()
-    prepare = {"demo": _draw, "cifar": _fetch, "coco": _sort}[arguments.source]
-    return run_command(lambda: prepare(arguments))
+    prepare = {"demo": _prepare_demo, "cifar": _prepare_cifar, "coco": _prepare_coco}
+    return run_command(lambda: prepare[arguments.source](arguments))
 
 
-def _draw(arguments: argparse.Namespace) -> int:
+def _prepare_demo(arguments: argparse.Namespace) -> int:
     from neither.demo.folder import draw_demo
 
     with progress_bar("drawing", 0) as bar:
@@ -52,7 +52,7 @@ def _draw(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fetch(arguments: argparse.Namespace) -> int:
+def _prepare_cifar(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.datasets.cifar import download_folder, fetch_sets, is_prepared, write_images
 
@@ -64,7 +64,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _sort(arguments: argparse.Namespace) -> int:
+def _prepare_coco(arguments: argparse.Namespace) -> int:
     from neither.datasets.coco import sort_images
 
     with progress_bar("sorting", 0) as bar:
@@ -77,6 +77,6 @@ def _sort(arguments: argparse.Namespace) -> int:
         )
     if counts is not None:
         rows = [(name, f"{num:,}") for name, num in counts.items()]
-        print_table("pictures", ["class", "images"], rows)
+        print_table("images", ["class", "images"], rows)
     print_line(f"COCO images: {arguments.output_dir}")
     return 0

@@ -1,0 +1,240 @@
+"""Evaluate: what it scores, `--priors` and `--require`."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from calls import Call
+from checkpoints import save_run
+from cli.runs import CONFIG, SMALL, make_flat, results, run_printed, splits_of, train
+from images import draw_shape, make_splits
+from neither.cli.evaluate import Requirement, read_priors, read_requirement
+from neither.inference.classifier import check_priors
+from neither.runtime.errors import UsageError
+
+Flat = tuple[Path, Path, str]
+CLASSES = ("dog", "human=being", "neither")
+METRICS = {"macro_recall": 0.9, "ece": 0.03, "num_images": 5, "classes": ["a"],
+           "per_class": {"a.b": {"recall": 0.5}}, "reject_class": "a"}  # fmt: skip
+
+
+def test_priors_are_read_in_any_order() -> None:
+    priors = read_priors("neither=0.7,dog=0.1,human=being=0.2")
+    assert check_priors(priors, CLASSES) == [0.1, 0.2, 0.7]
+    rounded = read_priors("dog=0.333,human=being=0.333,neither=0.334")
+    assert check_priors(rounded, CLASSES)[2] == 0.334
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "''"),
+        ("dog=much,human=being=0.2,neither=0.7", "'dog=much'"),
+        ("dog=0.3,neither=0.7", "human=being"),
+        ("dog=0.1,human=being=0.2,neither=0.6,cat=0.1", "cat"),
+        ("dog=0.1,dog=0.1,human=being=0.2,neither=0.7", "dog"),
+        ("dog=0.1,human=being=0.2,neither=0.6", "0.9"),
+        ("dog=0,human=being=0.3,neither=0.7", "dog"),
+        ("dog=-0.1,human=being=0.4,neither=0.7", "dog"),
+        ("dog=nan,human=being=0.4,neither=0.6", "dog"),
+    ],
+)
+def test_invalid_priors_are_errors(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_priors(read_priors(text), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("macro_recall>=0.9", Requirement("macro_recall", ">=", 0.9)),
+        (" ece <= 3e-2 ", Requirement("ece", "<=", 0.03)),
+        ("per_class.a.b.recall>.4", Requirement("per_class.a.b.recall", ">", 0.4)),
+        ("num_images<6", Requirement("num_images", "<", 6)),
+    ],
+)
+def test_a_requirement_is_read_and_met(text: str, expected: Requirement) -> None:
+    assert read_requirement(text) == expected
+    assert expected.check(METRICS) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "macro_recall", "macro_recall=0.9", "macro_recall>=", ">=0.9", "ece<=nan",
+             "ece<=inf", "ece<=x", "ece<=>1"],
+)  # fmt: skip
+def test_an_invalid_requirement_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match="--require"):
+        read_requirement(text)
+
+
+def test_a_missed_requirement_is_reported_in_numbers() -> None:
+    for text, message in (("macro_recall>0.9", "is 0.9, required > 0.9"), ("ece<=0.02", "is 0.03"),
+                          ("num_images<5", "is 5")):  # fmt: skip
+        assert message in (read_requirement(text).check(METRICS) or "")
+    for metric in ("macro_recal", "classes", "reject_class", "per_class.a.recall"):
+        with pytest.raises(UsageError, match=metric):
+            Requirement(metric, ">=", 0).check(METRICS)
+
+
+def test_evaluate_exits_4_and_names_every_missed_requirement(call: Call, tmp_path: Path) -> None:
+    root, model = make_splits(tmp_path / "images", 0, 0, 3), save_run(tmp_path / "run", tmp_path)
+    command = ("evaluate", model, root, "--output-dir", tmp_path / "out")
+    assert call(*command, "--require", "macro_recall>=0", "--require", "ece<=1").code == 0
+    done = call(*command, "--require", "macro_recall>1", "--require", "nll<0",
+                "--require", "accuracy<=1")  # fmt: skip
+    assert done.code == 4
+    assert "macro_recall is" in done.err
+    assert "nll is" in done.err
+    assert "accuracy" not in done.err
+    assert (tmp_path / "out" / "metrics.json").exists()
+    assert "recall" in done.out
+    assert call(*command, "--require", "accuracy~1").code == 2
+    (root / "test" / "dog" / "bad.jpg").write_text("no image")
+    assert call(*command, "--require", "accuracy<=1").code == 3
+    done = call(*command, "--require", "acuracy<=1")
+    assert (done.code, "did you mean accuracy?" in done.err) == (2, True)
+
+
+def test_each_split_has_results_of_its_own(call: Call, flat: Flat, tmp_path: Path) -> None:
+    root, run, command = flat
+    assert run_printed(call, command).code == 0
+    test = (run / "evaluations" / "photos-test" / "metrics.json").read_bytes()
+    assert call("evaluate", run, root, "--split", "val").code == 0
+    assert (run / "evaluations" / "photos-test" / "metrics.json").read_bytes() == test
+    assert set(results(run / "evaluations" / "photos-val")[1]) == {
+        path for path, split in splits_of(run).items() if split == "val"
+    }
+    # Without --split all images are scored, with a warning.
+    done = call("evaluate", run, root, "--output-dir", tmp_path / "all")
+    num_train = Counter(splits_of(run).values())["train"]
+    assert f"warning: {num_train} of these 60 images" in done.err
+    assert "--split test" in done.err
+    assert len(results(tmp_path / "all")[1]) == 60
+
+
+def test_training_images_are_recognised_in_any_folder(
+    call: Call, flat: Flat, tmp_path: Path
+) -> None:
+    root, run, _ = flat
+    other, output = tmp_path / "other", ("--output-dir", tmp_path / "out")
+    other.mkdir()
+    trained = [path for path, split in splits_of(run).items() if split == "train"]
+    for number, path in enumerate(trained[:3]):
+        shutil.copy(root / path, other / f"{number}.png")
+    draw_shape("dog", 77).save(other / "new.png")
+    done = call("evaluate", run, other, *output)
+    assert (done.code, done.err.count("warning: ")) == (0, 1)
+    assert "3 of these 4 images were used for training" in done.err
+    # A checkpoint outside its run cannot know, which is logged.
+    done = call("evaluate", run / "checkpoints" / "best.pt", other, *output)
+    assert (done.code, "warning: " in done.err) == (0, False)
+    assert "bare checkpoint" in done.err
+    for number in range(3):
+        (other / f"{number}.png").unlink()
+    done = call("evaluate", run, other, *output)
+    assert "used for training" not in done.err
+    assert "bare checkpoint" not in done.err
+
+
+def test_split_needs_the_run_and_its_own_images(call: Call, flat: Flat, tmp_path: Path) -> None:
+    root, run, _ = flat
+    other = make_flat(tmp_path / "other", 2)
+    for model, images in ((run / "checkpoints" / "best.pt", root), (run, other)):
+        done = call("evaluate", model, images, "--split", "test")
+        assert done.code == 2
+        assert str(images) in done.err
+
+
+def test_a_deleted_test_image_keeps_its_row(call: Call, flat: Flat, tmp_path: Path) -> None:
+    root, run, command = flat
+    gone = next(path for path, split in splits_of(run).items() if split == "test")
+    (root / gone).rename(tmp_path / "kept")
+    try:
+        assert run_printed(call, f"{command} --output-dir {tmp_path / 'out'}").code == 3
+    finally:
+        (tmp_path / "kept").rename(root / gone)
+    metrics, rows = results(tmp_path / "out")
+    assert (metrics["num_unreadable"], rows[gone]["status"]) == (1, "unreadable")
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "code", "message"),
+    [
+        (None, [], 2, "no such file"),
+        ("path,label\n", [], 3, "no images"),
+        ("path,label\na.png,dog,x\n", [], 3, "some.csv:2: 3 cells"),
+        ("path,label\na.png,dog\n", ["--split", "test"], 2, "no splits"),
+        ("path,label,split\na.png,dog,train\n", [], 2, "--split train"),
+    ],
+)
+def test_a_manifest_that_cannot_be_scored_is_refused(
+    call: Call,
+    flat: Flat,
+    tmp_path: Path,
+    content: str | None,
+    more: list[str],
+    code: int,
+    message: str,
+) -> None:
+    if content is not None:
+        (tmp_path / "some.csv").write_text(content)
+    done = call("evaluate", flat[1], tmp_path / "some.csv", *more)
+    assert done.code == code
+    assert message in done.err.splitlines()[-1]
+
+
+def test_unseen_kinds_and_priors_have_their_own_results(
+    call: Call, flat: Flat, tmp_path: Path
+) -> None:
+    _, run, _ = flat
+    other = make_flat(tmp_path / "other", 2)
+    shutil.copytree(other / "dog", other / "unseen" / "teapot")
+    priors = {"dog": 0.1, "human": 0.2, "neither": 0.7}
+    option = ("--priors", ", ".join(f"{name}={prior}" for name, prior in priors.items()))
+    for more, name in (((), "other"), (option, "other-priors")):
+        done = call("evaluate", run, other, "--unseen", other / "unseen", *more)
+        assert done.code == 0, done.err
+        metrics, rows = results(run / "evaluations" / f"{tmp_path.name}-{name}")
+        assert metrics["num_images"] == len(rows) == 8
+        assert metrics["out_of_distribution"].keys() == {"teapot"}
+        assert metrics["out_of_distribution"]["teapot"]["num_images"] == 2
+        assert metrics.get("priors") == (priors if more else None)
+        page = run / "evaluations" / f"{tmp_path.name}-{name}" / "report.html"
+        assert ("dog 10.0 %, human 20.0 %, neither 70.0 %" in page.read_text()) == bool(more)
+
+
+def test_aliases_of_the_checkpoint_hold_in_folders_and_manifests(
+    call: Call, tmp_path: Path
+) -> None:
+    folders = {"dog": "dog", "person": "human", "people": "human", "neither": "neither"}
+    root, run = make_flat(tmp_path / "photos", 12, **folders), tmp_path / "run"
+    done = call("train", CONFIG, f"data.root={root}", *SMALL, "--output-dir", run)
+    assert done.code == 3
+    assert "data.aliases={people: " in done.err
+    train(call, root, run, "data.aliases={person: human, people: human}")
+    other = make_flat(tmp_path / "other", 3, dog="dog", people="human", persons="human")
+    done = call("evaluate", run, other, "--output-dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    metrics, rows = results(tmp_path / "out")
+    assert rows["people/000.png"]["true_label"] == "human"
+    assert metrics["per_class"]["human"]["num_images"] == 3
+    assert metrics["out_of_distribution"].keys() == {"persons"}
+
+    manifest = tmp_path / "lists" / "some.csv"
+    manifest.parent.mkdir()
+    labels = {"../photos/dog/000.png": "dog", f"{root}/person/001.png": "people",
+              "../photos/neither/002.png": "teapot", "../photos/neither/003.png": "",
+              "../photos/dog/none.png": "dog"}  # fmt: skip
+    lines = [f"{label},{path}" for path, label in labels.items()]
+    manifest.write_text("\n".join(["label,path", *lines, ""]))
+    done = call("evaluate", run, manifest, "--output-dir", tmp_path / "out")
+    assert done.code == 3, done.err
+    metrics, rows = results(tmp_path / "out")
+    labels[f"{root}/person/001.png"] = "human"
+    assert {path: row["true_label"] for path, row in rows.items()} == labels
+    assert rows["../photos/dog/none.png"]["status"] == "unreadable"
+    assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
+    assert sum(map(sum, metrics["confusion_matrix"])) == 2
+    assert metrics["out_of_distribution"]["teapot"]["num_images"] == 1

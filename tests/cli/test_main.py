@@ -1,0 +1,161 @@
+"""Errors become one message and an exit code; help and config errors do not wait for torch."""
+
+import errno
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from calls import Call
+from images import make_splits
+from neither.cli import main
+from neither.cli.main import _COMMANDS, check_installation, run_command
+from neither.runtime.errors import OutputError, UsageError
+from neither.runtime.signals import Stopped
+from scripts import ROOT
+
+QUICK = ROOT / "configs" / "photos_quick.yaml"
+
+
+def test_help_and_config_errors_import_nothing_heavy(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(QUICK.read_text().replace("epochs:", "epoch:"))
+    code = """
+import json, sys
+from importlib import import_module
+import neither
+heavy, loaded = {"torch", "matplotlib", "PIL", "numpy"}, {}
+loaded["import"] = sorted(heavy & set(sys.modules))
+for name, argument in json.loads(sys.argv.pop()):
+    sys.argv = [name, argument]
+    try:
+        code = import_module(f"neither.cli.{name}").main()
+    except SystemExit as left:
+        code = left.code
+    loaded[name + argument[:2]] = [code, "torch" in sys.modules]
+print(json.dumps(loaded))
+"""
+    calls = [[name, "--help"] for name in _COMMANDS] + [["train", str(config)]]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(calls)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "import": [],
+        **{f"{name}--": [0, False] for name in _COMMANDS},
+        f"train{str(config)[:2]}": [2, False],
+    }
+    assert done.stdout.count("usage: ") == len(_COMMANDS)
+    assert "docs/config.md" in done.stdout
+    assert "did you mean train.epochs?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UsageError("what is wrong"), 2, "what is wrong"),
+        (OSError(errno.ENOSPC, "No space left", "a/file"), 6, "a/file: No space left; free"),
+        (OSError("odd"), 6, "odd"),
+        (MemoryError(), 6, "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried"), 6, "out of memory"),
+    ],
+)
+def test_an_error_is_one_message_and_an_exit_code(
+    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert run_command(fail) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> int:
+        raise error
+
+    assert run_command(lambda: 3) == 3
+    assert run_command(lambda: fail(Stopped(SIGTERM))) == 143
+    closed = []
+    monkeypatch.setattr(main, "discard_stdout", lambda: closed.append(1))
+    assert run_command(lambda: fail(BrokenPipeError())) == 0
+    assert closed
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(lambda: fail(RuntimeError("a bug")))
+
+
+def refused(call: Call, code: int, *arguments: str | Path, says: str) -> None:
+    done = call(*arguments)
+    assert done.code == code, done.err
+    assert says in done.err
+
+
+def test_each_kind_of_error_of_a_command_has_its_code(call: Call, tmp_path: Path) -> None:
+    root, run = make_splits(tmp_path / "images", 2, 1, 1), ("--output-dir", tmp_path / "run")
+    train = ("train", QUICK, f"data.root={root}")
+    refused(call, 2, "train", tmp_path / "no.yaml", says=f"{tmp_path / 'no.yaml'}: ")
+    refused(call, 2, "train", QUICK, "--epochs", "3", says="--epochs")
+    refused(call, 2, "train", QUICK, "train.epoch=3", says="did you mean train.epochs?")
+    missing = f"data.root={tmp_path / 'imagse'}"
+    refused(call, 2, "train", QUICK, missing, *run, says=f"did you mean {root}?")
+    refused(call, 2, "evaluate", tmp_path / "no", tmp_path, says=str(tmp_path / "no"))
+    refused(call, 2, *train, "--output-dir", root / "run", says=str(root / "run"))
+    (tmp_path / "model.pt").write_text("not one")
+    refused(call, 5, "evaluate", tmp_path / "model.pt", tmp_path, says="model.pt")
+    refused(call, 5, "evaluate", tmp_path, tmp_path, says="is this the folder of a run?")
+    refused(call, 6, *train, "--output-dir", tmp_path / "model.pt", says="model.pt")
+    refused(call, 6, *train, "device=cuda:99", *run, says="choose auto or cpu")
+    (root / "train" / "dog").rename(root / "train" / "Dogs")
+    refused(call, 3, *train, *run, says="folder Dogs: did you mean dog?")
+    (root / "train" / "Dogs").rename(root / "train" / "dog")
+    assert call(*train, *run, "train.epochs=0", "data.image_size=32").code == 0
+
+
+def test_neither_runs_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argument, code in (("--help", 0), (None, 0), ("fly", 2)):
+        monkeypatch.setattr(sys, "argv", ["neither", *filter(None, [argument])])
+        assert main.main() == code
+        out, err = capsys.readouterr()
+        assert all(name in (err if code else out) for name in _COMMANDS)
+    monkeypatch.setattr(sys, "argv", ["neither", "check-data", "no/folder"])
+    assert main.main() == 2
+    assert "no/folder" in capsys.readouterr().err
+
+
+def set_installed(monkeypatch: pytest.MonkeyPatch, torch: str, need: str) -> None:
+    monkeypatch.setattr(main, "version", {"torch": torch, "torchvision": "0.29.2"}.__getitem__)
+    monkeypatch.setattr(main, "requires", lambda _: ["numpy", need, 'torchdata>1; extra == "x"'])
+
+
+@pytest.mark.parametrize(
+    ("torch", "need"),
+    [("2.13.0", "torch (>=2.14.0)"), ("2.16.0", "torch==2.15.0"), ("2.13.0+cpu", "torch>=2.14")],
+)
+def test_a_torchvision_for_another_torch_is_an_error_with_the_remedy(
+    torch: str, need: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_installed(monkeypatch, torch, need)
+    with pytest.raises(OutputError, match="pip install --upgrade torch torchvision") as error:
+        check_installation()
+    assert torch.partition("+")[0] in str(error.value)
+
+
+def test_a_matching_torchvision_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for need in ("torch (>=2.14.0)", "torch==2.15.0"):
+        set_installed(monkeypatch, "2.15.0+cu132", need)
+        check_installation()
+
+
+def test_a_missing_package_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(main, "version", missing)
+    with pytest.raises(OutputError, match="torch is not installed"):
+        check_installation()
