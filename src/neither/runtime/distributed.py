@@ -30,7 +30,9 @@ _POLL_SECONDS = 0.1
 class World:
     """This process and its group. With a single process every method returns at once.
 
-    The methods are collective, except `shard`: all ranks must call them in the same order.
+    The methods are collective, except `shard`: all ranks must call them in the same order. They
+    raise `OutputError` if another rank is gone, and those that wait for work `Stopped` if a signal
+    asks to stop. An exception in one rank ends the others too.
 
     Attributes:
         rank: number of this process, from 0.
@@ -66,7 +68,6 @@ class World:
 
         Raises:
             Stopped: if a signal asked any rank to stop.
-            OutputError: if another rank is gone.
         """
         if self.size == 1:
             signals.poll()
@@ -82,9 +83,6 @@ class World:
         Args:
             tensors: floating point, on one device, of the same shapes on all ranks. Afterwards they
                 hold the same bits on all ranks.
-
-        Raises:
-            OutputError: if another rank is gone.
         """
         if self.size == 1:
             return
@@ -112,12 +110,7 @@ class World:
         return gathered
 
     def broadcast(self, work: Callable[[], Result]) -> Result:
-        """Run `work` on rank 0, however long it takes, and return its result on all ranks.
-
-        Raises:
-            Stopped: if a signal asks to stop; also on the ranks that wait.
-            Exception: on rank 0 whatever `work` raises; its exit ends the other ranks.
-        """
+        """Run `work` on rank 0, however long it takes, and return its result on all ranks."""
         if self.size == 1:
             return work()
         results = [work() if self.is_rank0 else None]
@@ -127,12 +120,7 @@ class World:
         return results[0]  # type: ignore[return-value] # the result of rank 0
 
     def rank0_first(self, work: Callable[[], Result]) -> Result:
-        """Run `work` on rank 0, then on all others, which find its caches filled.
-
-        Raises:
-            Stopped: if a signal asks to stop.
-            Exception: whatever `work` raises; the exit of one rank ends the others.
-        """
+        """Run `work` on rank 0, then on all others, which find its caches filled."""
         if self.size == 1:
             return work()
         result = work() if self.is_rank0 else None
@@ -151,12 +139,7 @@ class World:
         return int(extremes.sum()) == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks, for hours if need be, and poll signals meanwhile.
-
-        Raises:
-            Stopped: if a signal asks to stop.
-            OutputError: if the store is gone, with the process that kept it.
-        """
+        """Wait for all ranks, for hours if need be, and poll signals meanwhile."""
         if self.size == 1:
             return
         name = f"barrier {next(self._barriers)}"
