@@ -142,7 +142,7 @@ def test_each_number_of_the_page_is_that_of_the_metrics(
         assert [int(cell) for cell in cells[:3]] == metrics["confusion_matrix"][index]
         assert cells[3:] == [
             f"{row['num_images']} (few)", format_percent(row["recall"]),
-            f"{100 * low:.0f} - {100 * high:.0f} %", format_percent(row["precision"]),
+            f"{100 * low:.1f} - {100 * high:.1f} %", format_percent(row["precision"]),
         ]  # fmt: skip
 
 

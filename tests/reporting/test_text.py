@@ -63,7 +63,7 @@ def test_every_metric_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "human 0 0 0 - 0.0 % -" in lines
     text = "\n".join(lines)
     for numbers in (
-        "accuracy 75.0 % (50.0 - 100.0), macro recall 62.5 % (25.0 - 75.5)",
+        "accuracy 75.0 % (50.0 - 100.0 %), macro recall 62.5 % (25.0 - 75.5 %)",
         "nll 0.4322 (0.4000 - 0.5000), 0.4100 ", "Brier 0.2500", "temperature 1.234",
         "ECE 3.1 % (2.2 %, 4.0 %)", "3.5 % (2.3 %, 3.0 %)", "2.1 % (1.0 %, 1.5 %)",
         "AUROC 0.9750", "12.5 %", "OSCR 0.9500",

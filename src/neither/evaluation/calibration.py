@@ -3,6 +3,8 @@
 A calibration error sorts predictions into groups and compares, in each group, the mean probability
 with the fraction that came true. On a finite number of images even perfectly calibrated
 probabilities show an error above 0, so each error comes with the values to expect in that case.
+
+Everywhere here probabilities are (N, C) float64 and labels (N,) int64, with N of 1 or more.
 """
 
 import math
@@ -44,10 +46,6 @@ class CalibrationError:
 def brier_score(probabilities: Tensor, labels: Tensor) -> float:
     """Average the squared distance of the probabilities from the one-hot labels (Brier, 1950).
 
-    Args:
-        probabilities: (N, C) float64, N of 1 or more.
-        labels: (N,) int64.
-
     Returns:
         In [0, 2]: the sum over all classes. For two classes it is twice scikit-learn's
         `brier_score_loss`.
@@ -57,12 +55,7 @@ def brier_score(probabilities: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> CalibrationError:
-    """Compute the ECE: |accuracy - confidence| over 15 bins of equal width (Guo et al., 2017).
-
-    Args:
-        probabilities: (N, C) float64, N of 1 or more.
-        labels: (N,) int64.
-    """
+    """Compute the ECE: |accuracy - confidence| over 15 bins of equal width (Guo et al., 2017)."""
     confidences, predicted = probabilities.max(dim=1)
     return _top_label_error(confidences, predicted == labels, bin_index(confidences))
 
@@ -71,10 +64,6 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor) -> Calibra
     """Compute the ECE over 15 groups with equal numbers of images instead of equal widths.
 
     Images with the same confidence have no order: each counts as the mean of all of them.
-
-    Args:
-        probabilities: (N, C) float64, N of 1 or more.
-        labels: (N,) int64.
     """
     confidences, predicted = probabilities.max(dim=1)
     values, ties = group_ties(confidences)
@@ -83,8 +72,6 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor) -> Calibra
     groups[order] = torch.arange(len(order)) * NUM_BINS // len(order)
 
     def average_ties(hits: Tensor) -> Tensor:  # (D, N)
-        if len(values) == len(ties):
-            return hits
         sums = hits.new_zeros(len(hits), len(values)).scatter_add_(1, ties.expand_as(hits), hits)
         return (sums / ties.bincount())[:, ties]
 
@@ -94,9 +81,7 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor) -> Calibra
 def classwise_calibration_error(probabilities: Tensor, labels: Tensor) -> CalibrationError:
     """Average over the classes the ECE of each class's probability (Kull et al., 2019).
 
-    Args:
-        probabilities: (N, C) float64, N of 1 or more.
-        labels: (N,) int64; classes without an image count too.
+    Classes without an image count too.
     """
     num_classes = probabilities.shape[1]
     groups = bin_index(probabilities) + NUM_BINS * torch.arange(num_classes)
@@ -117,10 +102,6 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor) -> Calibr
 
 def reliability_bins(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """Compute the bins of a reliability diagram; bins without an image are left out.
-
-    Args:
-        probabilities: (N, C) float64, N of 1 or more.
-        labels: (N,) int64.
 
     Returns:
         For each bin of confidence `num_images`, the mean `confidence` and the `accuracy`.

@@ -19,14 +19,7 @@ from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.data.manifest import find_evaluation_rows, given_splits, is_manifest
 from neither.data.scan import ImageTable
 from neither.data.split_file import read_hashes, read_split
-from neither.evaluation.calibration import (
-    adaptive_calibration_error,
-    brier_score,
-    classwise_calibration_error,
-    expected_calibration_error,
-    fit_temperature,
-    reliability_bins,
-)
+from neither.evaluation import calibration
 from neither.evaluation.metrics import (
     accuracy,
     confusion_matrix,
@@ -246,14 +239,13 @@ def evaluate(
         "classes": list(classes),
         "temperature": classifier.temperature,
     }
-    if num_trained_on:
-        metrics["num_trained_on"] = num_trained_on
-    if classifier.reject_class is not None:
-        metrics["reject_class"] = classifier.reject_class
-    if classifier.threshold is not None:
-        metrics["threshold"] = classifier.threshold
-    if classifier.priors:
-        metrics["priors"] = dict(zip(classes, classifier.priors, strict=True))
+    optional = {
+        "num_trained_on": num_trained_on or None,
+        "reject_class": classifier.reject_class,
+        "threshold": classifier.threshold,
+        "priors": dict(zip(classes, classifier.priors, strict=False)) or None,
+    }
+    metrics |= {name: value for name, value in optional.items() if value is not None}
     predictions = None
     if logits:
         labels = torch.tensor([classes.index(row.label) for row in labelled])
@@ -316,10 +308,11 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
     confidences, predicted = probabilities.max(dim=1)
     hits = predicted == labels
     confusion = confusion_matrix(labels, predicted, len(classes))
-    calibration_errors = {
-        "ece": expected_calibration_error(probabilities, labels),
-        "adaptive_ece": adaptive_calibration_error(probabilities, labels),
-        "classwise_ece": classwise_calibration_error(probabilities, labels),
+    best_temperature = calibration.fit_temperature(scores, labels, prior=0)
+    errors = {
+        "ece": calibration.expected_calibration_error(probabilities, labels),
+        "adaptive_ece": calibration.adaptive_calibration_error(probabilities, labels),
+        "classwise_ece": calibration.classwise_calibration_error(probabilities, labels),
     }
     selective = {
         name: value
@@ -332,14 +325,13 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
         "nll": nll(scores, labels, 1.0),
         "confusion_matrix": confusion.tolist(),
         "per_class": per_class_metrics(confusion, classes),
-        "brier": brier_score(probabilities, labels),
-        **{name: error.value for name, error in calibration_errors.items()},
+        "brier": calibration.brier_score(probabilities, labels),
+        **{name: error.value for name, error in errors.items()},
         "expected_if_calibrated": {
-            name: {"mean": error.expected, "q95": error.bound}
-            for name, error in calibration_errors.items()
+            name: {"mean": error.expected, "q95": error.bound} for name, error in errors.items()
         },
-        "refinement": nll(scores, labels, fit_temperature(scores, labels, prior=0)),
-        "reliability": reliability_bins(probabilities, labels),
+        "refinement": nll(scores, labels, best_temperature),
+        "reliability": calibration.reliability_bins(probabilities, labels),
         "intervals": {
             "accuracy": list(wilson_interval(accuracy(confusion), len(hits))),
             "macro_recall": list(macro_recall_interval(labels, hits)),

@@ -11,11 +11,9 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from neither.data.decode import open_upright
@@ -30,6 +28,7 @@ from neither.reporting.text import (
     FEW_IMAGES,
     calibration_sentence,
     format_percent,
+    render_template,
     summary_sentences,
 )
 from neither.runtime import files
@@ -156,17 +155,13 @@ def write_report(
         OutputError: if a decoding process was killed.
         Stopped: if a signal asks for an end.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": format_percent, "number": "{:,}".format, "plain": printable}
-    template = resources("neither.reporting").joinpath("report.html.jinja").read_text("utf-8")
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])
     issues = (context.label_issues or ())[:_MAX_LABEL_ISSUES]
     uris = encode_thumbnails([context.image_root / issue["path"] for issue in issues])
     max_issues = _WEAK_MODEL_ISSUES * context.num_train_images
-    page = environment.from_string(template).render(
+    page = render_template(
+        "report.html.jinja",
         context=context,
         metrics=metrics,
         classes=classes,
@@ -177,14 +172,13 @@ def write_report(
         cells=cells,
         mistakes=mistakes,
         num_mistakes=sum(sum(row) - row[index] for index, row in enumerate(confusion)),
-        num_labelled=sum(map(sum, confusion)),
         label_issues=list(zip(issues, uris, strict=True)),
         is_weak_model=len(context.label_issues or ()) > max_issues,
         plots=_draw_plots(metrics, predictions, context.metrics_rows) if predictions else {},
         few_images=FEW_IMAGES,
-        interval=_format_interval,
+        wilson_interval=wilson_interval,
     )
-    files.write_atomic(path, page.encode("utf-8", "backslashreplace"))
+    files.write_atomic(path, page)
 
 
 def _findings(metrics: Mapping[str, Any]) -> list[str]:
@@ -229,10 +223,6 @@ def _draw_plots(
         "risk_coverage": plots.plot_risk_coverage(points, metrics["decision"]["target_precision"]),
     }
     return {name: plots.to_svg(figure, name) for name, figure in figures.items() if figure}
-
-
-def _format_interval(fraction: float, num: int) -> str:
-    return " - ".join(f"{100 * bound:.0f}" for bound in wilson_interval(fraction, num)) + " %"
 
 
 def select_thumbnails(
@@ -332,7 +322,7 @@ def read_metrics_rows(run: Path) -> list[dict[str, Any]]:
     Returns:
         The last row of each epoch; none, after a warning, if the file is damaged.
     """
-    rows = _read(run / "metrics.jsonl", lambda text: list(map(_parse_metrics_row, _lines(text))))
+    rows = _read(run / "metrics.jsonl", _parse_metrics)
     return list({row["epoch"]: row for row in rows}.values())
 
 
@@ -341,22 +331,17 @@ def read_label_issues(run: Path) -> list[Mapping[str, str]]:
     return _read(run / "label_issues.csv", _parse_label_issues)
 
 
-def _lines(text: str) -> list[str]:
-    return text.removesuffix("\n").split("\n")
-
-
-def _parse_metrics_row(line: str) -> dict[str, Any]:
-    row = json.loads(line)
-    metrics = {
-        split: {name: float(value) for name, value in row[split].items()}
-        for split in ("train", "val")
-        if split in row
-    }
-    return {
-        "epoch": int(row["epoch"]),
-        "step": int(row["step"]),
-        "train": metrics["train"],
-    } | metrics
+def _parse_metrics(text: str) -> list[dict[str, Any]]:
+    rows = []
+    for line in text.removesuffix("\n").split("\n"):
+        row = json.loads(line)
+        metrics = {
+            split: {name: float(value) for name, value in row[split].items()}
+            for split in ("train", "val")
+            if split in row or split == "train"
+        }
+        rows.append({"epoch": int(row["epoch"]), "step": int(row["step"]), **metrics})
+    return rows
 
 
 def _parse_label_issues(text: str) -> list[Mapping[str, str]]:

@@ -2,18 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files as resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from neither.config.schema import Config
 from neither.data.split_file import read_splits
 from neither.data.splits import SPLITS
 from neither.evaluation.metrics import wilson_interval
-from neither.reporting.text import format_percent
+from neither.reporting.text import render_template
 from neither.runtime import files
 from neither.runtime.console import printable
 
@@ -44,13 +41,8 @@ def write_model_card(
         DataError: if `splits.csv` cannot be read back.
         OSError: if the disk is full or the folder cannot be written.
     """
-    page = Environment(  # noqa: S701 - Markdown, of names that the config has checked
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    page.filters |= {"percent": format_percent, "code": "`{}`".format, "interval": _format_interval,
-                     "plain": printable}  # fmt: skip
-    text = resources("neither.reporting").joinpath("model_card.md.jinja").read_text("utf-8")
-    card = page.from_string(text).render(
+    card = render_template(
+        "model_card.md.jinja",
         folder=folder,
         config=config,
         known_classes=[name for name in config.classes if name != config.reject_class],
@@ -64,11 +56,7 @@ def write_model_card(
         warnings=warnings,
         wilson_interval=wilson_interval,
     )
-    files.write_atomic(folder / "MODEL_CARD.md", card.encode("utf-8", "backslashreplace"))
-
-
-def _format_interval(bounds: Sequence[float]) -> str:
-    return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f} %"
+    files.write_atomic(folder / "MODEL_CARD.md", card)
 
 
 def describe_splits(splits_file: Path, classes: Sequence[str]) -> str:

@@ -1,10 +1,13 @@
-"""Metrics as sentences and console tables."""
+"""Metrics as sentences and console tables, and the templates of pages."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files as resources
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+
 from neither.evaluation.metrics import wilson_interval
-from neither.runtime.console import print_line, print_table
+from neither.runtime.console import print_line, print_table, printable
 
 FEW_IMAGES = 50  # below this a fraction is coarse
 _BARELY_LEARNED = 0.2  # of the way from chance to perfect
@@ -95,6 +98,31 @@ def format_percent(fraction: float) -> str:
     return f"{rounded:.1f} %"
 
 
+def format_interval(bounds: Sequence[float]) -> str:
+    """Format an interval of fractions in percent."""
+    return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f} %"
+
+
+def render_template(name: str, **values: object) -> bytes:
+    """Render a Jinja template of this package as UTF-8; values in HTML are escaped."""
+    environment = Environment(
+        autoescape=".html" in name,  # noqa: S701 - Markdown gets names that the config has checked
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "code": "`{}`".format,
+        "interval": format_interval,
+        "number": "{:,}".format,
+        "percent": format_percent,
+        "plain": printable,
+    }
+    template = resources("neither.reporting").joinpath(name).read_text("utf-8")
+    return environment.from_string(template).render(values).encode("utf-8", "backslashreplace")
+
+
 def _of_100(fraction: float) -> str:
     """Round to a whole number of 100, but to all or none only if it is exactly that."""
     if fraction in (0, 1):
@@ -149,9 +177,12 @@ def _labelled_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     intervals = metrics["intervals"]
     low, high = intervals["nll"]
     yield f"on {_num(metrics):,} images, with 95 % intervals:"
+    ranges = {
+        name: f"({format_interval(intervals[name])})" for name in ("accuracy", "macro_recall")
+    }
     yield (
-        f"  accuracy {_percent(metrics['accuracy'])} ({_interval(intervals['accuracy'])}), "
-        f"macro recall {_percent(metrics['macro_recall'])} ({_interval(intervals['macro_recall'])})"
+        f"  accuracy {_percent(metrics['accuracy'])} {ranges['accuracy']}, "
+        f"macro recall {_percent(metrics['macro_recall'])} {ranges['macro_recall']}"
     )
     yield (
         f"  nll {metrics['nll']:.4f} ({low:.4f} - {high:.4f}), {metrics['refinement']:.4f} at the "
@@ -203,10 +234,6 @@ def _threshold_line(metrics: Mapping[str, Any]) -> str:
 def _num(metrics: Mapping[str, Any]) -> int:
     """Return the number of labelled images."""
     return sum(map(sum, metrics["confusion_matrix"]))
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
 
 
 def _percent(fraction: float | None) -> str:
