@@ -1,12 +1,23 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from hostile import exif, photo
 from images import encode
-from neither.data.dataset_report import report_dataset
+from neither.data.dataset_report import (
+    Inspection,
+    find_shortcuts,
+    inspect_images,
+    predict_from_metadata,
+    report_dataset,
+)
+from neither.data.fingerprints import FINGERPRINT, KNOWN_FORMATS, ImageFlag
+from neither.data.layout import find_all_images
 from neither.runtime.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "test")
@@ -177,3 +188,166 @@ def test_the_report_is_plain_data(root: Path) -> None:
 
     report: dict[str, Any] = report_dataset(root)
     assert json.loads(json.dumps(report)) == report
+
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    for number in range(3):
+        for label in ("dog", "human"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            photo(10 * number + len(label)).save(tmp_path / label / f"{number}.png")
+    return tmp_path
+
+
+def inspect(few: Path) -> tuple[dict[str, int], Inspection]:
+    found = find_all_images(few)
+    return {path: place for place, path in enumerate(found.paths)}, inspect_images(found)
+
+
+def test_each_image_has_its_facts_mode_and_figures(few: Path) -> None:
+    photo(50).convert("L").save(few / "dog" / "grey.png")
+    places, seen = inspect(few)
+    grey = places["dog/grey.png"]
+    assert seen.modes[grey] == "L"
+    assert seen.store.fingerprints["flags"][grey] & ImageFlag.GRAYSCALE
+    assert {seen.modes[place] for path, place in places.items() if path != "dog/grey.png"} == {
+        "RGB"
+    }
+    assert (seen.store.fingerprints["width"] == 160).all()
+    assert (seen.spread > 10).all()
+    assert seen.store.is_readable.all()
+
+
+def test_a_bad_file_has_a_reason_and_stands_in_its_place(few: Path) -> None:
+    (few / "dog" / "1.png").write_bytes((few / "dog" / "2.png").read_bytes()[:-200])
+    places, seen = inspect(few)
+    bad = places["dog/1.png"]
+    assert list(seen.store.reasons) == [bad]
+    assert not seen.store.is_readable[bad]
+    assert (seen.store.fingerprints["width"][bad], seen.modes[bad]) == (0, "")
+    others = [place for place in places.values() if place != bad]
+    assert (seen.store.fingerprints["width"][others] == 160).all()
+    assert len(np.unique(seen.store.fingerprints["sha256"], axis=0)) == len(places)
+
+
+def test_sharpness_falls_with_blur_and_spread_with_contrast(few: Path) -> None:
+    random = np.random.default_rng(0)
+    sharp = Image.fromarray(random.integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    for radius in (0, 1, 2, 4):
+        sharp.filter(ImageFilter.GaussianBlur(radius)).save(few / "dog" / f"blur {radius}.png")
+    Image.new("RGB", (40, 40), "red").save(few / "dog" / "red.png")
+    places, seen = inspect(few)
+    falling = [seen.sharpness[places[f"dog/blur {radius}.png"]] for radius in (0, 1, 2, 4)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] > 1000 > 12 > falling[3]
+    assert seen.spread[places["dog/red.png"]] == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 900), (900, 1), (3, 3)])
+def test_the_smallest_images_have_figures_too(few: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, "red").save(few / "dog" / "tiny.png")
+    places, seen = inspect(few)
+    assert seen.sharpness[places["dog/tiny.png"]] == 0
+
+
+def test_a_large_jpeg_is_decoded_fully(few: Path) -> None:
+    """Read at an eighth of its size, this would look smooth."""
+    x, y = np.indices((1600, 1600))
+    stripes = np.where((x // 8 + y // 8) % 2, 255, 0).astype(np.uint8)
+    Image.fromarray(stripes).convert("RGB").save(few / "dog" / "large.jpg", quality=90)
+    places, seen = inspect(few)
+    assert seen.spread[places["dog/large.jpg"]] > 100
+
+
+def unrelated_fingerprints(num: int, seed: int = 0) -> NDArray[np.void]:
+    """Make records in which no trait has to do with any class."""
+    random = np.random.default_rng(seed)
+    records = np.zeros(num, FINGERPRINT)
+    records["sha256"] = random.integers(1, 256, (num, 32))
+    records["width"] = random.integers(100, 1000, num)
+    records["height"] = random.integers(100, 1000, num)
+    records["format"] = random.integers(0, 2, num)
+    return records
+
+
+def traits(
+    records: NDArray[np.void], labels: list[str], modes: list[str] | None = None
+) -> set[str]:
+    found = find_shortcuts(records, modes or ["RGB"] * len(labels), labels)
+    return {f"{each.label}: {each.trait}" for each in found}
+
+
+CLASS_OF_EACH = ["dog", "human", "neither"] * 100
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_no_trait_tells_a_class_none_is_reported(seed: int) -> None:
+    records = unrelated_fingerprints(300, seed)
+    assert find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH) == []
+    assert predict_from_metadata(records, ["RGB"] * 300, CLASS_OF_EACH) < 0.45
+
+
+def test_a_class_of_another_format_is_told_with_its_shares() -> None:
+    records = unrelated_fingerprints(300)
+    records["format"] = [label == "dog" for label in CLASS_OF_EACH]
+    first = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)[0]
+    assert (first.label, first.trait) == ("dog", KNOWN_FORMATS[1])
+    assert (first.fraction, first.fraction_of_others, first.balanced_accuracy) == (1.0, 0.0, 1.0)
+    assert predict_from_metadata(records, ["RGB"] * 300, CLASS_OF_EACH) == pytest.approx(
+        2 / 3, abs=0.12
+    )
+
+
+def test_small_tall_grey_and_mode_are_each_told() -> None:
+    human = np.array(CLASS_OF_EACH) == "human"
+    records = unrelated_fingerprints(300)
+    records["width"][human] //= 4
+    assert {"human: taller than wide", "human: short side under"} <= {
+        name.partition(" 1")[0].partition(" 2")[0] for name in traits(records, CLASS_OF_EACH)
+    }
+    records = unrelated_fingerprints(300)
+    records["flags"][human] = ImageFlag.GRAYSCALE
+    assert traits(records, CLASS_OF_EACH) == {"human: grayscale"}
+    modes = ["L" if label == "human" else "RGB" for label in CLASS_OF_EACH]
+    assert "human: mode L" in traits(unrelated_fingerprints(300), CLASS_OF_EACH, modes)
+    records = unrelated_fingerprints(300)
+    records["width"][human] = records["height"][human]
+    assert "human: exactly square" in traits(records, CLASS_OF_EACH)
+
+
+def test_a_weak_trait_of_few_images_is_chance() -> None:
+    records = unrelated_fingerprints(30)
+    records["flags"][:2] = ImageFlag.GRAYSCALE  # two of ten dogs
+    labels = ["dog"] * 10 + ["human"] * 20
+    assert "dog: grayscale" not in traits(records, labels)
+
+
+def test_a_rare_trait_that_one_class_alone_has_is_told() -> None:
+    records = unrelated_fingerprints(3000)
+    labels = ["human"] * 1000 + ["dog"] * 2000
+    records["flags"][:90] = ImageFlag.GRAYSCALE
+    records["flags"][1000:1030] = ImageFlag.GRAYSCALE
+    assert "human: grayscale" in traits(records, labels)
+
+
+def test_of_several_limits_of_size_only_the_most_telling_is_kept() -> None:
+    records = unrelated_fingerprints(300)
+    human = np.array(CLASS_OF_EACH) == "human"
+    records["width"][human] //= 4
+    records["height"][human] //= 4
+    found = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)
+    sizes = [each for each in found if each.label == "human" and "short side" in each.trait]
+    assert len(sizes) == 1
+    assert all(each.balanced_accuracy <= found[0].balanced_accuracy for each in found)
+
+
+def test_a_class_is_never_guessed_from_its_own_image() -> None:
+    """Every image has a size of its own: seen again it would tell everything, left out nothing."""
+    records = unrelated_fingerprints(90)
+    records["width"] = 2 ** np.arange(90 // 3).repeat(3)[:90] % 2**31
+    records["height"] = records["width"]
+    labels = ["dog", "human", "neither"] * 30
+    assert predict_from_metadata(records, ["RGB"] * 90, labels) < 0.5

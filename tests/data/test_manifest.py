@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from images import touch
 from neither.data.manifest import (
     find_evaluation_rows,
     find_training_rows,
+    given_splits,
     is_manifest,
     read_manifest,
 )
@@ -82,11 +84,6 @@ def test_paths_are_relative_to_the_file_or_absolute_and_written_in_one_way(
     assert found.root / found.paths[2] == tmp_path / "c.jpg"
 
 
-def test_no_file_is_looked_for_yet(write: Write) -> None:
-    """What is missing is an unreadable image, counted and named with all others."""
-    assert len(training(write("path,label", "gone.jpg,dog", "/dev/zero,human")).paths) == 2
-
-
 def test_a_row_that_says_nothing_new_is_one_image(write: Write) -> None:
     path = write("path,label", "a.jpg,dog", "./a.jpg,dog", "b.jpg,human", "x/../a.jpg,dog")
     assert training(path).paths == ["a.jpg", "b.jpg"]
@@ -111,10 +108,6 @@ def test_a_first_line_without_the_columns_is_refused_with_what_it_is(
     said = refused_by_all(write(first, *([] if not first else ["a.jpg,dog", "b.jpg,human"])))
     want = "@: want a first line with the columns path,label or path,label,split; got "
     assert said == want + (first or "nothing")
-
-
-def test_a_first_line_that_would_drive_a_terminal_is_escaped(write: Write) -> None:
-    assert refused_by_all(write("\x1b[31mpath,label")).endswith(r"got \x1b[31mpath,label")
 
 
 @pytest.mark.parametrize(
@@ -170,10 +163,6 @@ def test_only_some_of_many_unknown_labels_are_named(write: Write) -> None:
     rows = [f"{number}.jpg,{number}" for number in range(1000)]
     said = refused(write("path,label", "a.jpg,dog", "b.jpg,human", *rows))
     assert said.count("no class has this name") == 10
-
-
-def test_a_class_without_images_is_named(write: Write) -> None:
-    assert refused(write("path,label", "a.jpg,dog")).endswith("no image of class human")
 
 
 def test_splits_for_some_images_only_are_refused(write: Write) -> None:
@@ -332,3 +321,29 @@ def test_any_bytes_give_images_or_one_complaint(write: Write, content: bytes) ->
         except DataError as error:
             said = str(error)
         assert said.startswith(str(path)) or not said
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["dog/a.jpg"], set()),
+        (["train/dog/a.jpg"], {"train"}),
+        (["train/", "valid/", "test/", "unseen/"], {"train", "val", "test"}),
+    ],
+)
+def test_a_folder_tells_its_splits(tmp_path: Path, names: list[str], splits: set[str]) -> None:
+    assert given_splits(touch(tmp_path, *names)) == splits
+
+
+@pytest.mark.parametrize(
+    ("content", "splits"),
+    [
+        ("path,label\na.jpg,dog\n", set()),
+        ("path,label,split\na.jpg,dog,\n", set()),
+        ("path,label,split\na.jpg,dog,train\nb.jpg,dog,validation\nc.jpg,dog,\n",
+         {"train", "val"}),
+    ],
+)  # fmt: skip
+def test_a_manifest_tells_its_splits(tmp_path: Path, content: str, splits: set[str]) -> None:
+    (tmp_path / "photos.csv").write_text(content)
+    assert given_splits(tmp_path / "photos.csv") == splits

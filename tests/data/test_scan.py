@@ -8,18 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neither.data.scan import SUFFIXES, Identity, count_loose_images, list_folders, list_images
+from images import touch
+from neither.data.scan import (
+    SUFFIXES,
+    Identity,
+    ImageRow,
+    ImageTable,
+    count_loose_images,
+    list_folders,
+    list_images,
+)
 from neither.runtime import signals
 from neither.runtime.errors import DataError
 
 Draw = Callable[..., Path]
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
 
 
 def test_images_are_found_at_any_depth_sorted_by_name(tmp_path: Path) -> None:
@@ -36,12 +38,6 @@ def test_every_image_suffix_counts_in_any_case(tmp_path: Path) -> None:
     names += [f"up{name.upper()}" for name in names]
     touch(tmp_path, *names)
     assert list_images(tmp_path).paths == sorted(names)
-
-
-def test_other_files_are_only_counted(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "notes.txt", "a.jpg.part", "movie.mp4", "b/data.json", "x.jpg~", "n")
-    listing = list_images(tmp_path)
-    assert (listing.paths, listing.num_others) == (["a.jpg"], 6)
 
 
 def test_other_files_are_counted_by_their_suffix(tmp_path: Path) -> None:
@@ -118,11 +114,6 @@ def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
         f"{tmp_path}/socket.jpg: not a regular file",
         f"{tmp_path}/zero.png: not a regular file",
     ]
-
-
-def test_odd_names_are_told_in_one_line_each(tmp_path: Path) -> None:
-    (tmp_path / "\x1b[31m\n.jpg").symlink_to("nowhere")
-    assert list_images(tmp_path).irregular == [f"{tmp_path}/\\x1b[31m\\n.jpg: a broken link"]
 
 
 def test_hard_links_are_two_files(tmp_path: Path) -> None:
@@ -224,18 +215,6 @@ def test_a_folder_that_is_closed_to_us_is_named_and_passed_over(
         list_images(tmp_path / "a")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_folder_within_that_cannot_be_read_is_named_and_passed_over(tmp_path: Path) -> None:
-    touch(tmp_path, "a/x.jpg", "b/y.jpg")
-    (tmp_path / "a").chmod(0)
-    listing = list_images(tmp_path)
-    (tmp_path / "a").chmod(0o700)
-    assert listing.paths == ["b/y.jpg"]
-    assert listing.unreadable_folders == [
-        f"{tmp_path / 'a'}: this folder cannot be read: Permission denied"
-    ]
-
-
 def test_a_signal_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with signals.installed():
         os.kill(os.getpid(), 15)
@@ -283,3 +262,43 @@ def test_content_alone_tells_an_image_from_its_look_alike(
 ) -> None:
     (tmp_path / "file").write_bytes(start)
     assert list_images(tmp_path).paths == ["file"] * is_image
+
+
+def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
+    found = ImageTable(tmp_path, tmp_path)
+    found.add(["a.jpg", "b.jpg"], "dog", "train")
+    found.add(["c.jpg"], "human")
+    found.add([], "nothing", "val")
+    assert found.paths == ["a.jpg", "b.jpg", "c.jpg"]
+    assert found.labels == ["dog", "dog", "human"]
+    assert found.splits == ["train", "train", ""]
+    assert found.images == [
+        ImageRow("a.jpg", "dog", "train"),
+        ImageRow("b.jpg", "dog", "train"),
+        ImageRow("c.jpg", "human"),
+    ]
+
+
+def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/.b.jpg", "human/c.jpg")
+    os.mkfifo(tmp_path / "dog/pipe.jpg")
+    found = ImageTable(tmp_path, tmp_path)
+    assert found.scan(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
+    assert found.scan(tmp_path / "human") == ["c.jpg"]
+    assert found.paths == found.listing.paths == []
+    assert (found.listing.num_others, found.listing.num_hidden) == (1, 1)
+    odd = f"{tmp_path}/dog/pipe.jpg: not a regular file"
+    assert found.listing.irregular == [odd]
+    assert found.notes == [
+        f"{tmp_path}/dog: 1 other files are not read",
+        f"{tmp_path}/dog: 1 entries with an image suffix are not image files, such as {odd}",
+    ]
+
+
+def test_notes_escape_what_would_drive_a_terminal(tmp_path: Path) -> None:
+    touch(tmp_path, "\x1b[31m/a.txt")
+    (tmp_path / "\x1b[31m/\n.jpg").symlink_to("nowhere")
+    found = ImageTable(tmp_path, tmp_path)
+    found.scan(tmp_path / "\x1b[31m")
+    assert len(found.notes) == 2
+    assert all(letter.isprintable() for note in found.notes for letter in note)
