@@ -1,6 +1,6 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,16 +22,17 @@ from neither.runtime.errors import DataError, UsageError
 
 SPLITS = ("train", "val", "test")
 LABELS = ("dog", "human", "neither")
+NUM = 5  # images of each class and split
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Make a sound folder with splits."""
+    """Make a folder without faults, small enough to be decoded in this process."""
     number = 0
     for split in SPLITS:
         for label in LABELS:
             (tmp_path / "photos" / split / label).mkdir(parents=True)
-            for _ in range(7):
+            for _ in range(NUM):
                 number += 1
                 path = tmp_path / "photos" / split / label / f"{number:03}.png"
                 photo(number).save(path)
@@ -46,20 +47,21 @@ def put(root: Path, path: str, content: bytes) -> None:
 def test_a_sound_folder_has_no_errors_and_no_warnings(root: Path) -> None:
     report = report_dataset(root)
     assert (report["errors"], report["warnings"]) == ([], [])
-    assert report["counts"] == {split: dict.fromkeys(LABELS, 7) for split in SPLITS}
+    assert report["counts"] == {split: dict.fromkeys(LABELS, NUM) for split in SPLITS}
     assert report["classes"] == list(LABELS)
-    assert (report["num_images"], report["num_unreadable"]) == (63, 0)
-    assert report["formats"] == {"PNG": 63}
-    assert report["modes"] == {"RGB": 63}
+    assert (report["num_images"], report["num_unreadable"]) == (9 * NUM, 0)
+    assert report["formats"] == {"PNG": 9 * NUM}
+    assert report["modes"] == {"RGB": 9 * NUM}
     assert report["short_side"] == {"min": 120, "median": 120, "max": 120}
     assert report["long_side"] == {"min": 160, "median": 160, "max": 160}
     for key in ("unreadable", "exact_duplicates", "near_duplicates", "dark", "single_color"):
         assert report[key] == [], key
+    assert json.loads(json.dumps(report)) == report
 
 
 def test_a_folder_without_splits_is_counted_as_one(root: Path) -> None:
     report = report_dataset(root / "train")
-    assert report["counts"] == {"all": dict.fromkeys(LABELS, 7)}
+    assert report["counts"] == {"all": dict.fromkeys(LABELS, NUM)}
 
 
 def test_what_is_odd_about_images_is_counted(root: Path) -> None:
@@ -74,7 +76,7 @@ def test_what_is_odd_about_images_is_counted(root: Path) -> None:
     report = report_dataset(root)
     assert (report["exif_rotated"], report["exif_invalid"], report["animated"]) == (1, 1, 1)
     assert report["grayscale"] == 1
-    assert report["formats"] == {"PNG": 64, "JPEG": 2, "GIF": 1}
+    assert report["formats"] == {"PNG": 9 * NUM + 1, "JPEG": 2, "GIF": 1}
     assert report["other_files"] == {".avif": 1}
     assert report["num_hidden"] == 1
     assert [each["path"] for each in report["unreadable"]] == ["train/dog/e.heic"]
@@ -121,7 +123,7 @@ def test_all_that_stops_training_is_an_error_at_once(root: Path) -> None:
     for path in (root / "val" / "human").iterdir():
         path.unlink()
     said = errors(root)
-    assert "3 of 59 images are unreadable" in said
+    assert "3 of 43 images are unreadable" in said
     assert "the folder of class human holds no images" in said
 
 
@@ -133,16 +135,14 @@ def test_the_same_bytes_in_two_classes_are_an_error(root: Path) -> None:
 
 def test_a_class_that_only_one_split_has_is_an_error(root: Path) -> None:
     put(root, "val/Dog/a.png", encode(photo(400), "PNG"))
-    said = report_dataset(root)
-    assert "folder Dog" in "\n".join(said["errors"]) or "no folder for class Dog" in "\n".join(
-        said["errors"]
-    )
-    assert any("classes Dog and dog" in warning for warning in said["warnings"])
+    report = report_dataset(root)
+    assert "class Dog" in "\n".join(report["errors"])
+    assert any("classes Dog and dog" in warning for warning in report["warnings"])
 
 
 def test_a_folder_of_one_class_or_none_is_an_error(root: Path) -> None:
     assert "want two classes or more" in errors(root / "train" / "dog")
-    assert report_dataset(root / "train" / "dog")["counts"] == {"all": {"unlabelled": 7}}
+    assert report_dataset(root / "train" / "dog")["counts"] == {"all": {"unlabelled": NUM}}
     for label in ("human", "neither"):
         for path in (root / "train" / label).iterdir():
             path.unlink()
@@ -169,10 +169,10 @@ def test_a_manifest_is_checked_like_a_folder(root: Path) -> None:
     manifest = root.parent / "list.csv"
     manifest.write_text("path,label,split\n" + "".join(f"photos/{row}" for row in rows))
     report = report_dataset(manifest)
-    assert report["counts"] == {split: dict.fromkeys(LABELS, 7) for split in SPLITS}
+    assert report["counts"] == {split: dict.fromkeys(LABELS, NUM) for split in SPLITS}
     assert (report["errors"], report["warnings"]) == ([], [])
     (root / rows[0].partition(",")[0]).unlink()
-    assert "1 of 63 images are unreadable" in errors(manifest)
+    assert "1 of 45 images are unreadable" in errors(manifest)
     assert report_dataset(manifest)["unreadable"][0]["reason"] == "no such file or directory"
 
 
@@ -181,13 +181,6 @@ def test_nothing_to_check_is_refused(tmp_path: Path) -> None:
         report_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no images here"):
         report_dataset(tmp_path)
-
-
-def test_the_report_is_plain_data(root: Path) -> None:
-    import json
-
-    report: dict[str, Any] = report_dataset(root)
-    assert json.loads(json.dumps(report)) == report
 
 
 Draw = Callable[..., Path]

@@ -400,7 +400,7 @@ LARGE = {
 def test_a_large_picture_that_is_cut_at_any_percent_is_unreadable(kind: str) -> None:
     content = LARGE[kind]
     decode(content, SQUASH)
-    for percent in range(1, 100):
+    for percent in range(1, 100, 7):
         assert reason(content[: len(content) * percent // 100]), percent
 
 
@@ -533,7 +533,7 @@ def mean_distance(one: Pixels, other: Pixels) -> float:
     return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_draft_is_within_2_levels_of_a_full_decode(seed: int) -> None:
     width, height = np.random.default_rng(seed).integers(400, 1001, 2).tolist()
     content = encode(photo(seed, width, height), "JPEG", quality=90)
@@ -604,7 +604,7 @@ def test_the_traits_are_the_same_for_every_square(
     content = oriented(image, "JPEG", options.pop("exif", 1), **options)
     told = {
         decode_with_traits(content, Preprocessing(side, resize))[1]
-        for side in (8, 24, 32, 64, 65, 96, 128, 224, 500)
+        for side in (8, 24, 64, 65, 128, 500)
         for resize in get_args(Resize)
     }
     assert len(told) == 1
@@ -632,7 +632,7 @@ def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
 def test_heic_that_is_cut_short_is_unreadable() -> None:
     content = heic(photo(2, 128, 96))
     decode(content, SQUASH)
-    for percent in range(1, 100):
+    for percent in range(1, 100, 7):
         assert reason(content[: len(content) * percent // 100]), percent
 
 
@@ -659,7 +659,7 @@ SEEDS = [
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(SEEDS)))
     for _ in range(data.draw(st.integers(1, 6))):

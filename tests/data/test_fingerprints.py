@@ -156,13 +156,10 @@ def resized(image: Image.Image, factor: float) -> Image.Image:
 
 COPIES: dict[str, Callable[[Image.Image], bytes]] = {
     "JPEG of quality 40": partial(as_jpeg, quality=40),
-    "JPEG of quality 60": partial(as_jpeg, quality=60),
     "JPEG of quality 80": as_jpeg,
-    "JPEG of quality 95": partial(as_jpeg, quality=95),
     "WebP": lambda image: encode(image, "WEBP", quality=60),
     "half": lambda image: as_png(resized(image, 0.5)),
     "double": lambda image: as_png(resized(image, 2)),
-    "double as a JPEG": lambda image: as_jpeg(resized(image, 2)),
     "five times as a JPEG": lambda image: as_jpeg(resized(image, 5)),
     "grey": lambda image: as_png(image.convert("L")),
 }
@@ -290,28 +287,28 @@ FLIPS = st.lists(st.integers(0, DHASH_BITS - 1), max_size=2 * MAX_DISTANCE, uniq
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), FLIPS), max_size=30))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 def test_clustered_looks_are_found_as_by_brute_force(looks: list[tuple[int, list[int]]]) -> None:
     made = [make_dhash(number, flips) for number, flips in looks]
     check(np.stack(made) if made else np.zeros((0, 8), np.uint16))
 
 
 @given(st.lists(st.sampled_from([0, 1, 2, 3, 0xFFFF]), min_size=8, max_size=240))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 def test_looks_of_few_bits_are_found_as_by_brute_force(words: list[int]) -> None:
     """With most bits alike, as drawn pictures have them, and none at all, as flat ones have."""
     check(np.array(words[: len(words) // 8 * 8], np.uint16).reshape(-1, 8))
 
 
 @given(st.integers(0, 2**32), st.integers(0, 300))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 def test_random_looks_are_found_as_by_brute_force(seed: int, num: int) -> None:
     random = np.random.default_rng(seed)
     bits = random.random((num, DHASH_BITS)) < random.choice([0.02, 0.1, 0.5])
     check(np.packbits(bits, axis=1).view("<u2"))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_exactly_seven_bits_are_near_wherever_they_lie(seed: int) -> None:
     flips = np.random.default_rng(seed).permutation(DHASH_BITS)
     for num in range(1, MAX_DISTANCE + 3):
@@ -340,9 +337,9 @@ def test_thousands_of_equal_looks_are_one_look() -> None:
 
 
 def test_thousands_of_nearly_equal_looks_are_all_paired_in_bounded_memory() -> None:
-    """The frames of a film of a street at night: half a million pairs."""
+    """The frames of a film of a street at night: 125,000 pairs."""
     random = np.random.default_rng(0)
-    bits = np.zeros((1000, DHASH_BITS), np.uint8)
+    bits = np.zeros((500, DHASH_BITS), np.uint8)
     for row in bits:
         row[random.choice(DHASH_BITS, 3, replace=False)] = 1
     looks = np.packbits(bits, axis=1).view("<u2") ^ make_dhash(0)

@@ -291,7 +291,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 @given(st.lists(st.tuples(CELLS.filter(bool), st.sampled_from(CLASSES)), max_size=6))
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_text_in_a_cell_comes_back(write: Write, rows: list[tuple[str, str]]) -> None:
     rows = list(dict([*rows, ("a", "dog"), ("b", "human")]).items())
@@ -310,7 +310,7 @@ def test_any_text_in_a_cell_comes_back(write: Write, rows: list[tuple[str, str]]
 
 @given(st.binary(max_size=60))
 @settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_bytes_give_images_or_one_complaint(write: Write, content: bytes) -> None:
     for first in (b"", b"path,label\n", b"path,label,split\na,dog,train\n"):

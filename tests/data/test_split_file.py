@@ -155,7 +155,7 @@ PATHS = st.binary(min_size=1, max_size=20).map(os.fsdecode).filter(
 
 @given(st.data())
 @settings(
-    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_run_reads_back_as_it_was_written(path: Path, data: st.DataObject) -> None:
     names = data.draw(st.lists(PATHS, min_size=1, max_size=6, unique=True))

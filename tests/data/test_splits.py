@@ -116,7 +116,7 @@ HALVES: dict[str, Any] = {"val_fraction": 0.35, "test_fraction": 0.3}
 
 
 @given(photos(), st.data(), st.sampled_from([None, "(ann|bob)-"]), st.integers(0, 9))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=40)
 def test_adding_images_moves_none(
     images: tuple[list[str], NDArray[np.void]], data: st.DataObject, groups: str | None, seed: int
 ) -> None:
@@ -134,7 +134,7 @@ def test_adding_images_moves_none(
 
 
 @given(photos(), st.integers(0, 9))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=40)
 def test_copies_and_near_copies_never_stand_in_two_splits(
     images: tuple[list[str], NDArray[np.void]], seed: int
 ) -> None:
@@ -513,7 +513,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=80)
 def test_no_link_goes_across_and_nothing_is_left_out_without_need(case: Case) -> None:
     out = case.separate()
     kept = [place for place in range(len(case.splits)) if case.splits[place] and place not in out]
@@ -523,7 +523,7 @@ def test_no_link_goes_across_and_nothing_is_left_out_without_need(case: Case) ->
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=40)
 def test_the_same_images_are_left_out_in_any_order(case: Case, random: Random) -> None:
     order = list(range(len(case.splits)))
     random.shuffle(order)
@@ -532,7 +532,7 @@ def test_the_same_images_are_left_out_in_any_order(case: Case, random: Random) -
 
 
 @given(cases())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 def test_what_the_user_put_into_test_stays_whole(case: Case) -> None:
     out = case.separate()
     assert not any(case.given[place] and case.splits[place] == TEST for place in out)
@@ -648,7 +648,7 @@ def test_a_group_and_a_look_link_alike() -> None:
 
 def test_many_images_without_copies_all_stay() -> None:
     random = np.random.default_rng(0)
-    num = 20_000
+    num = 5_000
     records = make_fingerprints([None] * num)
     records["dhash"] = random.integers(0, 2**16, (num, 8), dtype=np.uint16)
     splits = random.integers(1, 4, num).astype(np.int8)
