@@ -1,4 +1,4 @@
-"""Run the commands in this process: starting another one costs seconds."""
+"""Run commands in this process; a new process takes seconds to import torch."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ import pytest
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -30,7 +30,7 @@ def calling(
 
     Args:
         monkeypatch: of the test.
-        capsys: what hears what a command says; nobody does if it is None.
+        capsys: of the test; None to capture no output.
     """
     before = list(logging.getLogger("neither").handlers)
 

@@ -1,4 +1,4 @@
-"""What many tests need."""
+"""Fixtures that many tests use."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from hypothesis import settings
 from calls import Call, calling
 from images import make_splits
 
-# Two workers of two threads each on two cores would wait for one another; the scripts that tests
-# start inherit this. A run's bits hang on the number of threads, not on which number that is.
+# Two workers with two threads each would slow each other down on two cores; scripts that tests
+# start inherit this. Runs are compared only with runs of the same number of threads.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -23,7 +23,7 @@ settings.load_profile("the same examples each time")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Escape what is no UTF-8 in a test's output: pytest-xdist cannot send it to its parent."""
+    """Escape output that is not UTF-8, which pytest-xdist cannot send to its parent."""
     report = yield
     report.sections = [(title, text.encode(errors="backslashreplace").decode())
                        for title, text in report.sections]  # fmt: skip
@@ -32,7 +32,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep decoded images of tests, and of the scripts they run, out of the user's own cache."""
+    """Give the tests, and the scripts they run, an image cache of their own."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -47,7 +47,7 @@ def make_images(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def watchdog() -> Iterator[None]:
-    """Turn a hang into a failure, after a time that no test of ours needs."""
+    """Fail after 60 seconds."""
 
     def fail(*_: object) -> None:
         raise AssertionError("this hangs")
@@ -61,6 +61,6 @@ def watchdog() -> Iterator[None]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """Return a function that runs a command as its script does, in this process."""
+    """Return a function that runs a command in this process as its script does."""
     with calling(monkeypatch, capsys) as run:
         yield run

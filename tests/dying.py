@@ -1,4 +1,4 @@
-"""Train, but let one of several processes get a signal just before a step, in its first attempt.
+"""Train, but send one of several processes a signal before a step, in its first attempt.
 
 Usage: torchrun ... dying.py RANK STEP SIGNAL CONFIG ...
 """
@@ -15,7 +15,7 @@ from neither.training.step import train_step
 
 
 def signalled(rank: str, step: int, number: signal.Signals) -> None:
-    """Send the signal to this process if it has that rank, when it has taken that many steps."""
+    """Send the signal to this process, if it has this rank, after this many steps."""
     is_meant = os.environ["RANK"] == rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
     def take_or_die(state: TrainState, *arguments: Any) -> bool:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""Run the project's scripts as a user does: in a process of their own."""
+"""Run the scripts in processes of their own."""
 
 import ctypes
 import os
@@ -14,9 +14,9 @@ _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2  # of Linux
 
 
 def drop_rights() -> None:
-    """Let modes of files bind even root: what a process starts from here on may not pass over them.
+    """Make file modes apply to root too, in this process and those it starts.
 
-    To be called between fork and exec; without it tests of permissions prove nothing as root.
+    Call it between fork and exec; without it tests of permissions pass vacuously as root.
     """
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None)
@@ -31,7 +31,7 @@ def run_script(
     first: Callable[[], None] | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `scripts/<name>.py`, `first` before it in its process; a hang is a failure."""
+    """Run `scripts/<name>.py` with a timeout; `first` is called in its process before it."""
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / f"{name}.py", *arguments],
         cwd=cwd,
