@@ -10,8 +10,6 @@ from signal import SIGTERM
 
 import pytest
 
-from calls import Call
-from images import make_splits
 from neither.cli import main
 from neither.cli.main import _COMMANDS, check_installation, run_command
 from neither.runtime.errors import OutputError, UsageError
@@ -86,33 +84,6 @@ def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: pytest.MonkeyP
     assert closed
     with pytest.raises(RuntimeError, match="a bug"):
         run_command(lambda: fail(RuntimeError("a bug")))
-
-
-def refused(call: Call, code: int, *arguments: str | Path, says: str) -> None:
-    done = call(*arguments)
-    assert done.code == code, done.err
-    assert says in done.err
-
-
-def test_each_kind_of_error_of_a_command_has_its_code(call: Call, tmp_path: Path) -> None:
-    root, run = make_splits(tmp_path / "images", 2, 1, 1), ("--output-dir", tmp_path / "run")
-    train = ("train", QUICK, f"data.root={root}")
-    refused(call, 2, "train", tmp_path / "no.yaml", says=f"{tmp_path / 'no.yaml'}: ")
-    refused(call, 2, "train", QUICK, "--epochs", "3", says="--epochs")
-    refused(call, 2, "train", QUICK, "train.epoch=3", says="did you mean train.epochs?")
-    missing = f"data.root={tmp_path / 'imagse'}"
-    refused(call, 2, "train", QUICK, missing, *run, says=f"did you mean {root}?")
-    refused(call, 2, "evaluate", tmp_path / "no", tmp_path, says=str(tmp_path / "no"))
-    refused(call, 2, *train, "--output-dir", root / "run", says=str(root / "run"))
-    (tmp_path / "model.pt").write_text("not one")
-    refused(call, 5, "evaluate", tmp_path / "model.pt", tmp_path, says="model.pt")
-    refused(call, 5, "evaluate", tmp_path, tmp_path, says="is this the folder of a run?")
-    refused(call, 6, *train, "--output-dir", tmp_path / "model.pt", says="model.pt")
-    refused(call, 6, *train, "device=cuda:99", *run, says="choose auto or cpu")
-    (root / "train" / "dog").rename(root / "train" / "Dogs")
-    refused(call, 3, *train, *run, says="folder Dogs: did you mean dog?")
-    (root / "train" / "Dogs").rename(root / "train" / "dog")
-    assert call(*train, *run, "train.epochs=0", "data.image_size=32").code == 0
 
 
 def test_neither_runs_a_command(

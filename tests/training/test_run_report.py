@@ -69,7 +69,7 @@ def test_without_the_images_a_finished_run_is_no_less_finished(
     done = call("train", "told.yaml")
     assert done.code == 0, done.err
     assert "no report could be written: images: no image of val can be read any more" in done.err
-    assert "report:     none, as told above" in done.out
+    assert "report:     none, see above" in done.out
 
 
 def test_odd_names_and_a_run_that_accepts_nothing_have_their_card_too(
