@@ -1,4 +1,4 @@
-"""Processes that exist only while images are decoded or drawn."""
+"""Processes that exist only while files are decoded or drawn."""
 
 import ctypes
 import multiprocessing
@@ -21,67 +21,69 @@ from neither.runtime.errors import OutputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AT_ONCE = 32  # items a message: large enough to hide its cost, small enough to share work evenly
-_AHEAD = 4  # chunks under way for each process: bounds memory whatever the number of items
-_LOOK_EVERY_SECONDS = 1.0
-_MAX_LOOKS = 60  # in which nothing moves; counted, so that a suspended machine loses no time
-_SLOT = struct.Struct("=i1020s")  # a process's number and the end of the name it is at work on
+_CHUNK_SIZE = 32  # items a message: enough to hide its cost, few enough to balance the load
+_CHUNKS_AHEAD = 4  # for each process; bounds memory whatever the number of items
+_POLL_SECONDS = 1.0
+_MAX_POLLS = 60  # without progress; counted, so that a suspended machine loses no time
+_SLOT = struct.Struct("=i1020s")  # a process ID and the end of the path that it works on
 
-_slot: Any = None  # of this process, in memory that its parent sees; None in the parent itself
+_slot: Any = None  # of this process, in memory shared with its parent; None in the parent itself
 
 
 def num_cores() -> int:
-    """Count the cores that this process may use, not those the machine has."""
+    """Count the cores that this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def parallel_map(
-    function: Callable[[Item], Result], items: Iterable[Item], at_once: int = _AT_ONCE
+    function: Callable[[Item], Result], items: Iterable[Item], chunk_size: int = _CHUNK_SIZE
 ) -> Generator[Result]:
     """Yield `function(item)` for each item, in order, computed on all cores.
 
     Args:
         function: a module-level function, so that another process can import it.
-        items: taken as they are needed; a short list is worked on right here, as processes take
-            longer to start.
-        at_once: items a message to a process.
+        items: taken only as they are needed. Two chunks or fewer are computed in this process, as
+            others take longer to start.
+        chunk_size: items a message to a process.
 
     Raises:
-        OutputError: if a process is killed (by lack of memory, mostly), or does not come back.
-        Stopped: if a signal asks for an end.
+        OutputError: if a process is killed (mostly by lack of memory), or hangs for a minute.
+        Stopped: if a signal asks to stop.
     """
-    coming = iter(items)
-    first = list(islice(coming, 2 * at_once + 1))
+    remaining = iter(items)
+    first = list(islice(remaining, 2 * chunk_size + 1))
+    remaining = chain(first, remaining)
     cores = num_cores()
-    if cores == 1 or len(first) <= 2 * at_once:
-        for item in chain(first, coming):
+    if cores == 1 or len(first) <= 2 * chunk_size:
+        for item in remaining:
             signals.poll()
             yield function(item)
         return
-    coming = chain(first, coming)
-    waiting: deque[Future[list[Result]]] = deque()
+    pending: deque[Future[list[Result]]] = deque()
     context = _context()
     slots = context.RawArray(ctypes.c_char, cores * _SLOT.size)
-    number = context.Value("i", 0)
-    pool = ProcessPoolExecutor(cores, context, _serve_parent, (slots, number))
+    num_started = context.Value("i", 0)
+    pool = ProcessPoolExecutor(cores, context, _init_worker, (slots, num_started))
     try:
         while True:
-            while len(waiting) < _AHEAD * cores and (chunk := list(islice(coming, at_once))):
-                waiting.append(pool.submit(_apply, function, chunk))
-            if not waiting:
+            while len(pending) < _CHUNKS_AHEAD * cores and (
+                chunk := list(islice(remaining, chunk_size))
+            ):
+                pending.append(pool.submit(_apply, function, chunk))
+            if not pending:
                 return
-            yield from _wait_for(waiting.popleft(), slots)
+            yield from _wait_for(pending.popleft(), slots)
     except BrokenProcessPool as error:
-        signals.poll()  # a signal to the whole group ends the others too, which is no accident
-        names = " or ".join(name for _, name in _at_work(slots))
+        signals.poll()  # a signal to the whole process group ends the workers too
+        names = " or ".join(name for _, name in _current_files(slots))
         raise OutputError(
             f"a process that decodes images was killed{' at ' if names else ''}{names}. The usual "
             "cause is too little memory: close other programs and start the same command again"
         ) from error
     except BaseException:
-        for process, _ in _at_work(slots):  # to no use any more, and it may never come back
+        for process, _ in _current_files(slots):  # its result is not needed, and it may hang
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         raise
@@ -90,30 +92,30 @@ def parallel_map(
 
 
 def mark_current_file(name: object) -> None:
-    """Note what this process is about to read, in case it never comes back from there."""
+    """Record the file that this process is about to read, in case it is killed or hangs there."""
     if _slot is not None:
         _slot[:] = _SLOT.pack(os.getpid(), os.fsencode(str(name))[-1020:])
 
 
 def _wait_for(future: Future[list[Result]], slots: Any) -> list[Result]:  # noqa: ANN401
-    """Wait for a chunk as long as anything moves."""
-    looks, before = 0, b""
+    """Wait for a chunk as long as any process makes progress."""
+    num_polls, before = 0, b""
     while True:
         signals.poll()
         try:
-            return future.result(_LOOK_EVERY_SECONDS)
+            return future.result(_POLL_SECONDS)
         except TimeoutError:
-            if future.done():  # then it is the function's own
+            if future.done():  # the function itself raised it
                 raise
-        looks, before = (looks + 1 if slots.raw == before else 0), slots.raw
-        if looks == _MAX_LOOKS:
-            names = " and ".join(name for _, name in _at_work(slots))
-            raise OutputError(f"no process has come back for a minute; they were at {names}. "
+        num_polls, before = (num_polls + 1 if slots.raw == before else 0), slots.raw
+        if num_polls == _MAX_POLLS:
+            names = " and ".join(name for _, name in _current_files(slots))
+            raise OutputError(f"no decoding process has made progress for a minute, at {names}. "
                               "Move these files away and start the same command again")  # fmt: skip
 
 
-def _at_work(slots: Any) -> list[tuple[int, str]]:  # noqa: ANN401
-    """Return the processes that are in the middle of something, and of what."""
+def _current_files(slots: Any) -> list[tuple[int, str]]:  # noqa: ANN401
+    """Return the IDs of the processes that work on a file, each with its path."""
     parts = (_SLOT.unpack_from(slots, start) for start in range(0, len(slots), _SLOT.size))
     return [
         (process, printable(os.fsdecode(name.rstrip(b"\0")))) for process, name in parts if process
@@ -128,19 +130,19 @@ def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Re
             _slot[:] = bytes(_SLOT.size)
 
 
-def _serve_parent(slots: Any, number: Any) -> None:  # noqa: ANN401
+def _init_worker(slots: Any, num_started: Any) -> None:  # noqa: ANN401
     global _slot
-    with number.get_lock():
-        start = number.value * _SLOT.size
-        number.value += 1
+    with num_started.get_lock():
+        start = num_started.value * _SLOT.size
+        num_started.value += 1
     _slot = memoryview(slots).cast("B")[start : start + _SLOT.size]
-    # Ctrl-C reaches the whole group of a terminal; only the parent knows how to end in order.
+    # Ctrl-C in a terminal reaches the whole process group; only the parent ends in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    # One that was killed cannot tell; its processes would wait for work for ever.
+def _exit_with_parent() -> None:
+    # A parent that is killed sends no message; its workers would wait for work forever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -148,6 +150,6 @@ def _end_with_parent() -> None:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    # Never plain fork: torch's threads hold locks that a forked child would wait for, for ever.
+    # Not fork: a forked child can wait forever for a lock that one of torch's threads holds.
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
