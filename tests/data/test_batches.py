@@ -147,17 +147,6 @@ def test_images_of_one_batch_are_changed_each_in_its_own_way() -> None:
     assert len({image.numpy().tobytes() for image in changed}) == 20
 
 
-def test_a_start_after_the_last_batch_gives_none() -> None:
-    assert list(make().epoch(0, 4)) == []
-
-
-def test_the_pixels_are_left_as_they_were() -> None:
-    every = torch.arange(200)
-    batches = make()
-    images(batches, 0)
-    assert torch.equal(batches.data.pixels[every], make().data.pixels[every])
-
-
 @pytest.mark.parametrize(("num", "size", "fewest"), [(3, 1, 1), (4, 1, 2), (5, 2, 1), (100, 1, 24)])
 def test_the_fewest_images_at_once_are_known_beforehand(num: int, size: int, fewest: int) -> None:
     batch_size = 32 if num == 100 else num if size == 2 else 2

@@ -12,8 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import PIL
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from neither.data import cache as module
@@ -97,21 +95,6 @@ def test_a_file_keeps_its_key_and_each_path_has_its_own(tmp_path: Path) -> None:
     assert file_keys(tmp_path, []).shape == (0,)
 
 
-def test_new_content_of_the_same_size_and_date_changes_the_key(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"one")
-    os.utime(path, (1, 1))
-    before, status = file_keys(tmp_path, ["a"]), path.stat()
-    with path.open("r+b") as file:
-        file.write(b"two")
-    os.utime(path, (1, 1))
-    after = path.stat()
-    assert (status.st_size, status.st_mtime_ns, status.st_ino) == (
-        after.st_size, after.st_mtime_ns, after.st_ino,
-    )  # fmt: skip
-    assert file_keys(tmp_path, ["a"]) != before
-
-
 def test_each_of_size_inode_and_times_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     status = SimpleNamespace(st_size=1, st_ino=11, st_mtime_ns=111, st_ctime_ns=1111)
     monkeypatch.setattr(os, "stat", lambda _: status)
@@ -143,22 +126,6 @@ def test_images_are_found_again_through_all_shards(folder: Path) -> None:
         assert each.find(keys()).tolist() == []
         assert (len(each), len(each.shards)) == (6, 2)
     assert len(names(folder)) == 2
-
-
-@given(st.lists(st.sets(st.integers(1, 60), min_size=1)), st.lists(st.integers(0, 60)))
-@settings(deadline=None, max_examples=50)
-def test_every_key_is_found_where_it_is(shards: list[set[int]], asked: list[int]) -> None:
-    cache = Cache(Path("nowhere"), SIZE)
-    cache.shards = [images(*numbers) for numbers in shards]
-    cache._paths = [Path("nowhere")] * len(shards)
-    known = [number for numbers in shards for number in images(*numbers).keys.tolist()]
-    for number, found in zip(asked, cache.find(keys(*asked)).tolist(), strict=True):
-        assert known[found] == b"%d" % number if found >= 0 else b"%d" % number not in known
-
-
-def test_an_unreadable_file_is_cached_with_its_reason(folder: Path) -> None:
-    Cache(folder, SIZE).add([images(1, 2, 3, reasons={2: "damaged"})])
-    assert Cache(folder, SIZE).shards[0].reasons == ["", "damaged", ""]
 
 
 def test_images_without_a_key_are_kept_for_this_run_alone(folder: Path) -> None:
@@ -237,19 +204,6 @@ def test_a_shard_of_another_kind_is_ignored(folder: Path) -> None:
     assert len(Cache(folder, SIZE)) == 3
 
 
-def test_pickled_objects_are_not_loaded(folder: Path, tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-            return os.mkdir, (str(tmp_path / "canary"),)
-
-    path = folder / "0.shard"
-    np.savez(path, keys=np.array([Trap()], object))
-    content = path.with_suffix(".shard.npz").read_bytes()
-    path.write_bytes(len(content).to_bytes(8, "little") + content)
-    assert len(Cache(folder, SIZE)) == 0
-    assert not (tmp_path / "canary").exists()
-
-
 # A full disk, a deleted cache
 
 
@@ -316,23 +270,6 @@ def test_each_source_and_way_to_decode_has_a_folder_of_its_own(
     assert names(photos) == []
 
 
-def test_odd_names_of_folders_do_no_harm(home: Path, tmp_path: Path) -> None:
-    for name in ("a" * 200, "...", "my dogs\n;rm", os.fsdecode(b"\xff")):
-        folder = opened(tmp_path / "x" / name, tmp_path / "spare")
-        assert folder.parent == home
-        assert len(folder.name) <= 60
-        assert folder.name.isascii()
-        assert folder.name.isprintable()
-
-
-def test_without_a_variable_the_cache_is_in_the_home_folder(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert opened(photos, tmp_path / "spare").parent == tmp_path / "me/.cache/neither/images"
-
-
 def test_where_the_cache_cannot_be_written_the_spare_folder_is_used(
     home: Path, photos: Path, tmp_path: Path, messages: Callable[[], str]
 ) -> None:
@@ -345,17 +282,6 @@ def test_where_the_cache_cannot_be_written_the_spare_folder_is_used(
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         opened(photos, tmp_path / "file")
-
-
-def test_without_a_home_folder_the_spare_folder_is_used(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: type[Path]) -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", classmethod(refuse))
-    assert opened(photos, tmp_path / "spare") == tmp_path / "spare"
 
 
 @pytest.mark.parametrize("inside", [".", "a/b"])

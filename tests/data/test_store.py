@@ -19,7 +19,7 @@ from neither.data.fingerprints import compute_fingerprints
 from neither.data.preprocessing import Preprocessing
 from neither.data.store import ImageStore, build_store
 from neither.runtime import signals
-from neither.runtime.errors import DataError, OutputError
+from neither.runtime.errors import DataError
 from neither.runtime.signals import Stopped
 
 Draw = Callable[..., Path]
@@ -97,12 +97,6 @@ def test_each_image_has_its_own_pixels_and_fingerprint(photos: Path) -> None:
         assert not built.fingerprints["sha256"][2].any()
 
 
-def test_no_readable_paths_give_an_empty_store(photos: Path) -> None:
-    for _ in range(2):
-        assert len(build(photos, []).fingerprints) == 0
-        assert build(photos, ["gone.jpg"]).reasons == {0: "no such file or directory"}
-
-
 @pytest.mark.fault("R22")
 def test_many_images_are_decoded_in_processes_in_order(
     tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
@@ -174,14 +168,6 @@ def test_a_changed_image_is_decoded_anew_and_no_other(photos: Path, decoded: lis
     check(built, photos, NAMES)
     assert np.array_equal(*built.gather(np.array([2, 3])))
     assert decoded == ["2.png"]
-
-
-def test_files_that_swap_names_do_not_swap_pixels(photos: Path) -> None:
-    build(photos, NAMES)
-    (photos / "0.png").rename(photos / "tmp")
-    (photos / "1.png").rename(photos / "0.png")
-    (photos / "tmp").rename(photos / "1.png")
-    check(build(photos, NAMES), photos, NAMES)
 
 
 @pytest.mark.parametrize("other", [Preprocessing(9), Preprocessing(8, "pad")])
@@ -296,20 +282,6 @@ def test_what_was_decoded_is_kept_whatever_ends_the_work(
     assert done == [*NAMES[:5], *NAMES[4:]]
 
 
-def test_a_full_disk_is_an_error_and_the_next_build_is_right(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fsync(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        with pytest.raises(OutputError, match=r"No space left on device.*XDG_CACHE_HOME") as caught:
-            build(photos, NAMES)
-    assert caught.value.exit_code == 6
-    check(build(photos, NAMES), photos, NAMES)
-
-
 def test_where_the_cache_cannot_be_written_the_run_keeps_its_images(
     photos: Path, home: Path, decoded: list[str]
 ) -> None:
@@ -319,16 +291,6 @@ def test_where_the_cache_cannot_be_written_the_run_keeps_its_images(
         check(build(photos, NAMES), photos, NAMES)
     assert decoded == NAMES
     assert len(list((photos.parent / "spare").glob("*.shard"))) == 1
-
-
-def test_damage_to_the_cache_costs_time_and_no_pixel(
-    photos: Path, home: Path, decoded: list[str]
-) -> None:
-    build(photos, NAMES)
-    (path,) = home.glob("*/*.shard")
-    os.truncate(path, path.stat().st_size // 2)
-    check(build(photos, NAMES), photos, NAMES)
-    assert decoded == 2 * NAMES
 
 
 # Several processes, and ones that are killed

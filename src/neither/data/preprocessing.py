@@ -1,4 +1,4 @@
-"""All that stands between a file and the network's input, as one object."""
+"""How a file becomes the network's input, as one object."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # decoding processes import this module, and need no torch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = "HEIF"  # as Pillow names it with the extra [heic]
-_Share = Annotated[float, Field(gt=0, le=1)]
-DECODER_VERSION = 2  # to be raised whenever pixels or facts come out otherwise: both are cached
+_Fraction = Annotated[float, Field(gt=0, le=1)]
+DECODER_VERSION = 2  # raise it whenever pixels or fingerprints change: both are cached
 
 
 @dataclass(frozen=True)
@@ -21,32 +21,32 @@ class Preprocessing:
     """How a file becomes the network's input; stored in every checkpoint, used by every command.
 
     Attributes:
-        image_size: pixels a side of the square that the network sees.
-        resize: how an image becomes a square: squash it, pad it, or crop its centre.
-        mean: what is subtracted from each of red, green, blue, in units of full brightness.
-        std: what the difference is divided by.
+        image_size: pixels a side of the square that is the network's input.
+        resize: how an image becomes a square: squash it, pad it, or crop its center.
+        mean: of red, green and blue, as fractions of full brightness; subtracted from pixels.
+        std: standard deviations, likewise; the differences are divided by them.
         decoder: the version of the code that turns files into pixels.
     """
 
     image_size: Annotated[int, Field(ge=1)]
     resize: Literal["squash", "pad", "crop"] = "crop"
-    # ImageNet's, the field's standard, so that networks trained elsewhere fit too.
-    mean: tuple[_Share, _Share, _Share] = (0.485, 0.456, 0.406)
-    std: tuple[_Share, _Share, _Share] = (0.229, 0.224, 0.225)
+    # ImageNet's, so that pretrained networks fit.
+    mean: tuple[_Fraction, _Fraction, _Fraction] = (0.485, 0.456, 0.406)
+    std: tuple[_Fraction, _Fraction, _Fraction] = (0.229, 0.224, 0.225)
     decoder: int = DECODER_VERSION
 
     def fingerprint(self) -> str:
-        """Return 12 hexadecimal digits that are the same only where every attribute is."""
+        """Return 12 hexadecimal digits that are equal only if all attributes are."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
-        """Say in a few words what happens to an image."""
+        """Describe it in a few words."""
         size = f"{self.image_size}x{self.image_size}"
         return f"{self.resize} to {size} pixels, preprocessing {self.fingerprint()}"
 
 
 def normalize(pixels: "Tensor", preprocessing: Preprocessing) -> "Tensor":
-    """Turn pixels into the network's input, unchanged otherwise.
+    """Turn pixels into the network's input: subtract the mean, divide by the standard deviation.
 
     Args:
         pixels: (B, H, W, 3) uint8 RGB.
