@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from calls import Call
+from checkpoints import save_run
 from images import SIZE, STORED, encode, noise, oriented, photo, smooth
 from neither.data import decode as module
 from neither.data.decode import (
@@ -782,3 +784,41 @@ def test_a_damaged_file_and_numbers_of_unknown_range_are_unreadable(tmp_path: Pa
 def test_what_is_no_picture_is_refused(values: np.ndarray, error: type[Exception]) -> None:
     with pytest.raises(error, match="want"):
         decode_array(values, SQUASH)
+
+
+def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by one entry with each `Image.open`."""
+    opens: list[str] = []
+    open_image = Image.open
+
+    def count(*args: Any, **keys: Any) -> Image.Image:  # noqa: ANN401
+        opens.append("open")
+        return open_image(*args, **keys)
+
+    monkeypatch.setattr(Image, "open", count)
+    return opens
+
+
+def test_predict_opens_each_jpeg_once(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = save_run(tmp_path / "run", tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        photo(number, 500, 400).save(tmp_path / "photos" / f"{number}.jpg")
+    opens = count_opens(monkeypatch)
+    assert call("predict", run, tmp_path / "photos").code == 0
+    assert len(opens) == 3
+
+
+@pytest.mark.parametrize(("size", "num_opens"), [(32, 2), (64, 1), (224, 2)])
+def test_only_the_traits_may_need_a_jpeg_opened_twice(
+    monkeypatch: pytest.MonkeyPatch, size: int, num_opens: int
+) -> None:
+    content = encode(photo(0, 500, 400), "JPEG")
+    opens = count_opens(monkeypatch)
+    decode(content, Preprocessing(size))
+    assert len(opens) == 1
+    opens.clear()
+    decode_with_traits(content, Preprocessing(size))
+    assert len(opens) == num_opens
