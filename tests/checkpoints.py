@@ -1,4 +1,4 @@
-"""A checkpoint that was never trained, with all at work that an answer hangs on."""
+"""An untrained checkpoint in which every part has an effect on the prediction."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ MODEL = Model(width=8)
 
 
 def make_checkpoint(images: Path, resize: str = "crop") -> Checkpoint:
-    """Return one whose answers differ from picture to picture."""
+    """Return a checkpoint whose predictions differ from image to image."""
     network = build_network(MODEL, 3, SIZE, seed=1)
     network(torch.randn(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
     weights = network.state_dict()
@@ -40,7 +40,7 @@ def make_checkpoint(images: Path, resize: str = "crop") -> Checkpoint:
 
 
 def save_run(folder: Path, images: Path) -> Path:
-    """Write it as the `best.pt` of a run."""
+    """Write the checkpoint as the `best.pt` of a run."""
     (folder / "checkpoints").mkdir(parents=True)
     save_checkpoint(folder / "checkpoints" / "best.pt", make_checkpoint(images))
     return folder

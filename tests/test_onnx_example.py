@@ -1,4 +1,4 @@
-"""The example of docs/ decodes to the pixel as training does, with Pillow and numpy alone."""
+"""docs/onnx_example.py decodes the same pixels as training, with Pillow and numpy alone."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ from scripts import ROOT
 EXAMPLE = ROOT / "docs" / "onnx_example.py"
 
 
-def test_it_needs_neither_torch_nor_this_project() -> None:
+def test_it_imports_neither_torch_nor_this_project() -> None:
     tree = ast.parse(EXAMPLE.read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
              for alias in node.names}  # fmt: skip
@@ -28,14 +28,14 @@ def test_it_needs_neither_torch_nor_this_project() -> None:
 
 
 def files() -> dict[str, bytes]:
-    """Return files of all formats, orientations and modes, some read at a part of their size."""
+    """Return files of all formats, orientations and modes, some decoded at a reduced size."""
     image = photo(1, 403, 307)
     depth = Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (40, 61), dtype=np.uint16))
     alpha = image.convert("RGBA")
     alpha.putalpha(photo(2, 403, 307).convert("L"))
-    turned = {f"{kind} {turn}": oriented(image, kind, turn)
+    oriented_files = {f"{kind} {turn}": oriented(image, kind, turn)
               for kind in ("JPEG", "PNG", "TIFF") for turn in range(1, 9)}  # fmt: skip
-    return turned | {
+    return oriented_files | {
         "cmyk": oriented(image.convert("CMYK"), "JPEG", 6),
         "grey": encode(image.convert("L"), "JPEG", progressive=True),
         "16 bit png": encode(depth, "PNG"),
@@ -50,8 +50,8 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("resize", get_args(Preprocessing.__annotations__["resize"]))
-def test_every_pixel_is_that_of_training(resize: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture"
+def test_every_pixel_equals_that_of_training(resize: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
     for name, content in files().items():
         path.write_bytes(content)
         for side in (32, 65):

@@ -34,7 +34,7 @@ def change(path: Path, **values: Any) -> None:  # noqa: ANN401
 
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "cut": (lambda content: content[: len(content) // 2], "incomplete or damaged"),
+    "cut": (lambda content: content[: len(content) // 2], "incomplete"),
     "a flipped bit": (lambda c: c[:99] + bytes([c[99] ^ 1]) + c[100:], "the checksum differs"),
     "a hole": (lambda c: c[:2000] + bytes(1000) + c[3000:], "the checksum differs"),
     "a byte too many": (lambda content: content + b"\0", "damaged"),

@@ -17,11 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neither.evaluation.metrics import nll
-from neither.models.softmax import (
-    label_probabilities,
-    to_log_probabilities,
-    to_probabilities,
-)
+from neither.models.softmax import label_probabilities, to_log_probabilities, to_probabilities
 
 EPSILON = torch.finfo(torch.float64).eps
 NUM_ROWS = 1000
@@ -251,11 +247,6 @@ def test_a_temperature_out_of_range_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="temperature"):
         function(torch.zeros(1, 3), temperature)
-
-
-def test_rows_are_independent() -> None:
-    rows = [[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0], [300.0, 200.0, 100.0]]
-    assert to_probabilities(torch.tensor(rows)).tolist() == [_row(scores) for scores in rows]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -113,9 +113,8 @@ class Classifier:
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
             pixels = np.stack([self._decode(each) for each in batch])
-            found = self._predict(self.logits(torch.from_numpy(pixels)))
             paths = [str(each) if isinstance(each, str | Path) else "" for each in batch]
-            predictions += map(_with_path, found, paths)
+            predictions += self._predict(self.logits(torch.from_numpy(pixels)), paths)
         return predictions if is_batch else predictions[0]
 
     def _decode(self, image: object) -> NDArray[np.uint8]:
@@ -152,22 +151,22 @@ class Classifier:
 
     def _predict_batch(self, batch: Sequence[tuple[DecodedFile, Path]]) -> Iterator[FilePrediction]:
         pixels = [file.pixels for file, _ in batch if file.pixels is not None]
+        paths = [str(path) for file, path in batch if file.pixels is not None]
         logits = torch.empty(0, len(self.classes))
         if pixels:
             logits = self.logits(torch.from_numpy(np.stack(pixels)))
-        readable = zip(self._predict(logits), logits, strict=True)
+        readable = zip(self._predict(logits, paths), logits, strict=True)
         for file, path in batch:
             if file.pixels is None:
                 unreadable = Prediction(str(path), error=file.reason)
                 yield FilePrediction(unreadable, None, file.sha256.hex())
             else:
-                prediction, row = next(readable)
-                yield FilePrediction(_with_path(prediction, str(path)), row, file.sha256.hex())
+                yield FilePrediction(*next(readable), file.sha256.hex())
 
-    def _predict(self, logits: Tensor) -> list[Prediction]:
+    def _predict(self, logits: Tensor, paths: Sequence[str]) -> list[Prediction]:
         return [
-            decide(dict(zip(self.classes, row, strict=True)), self.threshold)
-            for row in self.probabilities(logits).tolist()
+            decide(dict(zip(self.classes, row, strict=True)), self.threshold, path)
+            for row, path in zip(self.probabilities(logits).tolist(), paths, strict=True)
         ]
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -234,10 +233,6 @@ class Classifier:
         return replace(self, priors=tuple(check_priors(priors, self.classes)))
 
 
-def _with_path(prediction: Prediction, path: str) -> Prediction:
-    return replace(prediction, path=path)
-
-
 def check_priors(priors: Mapping[str, float], classes: Sequence[str]) -> list[float]:
     """Validate priors and return them in the order of the classes.
 
@@ -250,11 +245,8 @@ def check_priors(priors: Mapping[str, float], classes: Sequence[str]) -> list[fl
     """
     problems = [f"{name} is not a class" for name in priors if name not in classes]
     problems += [f"{name} is missing" for name in classes if name not in priors]
-    problems += [
-        f"{name} is {prior:g}, but must be above 0 and below 1"
-        for name, prior in priors.items()
-        if not 0 < prior < 1
-    ]
+    wrong = {name: prior for name, prior in priors.items() if not 0 < prior < 1}
+    problems += [f"{name} is {prior:g}, but must be in (0, 1)" for name, prior in wrong.items()]
     if problems:
         raise UsageError(f"priors: {printable('; '.join(problems))}")
     total = math.fsum(priors.values())

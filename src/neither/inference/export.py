@@ -60,18 +60,16 @@ def export_checkpoint(checkpoint: Checkpoint, file_format: Format) -> bytes:
 def export_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what a user of the graph must know besides; keys that do not apply are absent."""
     preprocessing = checkpoint.preprocessing
-    metadata: dict[str, Any] = {
+    metadata = {
         "classes": list(checkpoint.classes),
         "image_size": preprocessing.image_size,
         "resize": preprocessing.resize,
         "preprocessing": preprocessing.fingerprint(),
         "temperature": checkpoint.temperature,
+        "reject_class": checkpoint.reject_class,
+        "threshold": checkpoint.threshold,
     }
-    if checkpoint.reject_class is not None:
-        metadata["reject_class"] = checkpoint.reject_class
-    if checkpoint.threshold is not None:
-        metadata["threshold"] = checkpoint.threshold
-    return metadata
+    return {key: value for key, value in metadata.items() if value is not None}
 
 
 def load_exported(

@@ -41,12 +41,15 @@ class Prediction:
     error: str = ""
 
 
-def decide(probabilities: Mapping[str, float], threshold: float | None) -> Prediction:
+def decide(
+    probabilities: Mapping[str, float], threshold: float | None, path: str = ""
+) -> Prediction:
     """Accept the most probable class if its probability reaches the threshold.
 
     Args:
         probabilities: probability of each class by name; of equal ones the first is predicted.
         threshold: smallest probability to accept; None accepts every prediction.
+        path: of the image.
     """
     predicted = max(probabilities, key=probabilities.__getitem__)
     confidence = probabilities[predicted]
@@ -56,7 +59,7 @@ def decide(probabilities: Mapping[str, float], threshold: float | None) -> Predi
         digits = _MIN_DIGITS if accepted else _digits_to_distinguish(confidence, threshold)
         decision = predicted if accepted else UNSURE
         reason = f"{confidence:.{digits}f} {'>=' if accepted else '<'} {threshold:.{digits}f}"
-    return Prediction("", probabilities, predicted, decision, reason, confidence)
+    return Prediction(path, probabilities, predicted, decision, reason, confidence)
 
 
 def _digits_to_distinguish(one: float, other: float) -> int:

@@ -33,7 +33,6 @@ _V1_FIELDS = {"mirrored": "flip_tta", "shares": "class_frequencies"}
 
 _TRAILER = struct.Struct("<8sQ32s")  # magic bytes, length of the archive, its SHA-256
 _MAGIC = b"\nneither"
-_ZIP_BEGIN, _ZIP_END, _ZIP_END_BYTES = b"PK\3\4", b"PK\5\6", 22
 _CHUNK_BYTES = 2**20
 _MAX_PICKLE_BYTES = 2**23  # everything but tensors; a network of a thousand layers has 0.6 MB
 
@@ -95,9 +94,7 @@ class Checkpoint:
         try:
             network = build_network(self.model, len(self.classes), size, seed=None)
         except UsageError as error:  # another version of torchvision, or a forged file
-            raise CheckpointError(
-                f"the network of this checkpoint cannot be built: {error}"
-            ) from error
+            raise CheckpointError(f"this checkpoint's network cannot be built: {error}") from error
         network.to_empty(device="cpu")  # keeps the memory format
         load_weights(network, self.weights)
         if self.flip_tta:
@@ -155,9 +152,7 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_dir():
         best = path / "checkpoints" / "best.pt"
         if not best.is_file():
-            raise CheckpointError(
-                f"{path}: no checkpoints/best.pt here; is this the folder of a run?"
-            )
+            raise CheckpointError(f"{path}: no checkpoints/best.pt; is this the folder of a run?")
         return best
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file")
@@ -292,8 +287,6 @@ def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
         with path.open("rb") as file:  # opened once, as another process may replace the path
             size = os.fstat(file.fileno()).st_size
             has_trailer = _check_trailer(file, size)
-            if not has_trailer:
-                _check_end(file, size)
             _check_zip(file, size, check_crc=not has_trailer)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -306,7 +299,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # damage raises any of a dozen types
         raise CheckpointError(
-            f"{path}: this checkpoint cannot be read; it is damaged or not one of ours"
+            f"{path}: this checkpoint cannot be read: incomplete, damaged or not one of ours"
         ) from error
     return content, has_trailer
 
@@ -338,17 +331,6 @@ def _check_trailer(file: BinaryIO, size: int) -> bool:
     if digest.digest() != expected:
         raise CheckpointError("damaged: the checksum differs")
     return True
-
-
-def _check_end(file: BinaryIO, size: int) -> None:
-    """Distinguish a truncated archive from a file that is not an archive."""
-    file.seek(0)
-    if file.read(len(_ZIP_BEGIN)) == _ZIP_BEGIN:
-        file.seek(max(0, size - _ZIP_END_BYTES))
-        if not file.read().startswith(_ZIP_END):
-            raise CheckpointError(
-                f"incomplete or damaged: {size:,} bytes, without the archive's end"
-            )
 
 
 def _check_zip(file: BinaryIO, size: int, check_crc: bool) -> None:
