@@ -18,7 +18,7 @@ from images import CLASSES, draw_shape
 from neither.models.checkpoint import SCHEMA_VERSION, load_checkpoint, read_archive, write_archive
 from neither.runtime import files
 
-GOLDEN = Path(__file__).parent.parent / "model" / "golden"
+GOLDEN = Path(__file__).parent.parent / "models" / "golden"
 
 
 def evaluate(call: Call, home: Path, model: Path | None = None) -> Done:
@@ -159,7 +159,7 @@ def test_logits_that_are_not_finite_are_refused_and_are_no_dogs(home: Path, call
 
 
 @pytest.mark.fault("K13")
-@pytest.mark.parametrize("part", ["temperature", "preprocessing", "mirrored", "classes"])
+@pytest.mark.parametrize("part", ["temperature", "preprocessing", "flip_tta", "classes"])
 def test_nothing_that_is_missing_is_made_up(part: str, home: Path, call: Call) -> None:
     best = home / "run" / "checkpoints" / "best.pt"
     content, _ = read_archive(best)

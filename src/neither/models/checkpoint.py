@@ -33,6 +33,7 @@ _V1_FIELDS = {"mirrored": "flip_tta", "shares": "class_frequencies"}
 
 _TRAILER = struct.Struct("<8sQ32s")  # magic bytes, length of the archive, its SHA-256
 _MAGIC = b"\nneither"
+_ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
 _CHUNK_BYTES = 2**20
 _MAX_PICKLE_BYTES = 2**23  # everything but tensors; a network of a thousand layers has 0.6 MB
 
@@ -347,3 +348,6 @@ def _check_zip(file: BinaryIO, size: int, check_crc: bool) -> None:
             raise CheckpointError("an archive of too many values")
         if check_crc and (damaged := archive.testzip()):
             raise CheckpointError(f"damaged: the checksum of {damaged} differs")
+    file.seek(-_ZIP_END_BYTES, os.SEEK_END)
+    if check_crc and not file.read().startswith(_ZIP_END):
+        raise CheckpointError("damaged: bytes follow the archive")
