@@ -51,14 +51,14 @@ class Archive:
 
 
 def labels_of(name: str, part: str) -> list[int]:
-    """Return the label of each picture of a set; kinds lie mixed, as they do in the real ones."""
+    """Return the label of each image of a set; kinds lie mixed, as they do in the real ones."""
     num = len(NAMES[name])
     labels = np.arange(num * PER_KIND[name][part]) % num
     return [int(each) for each in np.random.default_rng([num, len(part)]).permutation(labels)]
 
 
 def planes_of(name: str, part: str) -> NDArray[np.uint8]:
-    """Return the pictures of a set: (N, 3072), 1024 bytes of red, then of green, then of blue."""
+    """Return the images of a set: (N, 3072), 1024 bytes of red, then of green, then of blue."""
     size = (len(labels_of(name, part)), 3072)
     random = np.random.default_rng([len(name), len(part)])
     return random.integers(0, 256, size, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""A small set in the form that COCO is published in: instances_*.json and a folder of pictures."""
+"""A small dataset in COCO's published form: instances_*.json and a folder of images."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ CATEGORIES = {"person": 1, "dog": 18, "teapot": 47}
 
 
 class CocoSet:
-    """What such a file holds; numbers of images and categories have gaps, as the real ones do."""
+    """The annotations; ids of images and categories have gaps, as the real ones do."""
 
     def __init__(self) -> None:
         self.document: dict[str, Any] = {
@@ -25,7 +25,7 @@ class CocoSet:
         }
 
     def add_image(self, name: str, width: float, height: float) -> int:
-        """Add a picture; return its id."""
+        """Add an image; return its id."""
         number = 1 + 7 * len(self.document["images"])
         self.document["images"].append(
             {
@@ -48,7 +48,7 @@ class CocoSet:
         box: tuple[float, float, float, float],
         crowd: bool = False,
     ) -> None:
-        """Add an annotation; the outline of a crowd is run lengths, of anything else polygons."""
+        """Add an annotation; a crowd's outline is run lengths, any other polygons."""
         outline: object = [[box[0], box[1], box[2], box[3], 0.5, 0.5]]
         self.document["annotations"].append(
             {
@@ -66,7 +66,7 @@ class CocoSet:
         return json.dumps(self.document).encode()
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write the file and every picture it lists; return the file and the folder of images."""
+        """Write the file and every image it lists; return the file and the image folder."""
         annotations, images = folder / "instances.json", folder / "images"
         images.mkdir(parents=True, exist_ok=True)
         annotations.write_bytes(self.content())

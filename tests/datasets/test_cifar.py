@@ -13,7 +13,7 @@ from archives import NAMES10, NAMES100, planes_of
 from neither.datasets.cifar import (
     HUMANS,
     UNSEEN,
-    VAL_SHARE,
+    VAL_FRACTION,
     OfficialSet,
     choose_images,
     is_prepared,
@@ -23,7 +23,7 @@ from neither.runtime import signals
 from neither.runtime.errors import OutputError
 
 SPLITS = ("train", "val", "test")
-Place = tuple[str, str, str, str, str, int]  # split, label, source, kind, official part, index
+Location = tuple[str, str, str, str, str, int]  # split, label, source, kind, official part, index
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def made(sets: list[OfficialSet], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def places(made: Path) -> list[Place]:
-    """Return what the path of each picture says, of the splits and of the unseen kinds."""
+def locations(made: Path) -> list[Location]:
+    """Return what the path of each image says, of the splits and of the unseen kinds."""
     found = []
     for path in sorted(made.rglob("*.png")):
         split, label, name = path.relative_to(made).parts
@@ -51,8 +51,8 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
-def test_each_picture_lies_where_its_kind_belongs(places: list[Place]) -> None:
-    for split, label, source, kind, part, _ in places:
+def test_each_image_lies_where_its_kind_belongs(locations: list[Location]) -> None:
+    for split, label, source, kind, part, _ in locations:
         assert kind in (NAMES10 if source == "cifar10" else NAMES100)
         assert (part == "test") == (split in ("test", "unseen"))
         if split == "unseen":
@@ -63,19 +63,19 @@ def test_each_picture_lies_where_its_kind_belongs(places: list[Place]) -> None:
         assert label == ("dog" if is_dog else "human" if is_human else "neither")
 
 
-def test_the_unseen_kinds_are_in_no_split(places: list[Place]) -> None:
+def test_the_unseen_kinds_are_in_no_split(locations: list[Location]) -> None:
     assert len(set(UNSEEN)) == 20
     assert set(UNSEEN) < set(NAMES100) - set(HUMANS)
     assert {"wolf", "fox", "chimpanzee"} < set(UNSEEN)
-    shown = {kind for split, _, _, kind, _, _ in places if split != "unseen"}
+    shown = {kind for split, _, _, kind, _, _ in locations if split != "unseen"}
     assert not shown & set(UNSEEN)
-    unseen = Counter(kind for split, _, _, kind, _, _ in places if split == "unseen")
+    unseen = Counter(kind for split, _, _, kind, _, _ in locations if split == "unseen")
     assert unseen == {kind: 4 for kind in UNSEEN}  # noqa: C420 - all that the test set has
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_half_of_either_source_is_neither(places: list[Place], split: str) -> None:
-    quarters = Counter((source, label) for of, label, source, *_ in places if of == split)
+def test_half_of_either_source_is_neither(locations: list[Location], split: str) -> None:
+    quarters = Counter((source, label) for of, label, source, *_ in locations if of == split)
     expected = {("cifar10", "dog"), ("cifar10", "neither"), ("cifar100", "human"),
                 ("cifar100", "neither")}  # fmt: skip
     assert set(quarters) == expected
@@ -86,9 +86,13 @@ def test_half_of_either_source_is_neither(places: list[Place], split: str) -> No
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
-def test_neither_comes_from_all_kinds_evenly(places: list[Place], split: str, source: str) -> None:
+def test_neither_comes_from_all_kinds_evenly(
+    locations: list[Location], split: str, source: str
+) -> None:
     kinds = Counter(
-        kind for of, label, by, kind, *_ in places if (of, label, by) == (split, "neither", source)
+        kind
+        for of, label, by, kind, *_ in locations
+        if (of, label, by) == (split, "neither", source)
     )
     everything = NAMES10 if source == "cifar10" else NAMES100
     possible = set(everything) - {"dog", *UNSEEN, *HUMANS}
@@ -102,7 +106,7 @@ def test_where_a_kind_is_short_the_others_stand_in(sets: list[OfficialSet]) -> N
     test = sets[3]
     things = ["apple", "bed", "bee", "bowl", "bus", "can"]
     kept = [index for index, kind in enumerate(test.kinds) if kind in (*HUMANS, *things[1:])]
-    kept.append(test.kinds.index("apple"))  # 1 apple and 4 of each of the others, for 20 places
+    kept.append(test.kinds.index("apple"))  # 1 apple and 4 of each of the others, for 20 locations
     few = replace(test, pixels=test.pixels[kept], kinds=[test.kinds[index] for index in kept])
     names = [path for path in choose_images([*sets[:3], few]) if path.startswith("test/neither")]
     counts = Counter(path.split("_")[1] for path in names if "cifar100" in path)
@@ -112,17 +116,17 @@ def test_where_a_kind_is_short_the_others_stand_in(sets: list[OfficialSet]) -> N
 
 
 def test_val_is_a_share_of_the_official_train_set_and_apart_from_train(
-    made: Path, places: list[Place]
+    made: Path, locations: list[Location]
 ) -> None:
-    splits = {split: {place[2:] for place in places if place[0] == split} for split in SPLITS}
+    splits = {split: {place[2:] for place in locations if place[0] == split} for split in SPLITS}
     assert not splits["val"] & splits["train"]
     total = len(splits["val"]) + len(splits["train"])
-    assert len(splits["val"]) / total == pytest.approx(VAL_SHARE, abs=0.08)
+    assert len(splits["val"]) / total == pytest.approx(VAL_FRACTION, abs=0.08)
     pixels = {split: set(contents(made / split).values()) for split in SPLITS}
     assert not pixels["val"] & pixels["train"]
 
 
-def test_where_a_picture_lies_depends_on_no_order(sets: list[OfficialSet]) -> None:
+def test_where_a_image_lies_depends_on_no_order(sets: list[OfficialSet]) -> None:
     def by_folder(chosen: list[OfficialSet]) -> set[tuple[str, bytes]]:
         found = choose_images(chosen)
         return {(str(Path(path).parent), pixels.tobytes()) for path, pixels in found.items()}
@@ -133,9 +137,9 @@ def test_where_a_picture_lies_depends_on_no_order(sets: list[OfficialSet]) -> No
     assert by_folder(turned) == by_folder(sets)
 
 
-def test_the_pixels_are_those_of_the_source(made: Path, places: list[Place]) -> None:
+def test_the_pixels_are_those_of_the_source(made: Path, locations: list[Location]) -> None:
     planes = {(s, p): planes_of(s, p) for s in ("cifar10", "cifar100") for p in ("train", "test")}
-    for split, label, source, kind, part, index in places:
+    for split, label, source, kind, part, index in locations:
         path = made / split / label / f"{source}_{kind}_{part}_{index:05d}.png"
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))
@@ -171,8 +175,8 @@ def test_a_stop_leaves_nothing(sets: list[OfficialSet], tmp_path: Path) -> None:
 
 
 def test_report_ends_at_the_total(
-    sets: list[OfficialSet], places: list[Place], tmp_path: Path
+    sets: list[OfficialSet], locations: list[Location], tmp_path: Path
 ) -> None:
     calls: list[tuple[int, int]] = []
     write_images(sets, tmp_path / "cifar", report=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (len(places), len(places))
+    assert calls[-1] == (len(locations), len(locations))

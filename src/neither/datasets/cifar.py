@@ -1,18 +1,15 @@
-"""The official CIFAR sets, downloaded, checked and read by torchvision.
+"""Sort CIFAR-10 and CIFAR-100 into dog, human and neither; torchvision downloads and reads them.
 
-Which pictures of CIFAR-10 and CIFAR-100 are dog, human, neither, or of unseen kinds.
-
-Every dog is of CIFAR-10 and every human of CIFAR-100, which a network could learn to tell by the
-source alone: how a picture was chosen and scaled down. So that the source gives nothing away, each
-split is made of four quarters of the same size:
+Every dog is from CIFAR-10 and every human from CIFAR-100, so a network could predict the class from
+the source alone. To prevent that, each split consists of four quarters of the same size:
 
     dog      CIFAR-10's dog              human    CIFAR-100's baby, boy, girl, man, woman
     neither  CIFAR-10's 9 other kinds    neither  CIFAR-100's other kinds but 20, evenly
 
-Half of either source is neither, then, in every split. A quarter is as large as the smallest group,
-the humans: about 2,125 pictures in train, 375 in val and 500 in test; so of the 5,000 dogs of the
-official train set half are used. The 20 other kinds are in no split; `unseen` has the 100 pictures
-that the official test set has of each.
+So half of either source is neither, in every split. A quarter is as large as the smallest group,
+the humans: about 2,125 images in train, 375 in val and 500 in test; of the 5,000 dogs of the
+official train set half are used. The 20 other kinds are in no split; `unseen` has the 100 images of
+each in the official test set.
 """
 
 from collections import Counter, defaultdict
@@ -28,6 +25,21 @@ from neither.runtime import files, signals
 from neither.runtime.console import info
 from neither.runtime.files import cache_folder, is_complete, output_folder
 from neither.runtime.rng import hash_fraction
+
+VERSION = 1  # raise it whenever a change alters the output
+HUMANS = ("baby", "boy", "girl", "man", "woman")
+# One of each of CIFAR-100's 19 superclasses besides people, and the bear. Wolf, fox, bear and seal
+# resemble dogs, the chimpanzee resembles humans. None is a kind of CIFAR-10 by another name.
+UNSEEN = (
+    "bear", "bicycle", "butterfly", "castle", "chair", "chimpanzee", "clock", "cup", "fox",
+    "hamster", "mountain", "mushroom", "palm_tree", "ray", "rocket", "seal", "spider", "sunflower",
+    "turtle", "wolf",
+)  # fmt: skip
+VAL_FRACTION = 0.15  # of the official train sets; the official test sets are the test split
+
+_SEED = 0
+_RECORD_NAME = "cifar.json"
+_RECORD = {"version": VERSION, "seed": _SEED, "val_share": VAL_FRACTION, "unseen": list(UNSEEN)}
 
 
 @dataclass(frozen=True)
@@ -48,22 +60,22 @@ class OfficialSet:
 
 
 def download_folder() -> Path:
-    """Return where downloads lie, so that no command downloads twice.
+    """Return the folder that keeps downloads.
 
     Raises:
-        OutputError: if the user has no home.
+        OutputError: if there is no home folder.
     """
     return cache_folder() / "cifar"
 
 
 def fetch_sets(folder: Path) -> list[OfficialSet]:
-    """Read all four sets, downloading only what does not lie in the folder with the right sums.
+    """Read all four sets; download archives that are missing in the folder or fail their checksum.
 
     Raises:
-        OutputError: if a set cannot be had, saying which files to put where by hand.
-        Stopped: if a signal asks for an end; a download goes on from nothing the next time.
+        OutputError: if a set cannot be downloaded, naming the archives and the folder for them.
+        Stopped: if a signal arrives.
     """
-    # Here, as the commands check the installation before anything imports torchvision.
+    # Imported here, after the command has checked that torch and torchvision match.
     from torchvision.datasets import CIFAR10, CIFAR100
 
     sources = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -82,29 +94,13 @@ def fetch_sets(folder: Path) -> list[OfficialSet]:
     return sets
 
 
-VERSION = 1  # to be raised whenever a change alters which pictures lie where
-HUMANS = ("baby", "boy", "girl", "man", "woman")
-# One of each of CIFAR-100's 19 superclasses besides people, and the bear. Wolf, fox, bear and seal
-# resemble dogs, the chimpanzee resembles humans. None is a kind of CIFAR-10 by another name.
-UNSEEN = (
-    "bear", "bicycle", "butterfly", "castle", "chair", "chimpanzee", "clock", "cup", "fox",
-    "hamster", "mountain", "mushroom", "palm_tree", "ray", "rocket", "seal", "spider", "sunflower",
-    "turtle", "wolf",
-)  # fmt: skip
-VAL_SHARE = 0.15  # of the official train sets; the official test sets are the test split
-
-_SEED = 0
-_RECORD_NAME = "cifar.json"
-_RECORD = {"version": VERSION, "seed": _SEED, "val_share": VAL_SHARE, "unseen": list(UNSEEN)}
-
-
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """One picture of an official set; `place` in [0, 1) follows from its pixels alone."""
+class _Image:
+    """One image of an official set; `position` in [0, 1) is a hash of its pixels."""
 
     source: OfficialSet
     index: int
-    place: float
+    position: float
 
     @property
     def kind(self) -> str:
@@ -121,7 +117,7 @@ class _Picture:
 
 
 def is_prepared(output_dir: Path) -> bool:
-    """Tell whether the folder lies there already, complete.
+    """Return whether the folder exists and is complete.
 
     Raises:
         OutputError: if it holds anything else.
@@ -134,22 +130,22 @@ def write_images(
     output_dir: Path,
     report: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the pictures of the official sets as PNG, pixel for pixel.
+    """Write the chosen images of the official sets as PNG files.
 
     Args:
         sets: train and test of CIFAR-10 and CIFAR-100.
         output_dir: gets `{train,val,test}/{dog,human,neither}/`, `unseen/<kind>/` and `cifar.json`.
-        report: called now and then with the number of pictures written and of all.
+        report: called with the numbers of images written and of all, now and then.
 
     Raises:
         OutputError: if the folder cannot be written; nothing is left then.
-        Stopped: if a signal asks for an end; nothing is left then either.
+        Stopped: if a signal arrives; nothing is left then.
     """
     chosen = choose_images(sets)
     with output_folder(output_dir, _RECORD_NAME, _RECORD) as partial:
         for folder in {Path(path).parent for path in chosen}:
             (partial / folder).mkdir(parents=True, exist_ok=True)
-        # In this process: a picture takes 0.2 ms, all of them less than processes need to start.
+        # In this process: an image takes 0.2 ms, all of them less than starting processes.
         for done, (path, pixels) in enumerate(chosen.items(), start=1):
             signals.poll()
             Image.fromarray(pixels).save(partial / path, "PNG")
@@ -158,33 +154,33 @@ def write_images(
 
 
 def choose_images(sets: Iterable[OfficialSet]) -> dict[str, NDArray[np.uint8]]:
-    """Choose the pictures of each split and of the unseen kinds.
+    """Choose the images of each split and of the unseen kinds.
 
     Returns:
         (32, 32, 3) uint8 RGB pixels by path below the output folder, such as
-        `unseen/wolf/cifar100_wolf_test_00123.png`: source, kind, official part and place in it.
+        `unseen/wolf/cifar100_wolf_test_00123.png`: source, kind, official part and index in it.
     """
-    groups: defaultdict[tuple[str, str, str], list[_Picture]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str, str], list[_Image]] = defaultdict(list)
     chosen: dict[str, NDArray[np.uint8]] = {}
     for each in sets:
-        for picture in _pictures(each):
-            label = _label(each.name, picture.kind)
-            split = _split(each.part, picture.place)
+        for image in _images(each):
+            label = _label(each.name, image.kind)
+            split = _split(each.part, image.position)
             if label != "unseen":
-                groups[split, each.name, label].append(picture)
+                groups[split, each.name, label].append(image)
             elif split == "test":
-                chosen[f"unseen/{picture.kind}/{picture.file_name}"] = picture.pixels
-    for (split, _, label), pictures in groups.items():
+                chosen[f"unseen/{image.kind}/{image.file_name}"] = image.pixels
+    for (split, _, label), images in groups.items():
         size = min(len(others) for (of, *_), others in groups.items() if of == split)
-        for picture in _spread_over_kinds(pictures)[:size]:
-            chosen[f"{split}/{label}/{picture.file_name}"] = picture.pixels
+        for image in _spread_over_kinds(images)[:size]:
+            chosen[f"{split}/{label}/{image.file_name}"] = image.pixels
     return chosen
 
 
-def _pictures(each: OfficialSet) -> Iterable[_Picture]:
+def _images(each: OfficialSet) -> Iterable[_Image]:
     for index, pixels in enumerate(each.pixels):
         signals.poll()
-        yield _Picture(each, index, hash_fraction(_SEED, pixels.tobytes()))
+        yield _Image(each, index, hash_fraction(_SEED, pixels.tobytes()))
 
 
 def _label(source: str, kind: str) -> str:
@@ -195,17 +191,17 @@ def _label(source: str, kind: str) -> str:
     return "unseen" if kind in UNSEEN else "neither"
 
 
-def _split(part: str, place: float) -> str:
+def _split(part: str, position: float) -> str:
     if part == "test":
         return "test"
-    return "val" if place < VAL_SHARE else "train"
+    return "val" if position < VAL_FRACTION else "train"
 
 
-def _spread_over_kinds(pictures: list[_Picture]) -> list[_Picture]:
-    """Order pictures so that the first n, for any n, come from all kinds as evenly as can be."""
-    seen: Counter[str] = Counter()
-    turns = []
-    for picture in sorted(pictures, key=lambda picture: (picture.place, picture.index)):
-        turns.append((seen[picture.kind], picture.kind, picture))
-        seen[picture.kind] += 1
-    return [picture for *_, picture in sorted(turns, key=lambda turn: turn[:2])]
+def _spread_over_kinds(images: list[_Image]) -> list[_Image]:
+    """Order images so that the first n, for any n, are spread evenly over the kinds."""
+    num_seen: Counter[str] = Counter()
+    ranked = []
+    for image in sorted(images, key=lambda image: (image.position, image.index)):
+        ranked.append((num_seen[image.kind], image.kind, image))
+        num_seen[image.kind] += 1
+    return [image for *_, image in sorted(ranked, key=lambda row: row[:2])]

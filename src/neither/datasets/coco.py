@@ -1,251 +1,110 @@
-"""Annotations in COCO's format: which boxes a picture has, read with suspicion.
+"""Sort the images of a COCO-style dataset into dog, human and neither, by their boxes.
 
 The format is that of the object detection task (Lin et al., "Microsoft COCO: Common Objects in
-Context", 2014): lists `images`, `annotations` and `categories`, a box as [x, y, width, height] in
-pixels from the left upper corner. Of a category that nobody asks for, boxes are not looked at.
+Context", 2014): lists `images`, `annotations` and `categories`; a box is [x, y, width, height] in
+pixels from the upper left corner. A box is a subject if it is no crowd and covers at least 4 % of
+the image, about 13 of 64 pixels a side: a small network hardly sees smaller ones. Then an image is
 
-Which pictures of a COCO-style set are dog, human or neither, by the boxes people drew.
-
-The rule. A box counts as a subject if it is no crowd and covers at least 4 % of the picture, about
-13 of 64 pixels a side: less than that a network of this size hardly sees. Then, of a picture,
-
-    human     has a person who is a subject, and no dog of any kind
-    dog       has a dog that is a subject, and no person of any kind
-    neither   has no box of either
-    left out  has boxes of both, of whatever size; or none but small ones and crowds, which make a
-              picture no class but do keep it from being neither; or its file is missing
+    human     if it has a person as subject, and no box of a dog
+    dog       if it has a dog as subject, and no box of a person
+    neither   if it has no box of either
+    left out  if it has boxes of both, only boxes that are no subject, or its file is missing
 """
 
-import json
-import math
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
 from neither.runtime import signals
 from neither.runtime.console import info, printable, warn
 from neither.runtime.errors import DataError, OutputError, UsageError
 from neither.runtime.files import is_complete, output_folder, require_outside
 
-Id = int | str
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """One box of a picture.
-
-    Attributes:
-        share: of the picture's area, in [0, 1]; what lies beyond its edges is cut off.
-        is_crowd: whether it holds a group that nobody counted.
-    """
-
-    share: float
-    is_crowd: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatedImage:
-    """One picture.
-
-    Attributes:
-        file_name: a relative path with / between parts, which never leads upwards.
-        width: in pixels, above 0.
-        height: likewise.
-        boxes: by category name, of the categories asked for.
-    """
-
-    file_name: str
-    width: float
-    height: float
-    boxes: dict[str, list[Box]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One object of one of the lists, and where it stands."""
-
-    source: str
-    key: str
-    index: int
-    values: dict[str, object]
-
-    def wrong(self, what: str) -> DataError:
-        return DataError(f"{printable(self.source)}: {self.key}[{self.index}]: {what}")
-
-    def refuse(self, key: str, want: str) -> DataError:
-        if key not in self.values:
-            return self.wrong(f"no {key}; want {want}")
-        return self.wrong(f"{key}: want {want}, got {printable(repr(self.values[key])[:60])}")
-
-    def id(self, key: str) -> Id:
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise self.refuse(key, "a whole number or text")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str) or not value:
-            raise self.refuse(key, "text")
-        return value
-
-    def length(self, key: str) -> float:
-        value = _finite(self.values.get(key))
-        if value is None or value <= 0:
-            raise self.refuse(key, "a number of pixels above 0")
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.values.get(key, 0)
-        if value not in (0, 1):
-            raise self.refuse(key, "0 or 1")
-        return bool(value)
-
-    def box(self) -> tuple[float, float, float, float]:
-        values = self.values.get("bbox")
-        numbers = [_finite(value) for value in values] if isinstance(values, list) else []
-        finite = [number for number in numbers if number is not None]
-        if len(numbers) != 4 or len(finite) != 4:
-            raise self.refuse("bbox", "four finite numbers")
-        x, y, width, height = finite
-        return x, y, width, height
-
-
-def read_annotations(content: bytes, source: str, wanted: Sequence[str]) -> list[AnnotatedImage]:
-    """Read the pictures of a file of annotations and their boxes of the wanted categories.
-
-    Args:
-        content: of the file.
-        source: its name, for messages.
-        wanted: names of categories.
-
-    Returns:
-        Every picture the file lists, sorted by file name.
-
-    Raises:
-        DataError: naming the entry, if the file is not of this format, lacks a wanted category,
-            contradicts itself, or names a picture that lies elsewhere than below its folder.
-        Stopped: if a signal asks for an end.
-    """
-    document = _parse(content, source)
-    names = _read_categories(document, source, wanted)
-    pictures = _read_images(document, source, wanted)
-    for entry in _entries(document, source, "annotations"):
-        image_id, category_id = entry.id("image_id"), entry.id("category_id")
-        if image_id not in pictures:
-            raise entry.wrong(f"image_id: no image has the id {printable(image_id)}")
-        if category_id not in names:
-            raise entry.wrong(f"category_id: no category has the id {printable(category_id)}")
-        if (name := names[category_id]) in wanted:
-            picture = pictures[image_id]
-            box = Box(_share(entry.box(), picture), entry.flag("iscrowd"))
-            picture.boxes[name].append(box)
-    return sorted(pictures.values(), key=lambda picture: picture.file_name)
-
-
-def _parse(content: bytes, source: str) -> dict[str, object]:
-    def without_outline(entry: dict[str, object]) -> dict[str, object]:
-        # Of COCO's largest file most is outlines; kept, they would fill gigabytes of memory.
-        entry.pop("segmentation", None)
-        return entry
-
-    try:
-        document = json.loads(content, object_hook=without_outline)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{printable(source)}: is no JSON: {printable(error)}") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{printable(source)}: want an object with images and annotations")
-    return document
-
-
-def _entries(document: dict[str, object], source: str, key: str) -> Iterator[_Entry]:
-    values = document.get(key)
-    if not isinstance(values, list):
-        keys = ", ".join(map(printable, list(document)[:10]))
-        raise DataError(f"{printable(source)}: no list {key}, which COCO's format has; got {keys}")
-    for index, value in enumerate(values):
-        signals.poll()
-        if not isinstance(value, dict):
-            raise DataError(f"{printable(source)}: {key}[{index}]: want an object")
-        yield _Entry(source, key, index, value)
-
-
-def _read_categories(
-    document: dict[str, object], source: str, wanted: Sequence[str]
-) -> dict[Id, str]:
-    names: dict[Id, str] = {}
-    for entry in _entries(document, source, "categories"):
-        if (number := entry.id("id")) in names:
-            raise entry.wrong(f"id: {printable(number)} stands twice")
-        names[number] = entry.text("name")
-    absent = [name for name in wanted if name not in names.values()]
-    if absent:
-        present = printable(", ".join(sorted(set(names.values()))[:100])) or "none"
-        raise DataError(
-            f"{printable(source)}: no category {' and no category '.join(absent)}; "
-            f"the categories are: {present}"
-        )
-    return names
-
-
-def _read_images(
-    document: dict[str, object], source: str, wanted: Sequence[str]
-) -> dict[Id, AnnotatedImage]:
-    pictures: dict[Id, AnnotatedImage] = {}
-    places: dict[str, int] = {}
-    for entry in _entries(document, source, "images"):
-        if (number := entry.id("id")) in pictures:
-            raise entry.wrong(f"id: {printable(number)} stands twice")
-        name = _safe_name(entry)
-        if name in places:
-            raise entry.wrong(f"file_name: the same as in images[{places[name]}]")
-        places[name] = entry.index
-        boxes: dict[str, list[Box]] = {name: [] for name in wanted}
-        pictures[number] = AnnotatedImage(
-            name, entry.length("width"), entry.length("height"), boxes
-        )
-    return pictures
-
-
-def _safe_name(entry: _Entry) -> str:
-    """Refuse what could lead out of the folder of the pictures, on any system."""
-    name = entry.text("file_name")
-    parts = re.split(r"[/\\]", name)
-    if not parts[0] or ".." in parts or re.match("[A-Za-z]:", name) or "\0" in name:
-        raise entry.refuse("file_name", "a relative path without ..")
-    return str(PurePosixPath(name))
-
-
-def _share(box: tuple[float, float, float, float], picture: AnnotatedImage) -> float:
-    x, y, width, height = box
-    across = min(x + width, picture.width) - max(x, 0.0)
-    down = min(y + height, picture.height) - max(y, 0.0)
-    return max(across, 0.0) / picture.width * max(down, 0.0) / picture.height
-
-
-def _finite(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:  # JSON has whole numbers of any length
-        return None
-    return number if math.isfinite(number) else None
-
-
-VERSION = 1  # to be raised whenever a change alters which pictures lie where
-MIN_SHARE = 0.04  # of the picture's area, for a box to count as a subject
+VERSION = 1  # raise it whenever a change alters the output
+MIN_AREA = 0.04  # fraction of the image that a subject covers
 CLASSES = ("dog", "human", "neither")
 BOTH = "left out: dog and person"
 SMALL = "left out: too small or a crowd"
 MISSING = "left out: file is missing"
 
 _RECORD_NAME = "coco.json"
+_Id = int | str
+_Length = Annotated[FiniteFloat, Field(gt=0)]
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True)  # other keys, such as outlines, are dropped unread
+
+
+class _Image(_Entry):
+    id: _Id
+    file_name: _Text
+    width: _Length
+    height: _Length
+
+
+class _Category(_Entry):
+    id: _Id
+    name: _Text
+
+
+class _Annotation(_Entry):
+    image_id: _Id
+    category_id: _Id
+    bbox: Any = None  # validated for the wanted categories alone
+    iscrowd: Literal[0, 1] = 0
+
+
+class _Document(_Entry):
+    categories: Annotated[list[_Category], FailFast()]
+    images: Annotated[list[_Image], FailFast()]
+    annotations: Annotated[list[_Annotation], FailFast()]
+
+
+_BBOX = TypeAdapter(Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)])
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One box of an image.
+
+    Attributes:
+        area: fraction of the image's area in [0, 1]; parts outside the image do not count.
+        is_crowd: whether it holds an uncounted group.
+    """
+
+    area: float
+    is_crowd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """One image.
+
+    Attributes:
+        file_name: relative path with / between parts, without `..`.
+        boxes: by name of the wanted categories.
+    """
+
+    file_name: str
+    boxes: dict[str, list[Box]]
 
 
 def sort_images(
@@ -255,25 +114,25 @@ def sort_images(
     copy: bool,
     report: Callable[[int, int], None] | None = None,
 ) -> dict[str, int] | None:
-    """Sort the pictures of a COCO-style set into folders by class.
+    """Sort the images of a COCO-style dataset into folders by class.
 
     Args:
-        annotations: a JSON file in COCO's format with the categories person and dog.
-        images: the folder that the file names in it start in; nothing is written into it.
+        annotations: JSON file in COCO's format with the categories person and dog.
+        images: folder that its file names are relative to; nothing is written into it.
         output_dir: gets `{dog,human,neither}/` and `coco.json`. A file name with folders in it
             becomes one name, with _ for /.
-        copy: copy the pictures instead of linking to them.
-        report: called now and then with the number of pictures sorted and of all.
+        copy: copy the images instead of linking to them.
+        report: called with the numbers of images sorted and of all, now and then.
 
     Returns:
-        How many pictures are of each class, and how many were left out for each reason; None if
-        the folder lies there already, made of the same.
+        The number of images of each class, and left out for each reason; None if the folder is
+        complete already and made of the same input.
 
     Raises:
-        UsageError: if a path does not exist or the output lies among the images.
-        DataError: if the annotations cannot be used, or no picture is of any class.
+        UsageError: if a path does not exist, or the output is inside the image folder.
+        DataError: if the annotations cannot be used, or no image is of any class.
         OutputError: if `output_dir` holds anything else, or cannot be written.
-        Stopped: if a signal asks for an end; nothing is left then.
+        Stopped: if a signal arrives; nothing is left then.
     """
     if not annotations.is_file():
         raise UsageError(f"{annotations}: no such file; want annotations in COCO's format")
@@ -285,79 +144,170 @@ def sort_images(
         "version": VERSION,
         "annotations_sha256": sha256(content).hexdigest(),
         "images": str(images.absolute()),
-        "min_share": MIN_SHARE,
+        "min_share": MIN_AREA,
         "mode": "copies" if copy else "links",
     }
     if is_complete(output_dir, _RECORD_NAME, made_of):
         return None
     info(f"reading {annotations}")
-    pictures = read_annotations(content, str(annotations), ("person", "dog"))
-    judged = [(picture, _judge_file(picture, images)) for picture in pictures]
+    annotated = read_annotations(content, str(annotations), ("person", "dog"))
+    labelled = [(image, _label_file(image, images)) for image in annotated]
     counts = dict.fromkeys((*CLASSES, BOTH, SMALL, MISSING), 0)
-    counts |= Counter(verdict for _, verdict in judged)
-    _require_pictures(counts, annotations, images)
-    chosen = _name_files([(picture, label) for picture, label in judged if label in CLASSES])
+    counts |= Counter(label for _, label in labelled)
+    _require_images(counts, annotations, images)
+    chosen = _name_files([(image, label) for image, label in labelled if label in CLASSES])
     with output_folder(output_dir, _RECORD_NAME, made_of | {"counts": counts}) as partial:
         for label in CLASSES:
             (partial / label).mkdir()
-        place = _copy if copy else _link
-        for done, (name, picture) in enumerate(chosen.items(), start=1):
+        put = shutil.copyfile if copy else _link
+        for done, (name, image) in enumerate(chosen.items(), start=1):
             signals.poll()
-            place(images.absolute() / picture.file_name, partial / name)
+            put(images.absolute() / image.file_name, partial / name)
             if report and (done % 50 == 0 or done == len(chosen)):
                 report(done, len(chosen))
     return counts
 
 
-def judge(picture: AnnotatedImage) -> str:
-    """Return the class of a picture, or why it is left out, by the rule above."""
-    people, dogs = picture.boxes["person"], picture.boxes["dog"]
+def read_annotations(content: bytes, source: str, wanted: Sequence[str]) -> list[AnnotatedImage]:
+    """Read the images of an annotation file and their boxes of the wanted categories.
+
+    Args:
+        content: of the file.
+        source: its name, for messages.
+        wanted: names of categories.
+
+    Returns:
+        Every image that the file lists, sorted by file name.
+
+    Raises:
+        DataError: naming the entry, if the file is not of this format, lacks a wanted category,
+            contradicts itself, or names an image outside its folder.
+        Stopped: if a signal arrives.
+    """
+
+    def wrong(what: str) -> DataError:
+        return DataError(f"{printable(source)}: {printable(what)}")
+
+    try:
+        document = _Document.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
+    except ValidationError as error:
+        raise wrong(_first_error(error)) from error
+    signals.poll()
+    _require_unique(wrong, "categories", "id", [each.id for each in document.categories])
+    names = {category.id: category.name for category in document.categories}
+    if absent := [name for name in wanted if name not in names.values()]:
+        present = ", ".join(sorted(set(names.values()))[:100]) or "none"
+        raise wrong(f"categories: no {' and no '.join(absent)}; there are: {present}")
+    _require_unique(wrong, "images", "id", [each.id for each in document.images])
+    paths = [_relative_path(wrong, index, each) for index, each in enumerate(document.images)]
+    _require_unique(wrong, "images", "file_name", paths)
+    sizes = {image.id: (image.width, image.height) for image in document.images}
+    annotated = {
+        image.id: AnnotatedImage(path, {name: [] for name in wanted})
+        for image, path in zip(document.images, paths, strict=True)
+    }
+    for index, annotation in enumerate(document.annotations):
+        signals.poll()
+        where = f"annotations[{index}]"
+        if annotation.image_id not in annotated:
+            raise wrong(f"{where}.image_id: no image has the id {annotation.image_id}")
+        if annotation.category_id not in names:
+            raise wrong(f"{where}.category_id: no category has the id {annotation.category_id}")
+        if (name := names[annotation.category_id]) in wanted:
+            try:
+                bbox = _BBOX.validate_python(annotation.bbox, strict=True)
+            except ValidationError as error:
+                raise wrong(_first_error(error, f"{where}.bbox")) from error
+            box = Box(_area(bbox, sizes[annotation.image_id]), bool(annotation.iscrowd))
+            annotated[annotation.image_id].boxes[name].append(box)
+    return sorted(annotated.values(), key=lambda image: image.file_name)
+
+
+def choose_label(image: AnnotatedImage) -> str:
+    """Return the class of an image, or why it is left out, by the rule above."""
+    people, dogs = image.boxes["person"], image.boxes["dog"]
     if people and dogs:
         return BOTH
     if not people and not dogs:
         return "neither"
-    if any(box.share >= MIN_SHARE and not box.is_crowd for box in people or dogs):
+    if any(box.area >= MIN_AREA and not box.is_crowd for box in people or dogs):
         return "human" if people else "dog"
     return SMALL
 
 
-def _judge_file(picture: AnnotatedImage, images: Path) -> str:
+def _label_file(image: AnnotatedImage, images: Path) -> str:
     signals.poll()
-    verdict = judge(picture)
+    label = choose_label(image)
     # Unlike Path.is_file this answers for any name, even one that no file system can hold.
-    if verdict in CLASSES and not os.path.isfile(images / picture.file_name):  # noqa: PTH113
+    if label in CLASSES and not os.path.isfile(images / image.file_name):  # noqa: PTH113
         return MISSING
-    return verdict
+    return label
 
 
-def _require_pictures(counts: dict[str, int], annotations: Path, images: Path) -> None:
+def _first_error(error: ValidationError, path: str = "") -> str:
+    """Return the path of the first wrong value, such as `images[1].width`, and what is wrong."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    for key in first["loc"]:
+        if key not in ("int", "str"):  # a branch of a union, not a key
+            path += f"[{key}]" if isinstance(key, int) else f".{key}"
+    is_absent = first["type"] in ("missing", "json_invalid")
+    got = "" if is_absent else f", got {repr(first['input'])[:60]}"
+    return f"{path.removeprefix('.')}: {first['msg']}{got}".removeprefix(": ")
+
+
+def _require_unique(
+    wrong: Callable[[str], DataError], key: str, field: str, values: Sequence[_Id]
+) -> None:
+    first: dict[_Id, int] = {}
+    for index, value in enumerate(values):
+        if (other := first.setdefault(value, index)) != index:
+            raise wrong(f"{key}[{index}].{field}: the same as in {key}[{other}]: {value}")
+
+
+def _relative_path(wrong: Callable[[str], DataError], index: int, image: _Image) -> str:
+    """Return the file name, if it cannot lead out of the image folder on any system."""
+    name = image.file_name
+    parts = re.split(r"[/\\]", name)
+    if not parts[0] or ".." in parts or re.match("[A-Za-z]:", name) or "\0" in name:
+        raise wrong(f"images[{index}].file_name: must be a relative path without .., got {name!r}")
+    return str(PurePosixPath(name))
+
+
+def _area(bbox: Sequence[float], size: tuple[float, float]) -> float:
+    x, y, width, height = bbox
+    inside_x = min(x + width, size[0]) - max(x, 0.0)
+    inside_y = min(y + height, size[1]) - max(y, 0.0)
+    return max(inside_x, 0.0) / size[0] * max(inside_y, 0.0) / size[1]
+
+
+def _require_images(counts: Mapping[str, int], annotations: Path, images: Path) -> None:
     absent = [label for label in CLASSES if not counts[label]]
     if len(absent) == len(CLASSES):
         found = ", ".join(f"{key}: {num:,}" for key, num in counts.items() if num)
         raise DataError(
-            f"{printable(annotations)}: no picture of any class ({found or 'it lists none'}). Is "
-            f"{printable(images)} the folder that its file names start in?"
+            f"{printable(annotations)}: no image of any class ({found or 'it lists none'}). Are "
+            f"its file names relative to {printable(images)}?"
         )
     for label in absent:
-        warn(f"no picture of {label}; training needs some")
+        warn(f"no image of {label}; training needs some")
 
 
-def _name_files(labelled: list[tuple[AnnotatedImage, str]]) -> dict[str, AnnotatedImage]:
-    """Give each picture a file of its own below the output folder, hidden nowhere.
+def _name_files(labelled: Sequence[tuple[AnnotatedImage, str]]) -> dict[str, AnnotatedImage]:
+    """Give each image a file name of its own below the output folder, none of them hidden.
 
-    Names that differ in case alone are kept apart too, as not every file system does.
+    Names that differ in case alone are kept apart too: some file systems ignore case.
     """
     taken: set[str] = set()
     names: dict[str, AnnotatedImage] = {}
-    for picture, label in labelled:
-        flat = picture.file_name.replace("/", "_").replace("\\", "_")
+    for image, label in labelled:
+        flat = image.file_name.replace("/", "_").replace("\\", "_")
         plain = PurePosixPath(f"_{flat}" if flat.startswith(".") else flat)
         name, number = f"{label}/{plain}", 1
         while name.casefold() in taken:
             number += 1
             name = f"{label}/{plain.stem}_{number}{plain.suffix}"
         taken.add(name.casefold())
-        names[name] = picture
+        names[name] = image
     return names
 
 
@@ -367,9 +317,5 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"{target.parent.parent.parent}: no link can be made here ({error.strerror}); copy the "
-            "pictures with --copy"
+            "images with --copy"
         ) from error
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
