@@ -17,7 +17,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from neither.demo.picture import draw_pair
+from neither.demo.drawing import draw_pair
 
 DOCS = Path(__file__).parent
 CLASSES = ("dog", "human", "neither")

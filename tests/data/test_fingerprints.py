@@ -27,7 +27,7 @@ from neither.data.fingerprints import (
     group_exact_duplicates,
 )
 from neither.data.preprocessing import Preprocessing
-from neither.demo.picture import CLASSES, draw_pair, draw_picture
+from neither.demo.drawing import CLASSES, draw_image, draw_pair
 from records import DHASH_BITS, make_dhash, make_fingerprints
 
 SQUARE = Preprocessing(32)
@@ -167,7 +167,7 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
 
 @cache
 def pictures() -> list[Image.Image]:
-    drawn = [draw_picture(0, "train", CLASSES[number % 3], number)[0] for number in range(48)]
+    drawn = [draw_image(0, "train", CLASSES[number % 3], number)[0] for number in range(48)]
     demo = [Image.open(io.BytesIO(content)).convert("RGB") for content in drawn]
     return [*demo, *(draw_pair(0, number) for number in range(12))]
 

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -123,57 +124,46 @@ def test_missing_categories_are_named_with_those_present() -> None:
     assert "no person and no dog" in error_of(coco.content())
 
 
-def change(key: str, **values: object) -> Callable[[CocoSet], None]:
-    """Change keys of the second entry of a list; None removes one."""
-
-    def apply(coco: CocoSet) -> None:
-        entry = coco.document[key][1]
-        entry |= values
-        for name in [name for name, value in values.items() if value is None]:
-            del entry[name]
-
-    return apply
-
-
-def replace_entry(key: str, value: object) -> Callable[[CocoSet], None]:
-    def apply(coco: CocoSet) -> None:
-        coco.document[key][1] = value
-
-    return apply
+WRONG: list[tuple[str, dict[str, list[object]]]] = [
+    ("images", {"id": [None, True, [1], 1], "width": [None, 0, -5, "640", True, math.nan, math.inf],
+                "height": [None], "file_name": [None, "", 5, "a.jpg", "./a.jpg"]}),
+    ("categories", {"id": [1], "name": [None, 3, ""]}),
+    ("annotations", {"image_id": [None, 77, "1"], "category_id": [None, 77],
+                     "iscrowd": [2, "0", []],
+                     "bbox": [None, [1, 2, 3], [1, 2, 3, 4, 5], {"x": 1}, [1, 2, 3, "4"],
+                              [1, 2, 3, True], [1, 2, 3, math.nan], [1, 2, 3, 10**400]]}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("spoil", "where"),
+    ("key", "field", "value"),
     [
-        *((replace_entry(key, value), f"{key}[1]") for key, value in
-          (("images", "x.jpg"), ("annotations", None), ("categories", 7))),
-        *((change("images", id=value), "images[1].id") for value in (None, True, [1], 1)),
-        (change("categories", id=1), "categories[1].id"),
-        *((change("categories", name=value), "categories[1].name") for value in (None, 3, "")),
-        *((change("images", width=value), "images[1].width")
-          for value in (None, 0, -5, "640", True, float("nan"), float("inf"))),
-        (change("images", height=None), "images[1].height"),
-        *((change("images", file_name=value), "images[1].file_name")
-          for value in (None, "", 5, "a.jpg", "./a.jpg")),
-        *((change("annotations", image_id=value), "annotations[1].image_id")
-          for value in (None, 77, "1")),
-        *((change("annotations", category_id=value), "annotations[1].category_id")
-          for value in (None, 77)),
-        *((change("annotations", bbox=value), "annotations[1].bbox")
-          for value in (None, [1, 2, 3], [1, 2, 3, 4, 5], {"x": 1})),
-        *((change("annotations", bbox=[1, 2, 3, value]), "annotations[1].bbox[3]")
-          for value in ("4", True, float("nan"), float("inf"), 10**400)),
-        *((change("annotations", iscrowd=value), "annotations[1].iscrowd")
-          for value in (2, "0", [])),
+        (key, field, value)
+        for key, fields in WRONG
+        for field, values in fields.items()
+        for value in values
     ],
-)  # fmt: skip
-def test_a_wrong_entry_is_named(spoil: Callable[[CocoSet], None], where: str) -> None:
+)
+def test_a_wrong_value_is_named(key: str, field: str, value: object) -> None:
+    """None stands for a missing key."""
     coco = CocoSet()
     for name in ("a.jpg", "b.jpg"):
         coco.add_box(coco.add_image(name, 100, 100), "dog", (0, 0, 50, 50))
     assert len(read(coco.content())) == 2
-    spoil(coco)
-    assert error_of(coco.content()).startswith(f"{where}: ")
+    entry = coco.document[key][1]
+    entry[field] = value
+    if value is None:
+        del entry[field]
+    assert error_of(coco.content()).startswith(f"{key}[1].{field}")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_an_entry_that_is_no_object_is_named(key: str) -> None:
+    coco = CocoSet()
+    for name in ("a.jpg", "b.jpg"):
+        coco.add_box(coco.add_image(name, 100, 100), "dog", (0, 0, 50, 50))
+    coco.document[key][1] = "x"
+    assert error_of(coco.content()).startswith(f"{key}[1]: ")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from PIL import Image
 
 from neither.demo import folder
 from neither.demo.dog import draw_dog
+from neither.demo.drawing import CLASSES, NEITHER, UNSEEN, draw_image, draw_pair
 from neither.demo.folder import draw_demo
-from neither.demo.picture import CLASSES, NEITHER, UNSEEN, draw_pair, draw_picture
 from neither.runtime.errors import OutputError
 
 
@@ -29,7 +29,7 @@ def draw_small(root: Path, seed: int = 0, num_train: int = 4) -> dict[str, bytes
 
 
 def decoded(split: str, label: str, index: int) -> Image.Image:
-    image = Image.open(io.BytesIO(draw_picture(0, split, label, index)[0]))
+    image = Image.open(io.BytesIO(draw_image(0, split, label, index)[0]))
     image.load()
     return image
 
@@ -38,7 +38,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     assert draw_small(tmp_path / "a") == draw_small(tmp_path / "b")
 
 
-def test_counts_add_pictures_and_change_none(tmp_path: Path) -> None:
+def test_counts_add_images_and_change_none(tmp_path: Path) -> None:
     small, large = draw_small(tmp_path / "a"), draw_small(tmp_path / "b", num_train=6)
     del small["demo.json"], large["demo.json"]
     assert small.items() < large.items()
@@ -47,14 +47,14 @@ def test_counts_add_pictures_and_change_none(tmp_path: Path) -> None:
 def test_processes_draw_what_one_process_draws(tmp_path: Path) -> None:
     draw_demo(tmp_path / "a", num_train=30, num_val=0, num_test=0, num_unseen=0)
     for label in CLASSES:
-        content, suffix = draw_picture(0, "train", label, 29)
+        content, suffix = draw_image(0, "train", label, 29)
         assert (tmp_path / f"a/train/{label}/0029{suffix}").read_bytes() == content
 
 
-def test_pictures_differ_by_seed_split_label_and_index() -> None:
+def test_images_differ_by_seed_split_label_and_index() -> None:
     places = [(0, "train", "dog", 0), (1, "train", "dog", 0), (0, "val", "dog", 0),
               (0, "train", "human", 0), (0, "train", "dog", 1)]  # fmt: skip
-    assert len({draw_picture(*place)[0] for place in places}) == len(places)
+    assert len({draw_image(*place)[0] for place in places}) == len(places)
 
 
 def test_layout(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_second_call_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise AssertionError("must not draw")
 
-    monkeypatch.setattr(folder, "map_in_processes", refuse)
+    monkeypatch.setattr(folder, "parallel_map", refuse)
     assert draw_small(tmp_path / "demo") == before
 
 
@@ -121,7 +121,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         draw_small(tmp_path / "file/demo")
 
 
-def test_sizes_formats_and_colours_are_alike_in_every_class() -> None:
+def test_sizes_formats_and_colors_are_alike_in_every_class() -> None:
     num = 80
     shares, means = [], []
     for label in CLASSES:

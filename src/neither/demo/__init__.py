@@ -1,1 +1,1 @@
-"""The demo pictures: dogs, humans and neither, drawn by the project itself."""
+"""The demo images: dogs, humans and neither, drawn by the project itself."""

@@ -2,11 +2,11 @@
 
 from random import Random
 
-from neither.demo.palette import CLOTH, FUR, INK, PINK, WHITE, Colour, darker, lighter, mix, pick
+from neither.demo.palette import CLOTH, FUR, INK, PINK, WHITE, Color, darker, lighter, mix, pick
 from neither.demo.quadruped import Build, Coat, Tail, bust, facing, lying, sitting, standing
 from neither.demo.sketch import Sketch, blob, capsule, corners, limb, mirrored, oval
 
-_EYES: tuple[Colour, ...] = ((140, 190, 70), (220, 180, 60), (110, 170, 200))
+_EYES: tuple[Color, ...] = ((140, 190, 70), (220, 180, 60), (110, 170, 200))
 
 
 def draw_cat(rng: Random) -> Sketch:
@@ -50,14 +50,14 @@ def draw_cat(rng: Random) -> Sketch:
     else:
         body, top = standing(rng, build, coat, tail, 20 if pose == "walk" else 3)
     if stripe and pose in ("stand", "walk", "lie"):
-        for share in (0.15, 0.35, 0.55, 0.75):
-            x = build.length * share
+        for fraction in (0.15, 0.35, 0.55, 0.75):
+            x = build.length * fraction
             body.mark(stripe, capsule(complex(x, -0.22), complex(x - 0.04, 0.02), 0.045, 0.02))
     body.include(head, top, rng.uniform(0.42, 0.5), tilt)
     return body
 
 
-def _cat_head(rng: Random, fur: Colour, muzzle: Colour, stripe: Colour | None) -> Sketch:
+def _cat_head(rng: Random, fur: Color, muzzle: Color, stripe: Color | None) -> Sketch:
     """Draw a head of radius 1 looking at the viewer."""
     head = Sketch()
     ear = corners(0.12 - 0.75j, 0.86 - 1.55j, 1.0 - 0.15j)
@@ -124,7 +124,7 @@ def draw_horse(rng: Random) -> Sketch:
     return body
 
 
-def _horse_head(fur: Colour, hair: Colour, blaze: bool) -> Sketch:
+def _horse_head(fur: Color, hair: Color, blaze: bool) -> Sketch:
     """Draw a long head looking right, its brow of radius 0.7 around 0."""
     head = Sketch()
     head.add(darker(fur, 0.2), corners(0.05 - 0.5j, 0.2 - 1.3j, 0.45 - 0.45j))

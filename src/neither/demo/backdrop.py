@@ -4,7 +4,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from neither.demo.palette import CLOTH, FUR, STONE, WHITE, Colour, darker, lighter, mix, pick
+from neither.demo.palette import CLOTH, FUR, STONE, WHITE, Color, darker, lighter, mix, pick
 
 OUTDOORS = ("grass", "grass", "beach", "street", "sky")
 BACKDROPS = ("room", "room", *OUTDOORS, "plain", "gradient", "blotches", "tiles")
@@ -19,14 +19,14 @@ def draw_backdrop(rng: Random, kind: str, wide: int, tall: int, horizon: float) 
     """Draw one of `BACKDROPS`.
 
     Args:
-        rng: For colours and details.
+        rng: For colors and details.
         kind: Which one.
         wide: Width in pixels.
         tall: Height in pixels.
         horizon: Where the ground begins, in pixels from the top; patterns have none.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     if kind == "plain":
         return Image.new("RGB", (wide, tall), _muted(rng))
@@ -53,19 +53,19 @@ def draw_backdrop(rng: Random, kind: str, wide: int, tall: int, horizon: float) 
     return image
 
 
-def _muted(rng: Random) -> Colour:
+def _muted(rng: Random) -> Color:
     calm = pick(rng, (WHITE, STONE[0], STONE[3]))
     return mix(pick(rng, CLOTH + FUR), calm, rng.uniform(0.25, 0.75))
 
 
-def _fade(wide: int, tall: int, top: Colour, bottom: Colour) -> Image.Image:
-    """Pass from one colour to another, from top to bottom."""
+def _fade(wide: int, tall: int, top: Color, bottom: Color) -> Image.Image:
+    """Pass from one color to another, from top to bottom."""
     mask = Image.linear_gradient("L").resize((wide, tall))
     return _blend(mask, bottom, top)
 
 
-def _blend(mask: Image.Image, bright: Colour, dark: Colour) -> Image.Image:
-    """Colour a grey picture: one colour where it is bright, another where it is dark."""
+def _blend(mask: Image.Image, bright: Color, dark: Color) -> Image.Image:
+    """Color a gray image: one color where it is bright, another where it is dark."""
     return Image.composite(
         Image.new("RGB", mask.size, bright), Image.new("RGB", mask.size, dark), mask
     )
@@ -109,7 +109,7 @@ def _paint_room(
 
 
 def _paint_grass(
-    draw: ImageDraw.ImageDraw, rng: Random, wide: int, tall: int, horizon: float, sky: Colour
+    draw: ImageDraw.ImageDraw, rng: Random, wide: int, tall: int, horizon: float, sky: Color
 ) -> None:
     grass = pick(rng, _GRASS)
     x, size = wide * rng.random(), wide * rng.uniform(0.5, 0.9)

@@ -1,4 +1,4 @@
-"""Things that lie about in any picture, whatever it shows."""
+"""Small things on the ground, in images of every class."""
 
 from random import Random
 
@@ -17,7 +17,7 @@ from neither.demo.sketch import (
 
 
 def draw_clutter(rng: Random) -> Sketch:
-    """Draw one small thing that stands on the ground."""
+    """Draw one small thing on the ground."""
     return rng.choice((_ball, _ball, _crate, _plant, _plant, _bush, _lamp, _rock, _gift, _fence))(
         rng
     )
@@ -34,11 +34,11 @@ def draw_sun() -> Sketch:
 def draw_cloud(rng: Random) -> Sketch:
     """Draw a cloud."""
     cloud = Sketch(grounded=False)
-    grey = rng.randint(225, 252)
+    gray = rng.randint(225, 252)
     puffs = [
         oval(complex(x, -0.3 * rng.random()), 0.5 * rng.uniform(0.7, 1.1)) for x in (-0.6, 0, 0.6)
     ]
-    cloud.mark((grey, grey, grey), *puffs, capsule(-1.1 + 0.2j, 1.1 + 0.2j, 0.28, 0.28))
+    cloud.mark((gray, gray, gray), *puffs, capsule(-1.1 + 0.2j, 1.1 + 0.2j, 0.28, 0.28))
     return cloud
 
 
@@ -69,7 +69,7 @@ def draw_wall_clutter(rng: Random) -> Sketch:
 
 
 def clutter_box(rng: Random, width: int, height: int, horizon: float) -> Box:
-    """Choose where on the ground a small thing stands, in pixels, rather at the sides."""
+    """Choose a box on the ground for a small thing, in pixels, mostly at the sides."""
     size = min(width, height) * rng.uniform(0.14, 0.3)
     bottom = rng.uniform(horizon + 0.02 * height, max(horizon + 0.06 * height, 0.9 * height))
     x = width * (rng.uniform(0.02, 0.3) if rng.random() < 0.5 else rng.uniform(0.7, 0.98))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from neither.demo.palette import CLOTH, FUR, INK, PINK, WHITE, Colour, darker, lighter, mix, pick
+from neither.demo.palette import CLOTH, FUR, INK, PINK, WHITE, Color, darker, lighter, mix, pick
 from neither.demo.quadruped import Build, Coat, Tail, bust, facing, lying, sitting, standing
 from neither.demo.sketch import Sketch, blob, capsule, limb, mirrored, oval, symmetric
 
@@ -14,10 +14,10 @@ _POSES = ("stand", "walk", "walk", "sit", "sit", "lie", "face", "face", "portrai
 class _Face:
     """What makes one dog's head differ from another's."""
 
-    fur: Colour
-    ear: Colour
-    muzzle: Colour
-    patch: Colour | None
+    fur: Color
+    ear: Color
+    muzzle: Color
+    patch: Color | None
     ears: str
     snout: float
     tongue: bool
@@ -87,7 +87,7 @@ def _coat(rng: Random) -> Coat:
     return Coat(fur, belly, paw, spots)
 
 
-def _tail(rng: Random, fur: Colour) -> Tail:
+def _tail(rng: Random, fur: Color) -> Tail:
     joints = rng.choice(
         (
             (-0.2 - 0.22j, -0.26 - 0.5j, -0.14 - 0.68j),

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from random import Random
 
-from neither.demo.palette import CLOTH, HAIR, SKIN, Colour, darker, pick
+from neither.demo.palette import CLOTH, HAIR, SKIN, Color, darker, pick
 
 _STYLES = ("short", "short", "bald", "bob", "long", "long", "bun", "curly", "ponytail", "spiky")
-_EYES: tuple[Colour, ...] = ((74, 48, 34), (60, 110, 150), (70, 120, 80), (40, 34, 36))
+_EYES: tuple[Color, ...] = ((74, 48, 34), (60, 110, 150), (70, 120, 80), (40, 34, 36))
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,13 @@ class Face:
 
     Attributes:
         gaze: Where it looks: -0.3 left, 0 at the viewer, 0.3 right.
-        stone: Whether it is hewn: blind eyes, no colour but the skin's.
+        stone: Whether it is hewn: blind eyes, no color but the skin's.
     """
 
-    skin: Colour
-    hair: Colour
-    eyes: Colour
-    cloth: Colour
+    skin: Color
+    hair: Color
+    eyes: Color
+    cloth: Color
     style: str
     hat: str
     beard: bool
@@ -48,7 +48,7 @@ def choose_face(rng: Random) -> Face:
     )
 
 
-def choose_stone_face(rng: Random, stone: Colour) -> Face:
+def choose_stone_face(rng: Random, stone: Color) -> Face:
     """Draw the features of a statue by lot, all in one stone."""
     return Face(
         skin=stone,

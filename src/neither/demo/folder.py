@@ -1,15 +1,15 @@
-"""The demo folder: laid out, drawn on all cores, complete as soon as it exists."""
+"""The demo folder, drawn on all cores; it appears complete or not at all."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from neither.data.workers import parallel_map
-from neither.demo.picture import CLASSES, UNSEEN, draw_picture
+from neither.demo.drawing import CLASSES, UNSEEN, draw_image
 from neither.runtime.errors import OutputError
 from neither.runtime.files import output_folder
 
-VERSION = 1  # to be raised whenever a change alters pictures
+VERSION = 1  # raise it whenever a change alters images
 
 _Item = tuple[Path, int, str, str, int]  # folder, seed, split, label, index
 
@@ -23,18 +23,18 @@ def draw_demo(
     seed: int = 0,
     report: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write pictures of dogs, humans and neither, or do nothing where they lie already.
+    """Write images of dogs, humans and neither; do nothing if they exist already.
 
-    The same seed writes the same bytes; other counts add or leave out pictures and alter none.
+    The same seed writes the same bytes; other counts add or drop images and change none.
 
     Args:
         output_dir: Gets `{train,val,test}/{dog,human,neither}/`, `unseen/<kind>/` and `demo.json`.
-        num_train: Pictures in each class of the train split, 0 or more.
+        num_train: Images in each class of the train split, 0 or more.
         num_val: The same for val.
         num_test: The same for test.
-        num_unseen: Pictures of each kind that no split shows.
-        seed: Another seed draws other pictures.
-        report: Called now and then with the number of pictures drawn and of all.
+        num_unseen: Images of each kind that is in no split.
+        seed: Another seed draws other images.
+        report: Called with the numbers of images drawn and of all, now and then.
 
     Raises:
         OutputError: if `output_dir` exists and holds anything else, or cannot be written.
@@ -61,14 +61,14 @@ def _fill_folder(
         for label in UNSEEN if split == "unseen" else CLASSES:
             (partial / split / label).mkdir(parents=True)
             items += [(partial, seed, split, label, index) for index in range(count)]
-    for done, _ in enumerate(parallel_map(_write_picture, items), start=1):
+    for done, _ in enumerate(parallel_map(_write_image, items), start=1):
         if report and (done % 50 == 0 or done == len(items)):
             report(done, len(items))
 
 
-def _write_picture(item: _Item) -> None:
+def _write_image(item: _Item) -> None:
     folder, seed, split, label, index = item
-    content, suffix = draw_picture(seed, split, label, index)
+    content, suffix = draw_image(seed, split, label, index)
     (folder / split / label / f"{index:04d}{suffix}").write_bytes(content)
 
 

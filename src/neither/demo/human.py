@@ -5,7 +5,7 @@ from random import Random
 
 from neither.demo.face import Face, choose_face, choose_stone_face
 from neither.demo.head import draw_back, draw_head
-from neither.demo.palette import CLOTH, STONE, WHITE, WOOD, Colour, darker, lighter, pick
+from neither.demo.palette import CLOTH, STONE, WHITE, WOOD, Color, darker, lighter, pick
 from neither.demo.sketch import (
     Sketch,
     blob,
@@ -40,9 +40,9 @@ _SEATED: tuple[tuple[int, ...], ...] = (
 
 @dataclass(frozen=True)
 class _Clothes:
-    shirt: Colour
-    trousers: Colour
-    shoes: Colour
+    shirt: Color
+    trousers: Color
+    shoes: Color
     sleeves: str
     lower: str
     stripes: bool

@@ -1,11 +1,11 @@
-"""Colours, and the few things one does with them."""
+"""Colors, and the few things one does with them."""
 
 from collections.abc import Sequence
 from random import Random
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-FUR: tuple[Colour, ...] = (
+FUR: tuple[Color, ...] = (
     (133, 84, 48),
     (88, 58, 42),
     (58, 54, 60),
@@ -17,7 +17,7 @@ FUR: tuple[Colour, ...] = (
     (108, 104, 112),
     (196, 140, 92),
 )
-SKIN: tuple[Colour, ...] = (
+SKIN: tuple[Color, ...] = (
     (255, 224, 196),
     (244, 204, 170),
     (232, 184, 142),
@@ -27,7 +27,7 @@ SKIN: tuple[Colour, ...] = (
     (122, 78, 54),
     (92, 60, 44),
 )
-HAIR: tuple[Colour, ...] = (
+HAIR: tuple[Color, ...] = (
     (44, 38, 40),
     (70, 46, 34),
     (112, 72, 42),
@@ -39,7 +39,7 @@ HAIR: tuple[Colour, ...] = (
     (150, 80, 130),
     (70, 110, 160),
 )
-CLOTH: tuple[Colour, ...] = (
+CLOTH: tuple[Color, ...] = (
     (208, 62, 60),
     (232, 126, 58),
     (240, 196, 76),
@@ -57,7 +57,7 @@ CLOTH: tuple[Colour, ...] = (
     (196, 168, 132),
     (36, 58, 88),
 )
-STONE: tuple[Colour, ...] = (
+STONE: tuple[Color, ...] = (
     (196, 194, 188),
     (168, 170, 174),
     (214, 208, 196),
@@ -65,33 +65,33 @@ STONE: tuple[Colour, ...] = (
     (150, 160, 146),
 )
 
-INK: Colour = (38, 32, 36)
-WHITE: Colour = (252, 250, 246)
-PINK: Colour = (236, 132, 140)
-WOOD: Colour = (150, 104, 66)
-METAL: Colour = (164, 172, 182)
-LEAF: Colour = (86, 150, 76)
+INK: Color = (38, 32, 36)
+WHITE: Color = (252, 250, 246)
+PINK: Color = (236, 132, 140)
+WOOD: Color = (150, 104, 66)
+METAL: Color = (164, 172, 182)
+LEAF: Color = (86, 150, 76)
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """Blend two colours; a share of 0 gives the first, 1 the second."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+def mix(first: Color, second: Color, fraction: float) -> Color:
+    """Blend two colors; a fraction of 0 returns the first, 1 the second."""
+    red, green, blue = (round(a + (b - a) * fraction) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def darker(colour: Colour, share: float = 0.25) -> Colour:
-    """Shade a colour; towards a bluish black, because pure black looks burnt."""
-    return mix(colour, (18, 14, 30), share)
+def darker(color: Color, fraction: float = 0.25) -> Color:
+    """Shade a color; towards a bluish black, because pure black looks burnt."""
+    return mix(color, (18, 14, 30), fraction)
 
 
-def lighter(colour: Colour, share: float = 0.35) -> Colour:
-    """Light a colour up, towards a warm white."""
-    return mix(colour, (255, 250, 240), share)
+def lighter(color: Color, fraction: float = 0.35) -> Color:
+    """Light a color up, towards a warm white."""
+    return mix(color, (255, 250, 240), fraction)
 
 
-def pick(rng: Random, colours: Sequence[Colour], spread: int = 12) -> Colour:
-    """Draw a colour from a table and move each channel by at most `spread` of 255."""
+def pick(rng: Random, colors: Sequence[Color], spread: int = 12) -> Color:
+    """Draw a color from a table and move each channel by at most `spread` of 255."""
     red, green, blue = (
-        min(255, max(0, part + rng.randint(-spread, spread))) for part in rng.choice(colours)
+        min(255, max(0, part + rng.randint(-spread, spread))) for part in rng.choice(colors)
     )
     return red, green, blue

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from neither.demo.palette import Colour, darker
+from neither.demo.palette import Color, darker
 from neither.demo.sketch import Polygon, Sketch, capsule, hang, limb, mirrored, oval, symmetric
 
 
@@ -34,12 +34,12 @@ class Build:
 
 @dataclass(frozen=True)
 class Coat:
-    """Colours of an animal."""
+    """Colors of an animal."""
 
-    fur: Colour
-    belly: Colour
-    paw: Colour
-    spots: Colour | None
+    fur: Color
+    belly: Color
+    paw: Color
+    spots: Color | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Tail:
     joints: tuple[complex, ...]
     thick: float
     thin: float
-    fill: Colour
+    fill: Color
 
 
 def standing(
@@ -60,9 +60,9 @@ def standing(
     Args:
         rng: For the pose.
         build: Its proportions.
-        coat: Its colours.
+        coat: Its colors.
         tail: Its tail.
-        stride: How far the legs swing, in degrees; 0 stands still.
+        stride: How far the legs swing, in degrees; 0 for none.
 
     Returns:
         The sketch, and where the middle of the head belongs.

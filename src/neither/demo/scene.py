@@ -16,7 +16,7 @@ SUPERSAMPLE = 2  # drawn this much larger, then averaged down: smooth edges
 
 @dataclass
 class Scene:
-    """A canvas with a backdrop, `SUPERSAMPLE` times as large as its picture will be.
+    """A canvas with a backdrop, `SUPERSAMPLE` times as large as its image will be.
 
     Attributes:
         image: RGB.
@@ -35,7 +35,7 @@ def choose_size(rng: Random) -> tuple[int, int]:
 
 
 def set_scene(rng: Random, width: int, height: int, num_clutter: int) -> Scene:
-    """Draw a backdrop, and things on it, for a picture of so many pixels."""
+    """Draw a backdrop, and things on it, for an image of so many pixels."""
     wide, tall = width * SUPERSAMPLE, height * SUPERSAMPLE
     horizon = tall * rng.uniform(0.45, 0.75)
     kind = rng.choice(BACKDROPS)
@@ -51,7 +51,7 @@ def set_scene(rng: Random, width: int, height: int, num_clutter: int) -> Scene:
         half = min(wide, tall) * rng.uniform(0.07, 0.17)
         sketch.paint(image, (x - half, y - half, x + half, y + half))
     boxes = [clutter_box(rng, wide, tall, horizon) for _ in range(num_clutter)]
-    for box in sorted(boxes, key=lambda box: box[3]):  # what stands nearer hides what is behind
+    for box in sorted(boxes, key=lambda box: box[3]):  # nearer things hide those behind
         draw_clutter(rng).paint(image, box)
     return Scene(image, horizon)
 
@@ -72,7 +72,7 @@ def finish(rng: Random, scene: Scene) -> tuple[bytes, str]:
 
 
 def tone(rng: Random, scene: Scene) -> Image.Image:
-    """Average the scene down to the picture's size, in a light and with a grain by lot."""
+    """Average the scene down to the image's size, in a light and with a grain by lot."""
     image = scene.image.reduce(SUPERSAMPLE)
     light = rng.uniform(0.85, 1.12)
     lookup: list[int] = []

@@ -1,4 +1,4 @@
-"""A sketch: shaded polygons in a plane of complex numbers, painted into any box of a picture."""
+"""A sketch: shaded polygons in a plane of complex numbers, painted into any box of an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from neither.demo.palette import Colour, darker
+from neither.demo.palette import Color, darker
 
 Polygon = NDArray[np.complex128]  # x + y*1j, y pointing down
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -92,9 +92,9 @@ def mirrored(part: Polygon) -> Polygon:
 
 @dataclass(frozen=True)
 class Shape:
-    """Polygons of one colour that share one outline, where `solid`; else flat marks."""
+    """Polygons of one color that fraction one outline, where `solid`; else flat marks."""
 
-    fill: Colour
+    fill: Color
     parts: list[Polygon]
     solid: bool
 
@@ -106,18 +106,18 @@ class Sketch:
     Attributes:
         shapes: Painted in this order.
         grounded: Whether it stands on the ground, and so casts a shadow there.
-        cut: Whether it is cut off below, as a portrait is, and so belongs on a picture's edge.
+        cut: Whether it is cut off below, as a portrait is, and so belongs on an image's edge.
     """
 
     shapes: list[Shape] = field(default_factory=list)
     grounded: bool = True
     cut: bool = False
 
-    def add(self, fill: Colour, *parts: Polygon | list[Polygon]) -> None:
+    def add(self, fill: Color, *parts: Polygon | list[Polygon]) -> None:
         """Add a shaded body with an outline around all its parts together."""
         self.shapes.append(Shape(fill, _flatten(parts), solid=True))
 
-    def mark(self, fill: Colour, *parts: Polygon | list[Polygon]) -> None:
+    def mark(self, fill: Color, *parts: Polygon | list[Polygon]) -> None:
         """Add something flat without an outline: an eye, a stripe."""
         self.shapes.append(Shape(fill, _flatten(parts), solid=False))
 
@@ -147,11 +147,11 @@ class Sketch:
         return Sketch(shapes, self.grounded, self.cut)
 
     def paint(self, image: Image.Image, box: Box, outline: float = 1.0) -> None:
-        """Paint into a box of an RGB picture, as large as fits, centred, on the box's bottom.
+        """Paint into a box of an RGB image, as large as fits, centred, on the box's bottom.
 
         Args:
             image: Painted on in place.
-            box: In pixels; may reach over the picture's edge.
+            box: In pixels; may reach over the image's edge.
             outline: Thickness of the outline, 1 being the usual.
         """
         points = np.concatenate([part for shape in self.shapes for part in shape.parts])
@@ -174,8 +174,8 @@ def _flatten(parts: tuple[Polygon | list[Polygon], ...]) -> list[Polygon]:
 
 def _paint_shadow(image: Image.Image, x: float, y: float, radius: float) -> None:
     draw = ImageDraw.Draw(image, "RGBA")
-    for share in (1.0, 0.8):
-        across, down = radius * share * 1.05, radius * share * 0.16
+    for fraction in (1.0, 0.8):
+        across, down = radius * fraction * 1.05, radius * fraction * 0.16
         draw.ellipse((x - across, y - down, x + across, y + down), fill=(20, 16, 40, 46))
 
 
@@ -203,5 +203,5 @@ def _paint_shape(
         _fill(draw, part - depth * (normal - 0.9 * _LIGHT), shape.fill)
 
 
-def _fill(draw: ImageDraw.ImageDraw, part: Polygon, fill: Colour) -> None:
+def _fill(draw: ImageDraw.ImageDraw, part: Polygon, fill: Color) -> None:
     draw.polygon(part.view(np.float64).tolist(), fill=fill)

@@ -1,9 +1,9 @@
-"""Kinds that no training picture shows, to see whether a network owns up to not knowing them."""
+"""Kinds that are in no split, to test a network on out-of-distribution images."""
 
 import math
 from random import Random
 
-from neither.demo.palette import CLOTH, FUR, INK, PINK, WHITE, WOOD, Colour, darker, lighter, pick
+from neither.demo.palette import CLOTH, FUR, INK, PINK, WHITE, WOOD, Color, darker, lighter, pick
 from neither.demo.quadruped import Build, Coat, Tail, standing
 from neither.demo.sketch import (
     Sketch,
@@ -118,7 +118,7 @@ def draw_sheep(rng: Random) -> Sketch:
     return sheep
 
 
-def _add_sheep_head(sheep: Sketch, wool: Colour, skin: Colour, top: complex) -> None:
+def _add_sheep_head(sheep: Sketch, wool: Color, skin: Color, top: complex) -> None:
     sheep.add(skin, oval(top - 0.22 - 0.02j, 0.2, 0.09, 25))
     sheep.add(skin, capsule(top, top + 0.22 + 0.2j, 0.24, 0.16))
     sheep.add(wool, *(oval(top + math.cos(i) * 0.17 - 0.2j, 0.14) for i in (0.2, 1.6, 3.0)))

@@ -1,4 +1,4 @@
-"""One demo picture, a pure function of the seed and of its place in the folder."""
+"""One demo image, a pure function of seed, split, label and index."""
 
 from collections.abc import Callable
 from random import Random
@@ -52,25 +52,25 @@ UNSEEN: dict[str, Draw] = {
 }
 
 
-def draw_picture(seed: int, split: str, label: str, index: int) -> tuple[bytes, str]:
-    """Draw a picture of a class or of an unseen kind.
+def draw_image(seed: int, split: str, label: str, index: int) -> tuple[bytes, str]:
+    """Draw an image of a class or of an unseen kind.
 
     Args:
-        seed: Another seed draws other pictures.
-        split: `train`, `val`, `test` or `unseen`; all alike but for their pictures.
+        seed: Another seed draws other images.
+        split: `train`, `val`, `test` or `unseen`; the recipe is the same for each.
         label: `dog`, `human`, `neither` or one of `UNSEEN`.
-        index: Counts the pictures of this split and label, from 0.
+        index: Counts the images of this split and label, from 0.
 
     Returns:
         The file's bytes, and its suffix: `.jpg` or `.png`.
     """
     rng = Random(f"{seed}/{split}/{label}/{index}")  # noqa: S311 - no secrets here
-    kind = index % len(NEITHER)  # in turn, so that few pictures show all kinds
+    kind = index % len(NEITHER)  # in turn, so that few images contain all kinds
     draw = {"dog": draw_dog, "human": draw_human, "neither": NEITHER[kind], **UNSEEN}[label]
     num_clutter = rng.choice((0, 0, 1, 1, 2, 3)) if draw else rng.randint(2, 5)
     scene = set_scene(rng, *choose_size(rng), num_clutter)
     if draw is not None:
-        _place(rng, scene, draw(rng))
+        _paint_subject(rng, scene, draw(rng))
     if rng.random() < 0.15:
         _add_foreground(rng, scene)
     return finish(rng, scene)
@@ -84,27 +84,27 @@ def draw_pair(seed: int, index: int) -> Image.Image:
     ground = tall * rng.uniform(0.9, 0.98)
     dog, human = draw_dog(rng), draw_human(rng)
     dog_left = rng.random() < 0.5
-    for sketch, left, share in (
+    for sketch, left, fraction in (
         (human, dog_left, rng.uniform(0.8, 0.9)),
         (dog, not dog_left, rng.uniform(0.5, 0.62)),
     ):
         edge = wide * (0.5 if left else 0.02)
         bottom = tall if sketch.cut else ground
-        box: Box = (edge, bottom - tall * share, edge + wide * 0.48, bottom)
+        box: Box = (edge, bottom - tall * fraction, edge + wide * 0.48, bottom)
         sketch.turned(rng.random() < 0.5, 0).paint(scene.image, box)
     return tone(rng, scene)
 
 
-def _place(rng: Random, scene: Scene, sketch: Sketch) -> None:
-    """Paint the subject large enough to be told, anywhere in the scene."""
+def _paint_subject(rng: Random, scene: Scene, sketch: Sketch) -> None:
+    """Paint the subject at a recognisable size, anywhere in the scene."""
     tilt = rng.gauss(0, 3) if rng.random() < 0.8 else rng.uniform(-10, 10)
     subject = sketch.turned(rng.random() < 0.5, tilt)
     wide, tall = scene.image.size
     across, down = subject.size()
-    share = rng.uniform(0.8, 0.98)
-    scale = share * min(wide / across, tall / down)
+    fraction = rng.uniform(0.8, 0.98)
+    scale = fraction * min(wide / across, tall / down)
     width, height = across * scale, down * scale
-    # Now and then a part reaches over the edge.
+    # Some subjects extend over the edge.
     over = rng.uniform(0, 0.08) if rng.random() < 0.2 else 0.0
     left = rng.uniform(-over * width, wide - width + over * width)
     low, high = height, tall + over * height
