@@ -157,8 +157,8 @@ def test_classwise_is_the_mean_of_each_class_against_the_rest() -> None:
         bins = (15 * column).ceil().clamp(min=1)
         for each in sorted(set(bins.tolist())):
             inside = bins == each
-            share = (labels == number)[inside].double().mean()
-            expected += float(inside.sum() * (share - column[inside].mean()).abs()) / 200
+            fraction = (labels == number)[inside].double().mean()
+            expected += float(inside.sum() * (fraction - column[inside].mean()).abs()) / 200
     assert classwise_calibration_error(probabilities, labels).value == pytest.approx(
         expected / 3, abs=1e-12
     )

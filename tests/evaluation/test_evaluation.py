@@ -385,7 +385,7 @@ def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:
 def test_other_priors_move_every_figure(classifier: Classifier) -> None:
     known = replace(classifier, class_frequencies=(0.25, 0.5, 0.25))
     priors = known.with_priors({"dog": 0.05, "human": 0.05, "neither": 0.9})
-    # p * prior / share, and all divided by their sum.
+    # p * prior / frequency, and all divided by their sum.
     parts = [0.05 / 0.25, math.exp(2) * 0.05 / 0.5, 0.9 / 0.25]
     expected = [each / sum(parts) for each in parts]
     assert priors.probabilities(LOGITS[-1:])[0].tolist() == pytest.approx(expected)

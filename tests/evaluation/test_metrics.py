@@ -83,24 +83,24 @@ def test_per_class_metrics_agree_with_the_oracles(pairs: list[tuple[int, int]]) 
     )
     their_f1 = multiclass_f1_score(predicted, labels, NUM_CLASSES, average=None)
     assert list(found) == list(CLASSES)
-    for number, figures in enumerate(found.values()):
-        assert figures["num_images"] == num_images[number]
-        assert ("recall" in figures) == ("f1" in figures) == (num_images[number] > 0)
-        assert ("precision" in figures) == bool((predicted == number).any())
-        if "precision" in figures:
-            assert figures["precision"] == pytest.approx(precision[number], rel=1e-12)
-        if "recall" in figures:
-            assert figures["recall"] == pytest.approx(recall[number], rel=1e-12)
-            assert figures["f1"] == pytest.approx(f1[number], rel=1e-12)
-            assert figures["f1"] == pytest.approx(their_f1[number].item(), rel=1e-6)
+    for number, row in enumerate(found.values()):
+        assert row["num_images"] == num_images[number]
+        assert ("recall" in row) == ("f1" in row) == (num_images[number] > 0)
+        assert ("precision" in row) == bool((predicted == number).any())
+        if "precision" in row:
+            assert row["precision"] == pytest.approx(precision[number], rel=1e-12)
+        if "recall" in row:
+            assert row["recall"] == pytest.approx(recall[number], rel=1e-12)
+            assert row["f1"] == pytest.approx(f1[number], rel=1e-12)
+            assert row["f1"] == pytest.approx(their_f1[number].item(), rel=1e-6)
 
 
 @given(st.integers(1, 60), st.integers(0, 1000), st.floats(0.5, 4))
 @quick
 def test_nll_is_the_log_loss_of_scikit_learn(num: int, seed: int, temperature: float) -> None:
     logits, labels = make_logits(num, seed, spread=2.0)
-    shares = torch.softmax(logits.double() / temperature, 1).numpy()
-    theirs = oracle.log_loss(labels, shares, labels=list(range(NUM_CLASSES)))
+    probabilities = torch.softmax(logits.double() / temperature, 1).numpy()
+    theirs = oracle.log_loss(labels, probabilities, labels=list(range(NUM_CLASSES)))
     assert nll(logits, labels, temperature) == pytest.approx(theirs, rel=1e-10)
 
 
@@ -146,13 +146,13 @@ def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
 
 
 def test_counts_add_up_whatever_the_batches() -> None:
-    labels, predicted = columns([(place % 3, place % 2) for place in range(50)])
+    labels, predicted = columns([(index % 3, index % 2) for index in range(50)])
     parts = [confusion_matrix(labels[start : start + 16], predicted[start : start + 16], 3)
              for start in range(0, 50, 16)]  # fmt: skip
     whole = confusion_matrix(labels, predicted, 3)
     assert torch.equal(torch.stack(parts).sum(0), whole)
     assert whole.sum() == 50
-    assert whole[2, 0] == sum(place % 3 == 2 and place % 2 == 0 for place in range(50))
+    assert whole[2, 0] == sum(index % 3 == 2 and index % 2 == 0 for index in range(50))
 
 
 def test_nothing_to_score_is_an_error_not_a_zero() -> None:

@@ -123,7 +123,7 @@ def per_class_metrics(
 
 
 def curve_metrics(loss: float, confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """Return the metrics that make curves over epochs; train and val share the names.
+    """Return the metrics that make curves over epochs; train and val have the same names.
 
     Args:
         loss: mean over the images.

@@ -70,7 +70,7 @@ def _confidence_sentence(metrics: Mapping[str, Any]) -> str:
 
 
 def calibration_sentence(metrics: Mapping[str, Any]) -> str:
-    """Say whether the probabilities are calibrated, as far as the number of images can tell."""
+    """Say whether the probabilities are calibrated, as far as the number of images shows."""
     ece, bound = metrics["ece"], metrics["expected_if_calibrated"]["ece"]["q95"]
     if ece > bound:
         verdict = "are not well calibrated"
