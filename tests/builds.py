@@ -24,6 +24,7 @@ from neither.data import store, workers
 from neither.data.cache import Cache
 from neither.data.decode import DecodedFile, decode_file_with_traits
 from neither.data.preprocessing import Preprocessing
+from neither.data.scan import ImageTable
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import setup_console
 
@@ -35,8 +36,9 @@ def names_in(folder: Path) -> list[str]:
 
 
 def build(folder: Path) -> ImageStore:
-    spare = folder.parent / "spare"
-    return build_store(folder, names_in(folder), folder, PREPROCESSING, spare, 0.5)
+    table = ImageTable(folder, folder)
+    table.add(names_in(folder), "", "")
+    return build_store(table, PREPROCESSING, folder.parent / "spare", 0.5)
 
 
 decode_alone = cache(partial(decode_file_with_traits, preprocessing=PREPROCESSING))

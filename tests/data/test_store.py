@@ -17,6 +17,7 @@ from neither.data import decode, store, workers
 from neither.data.decode import DecodedFile, decode_file_with_traits
 from neither.data.fingerprints import compute_fingerprints
 from neither.data.preprocessing import Preprocessing
+from neither.data.scan import ImageTable
 from neither.data.store import ImageStore, build_store
 from neither.runtime import signals
 from neither.runtime.errors import DataError
@@ -58,8 +59,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def build(
     photos: Path, names: list[str], preprocessing: Preprocessing = SMALL, max_unreadable: float = 1
 ) -> ImageStore:
-    spare = photos.parent / "spare"
-    return build_store(photos, names, photos, preprocessing, spare, max_unreadable)
+    table = ImageTable(photos, photos)
+    table.add(names, "", "")
+    return build_store(table, preprocessing, photos.parent / "spare", max_unreadable)
 
 
 def check(

@@ -44,12 +44,14 @@ class DecodedImages(NamedTuple):
         fingerprints: (n,) records of `FINGERPRINT`; of an unreadable file only its hash, if any.
         reasons: (n,) why an image is unreadable; empty if it is readable.
         pixels: (n, S, S, 3) uint8 RGB; zero for an unreadable image.
+        path: of the shard that holds them; None if they are in memory.
     """
 
     keys: NDArray[np.bytes_]
     fingerprints: NDArray[np.void]
     reasons: list[str]
     pixels: NDArray[np.uint8]
+    path: Path | None = None
 
 
 def file_keys(root: Path, paths: Iterable[str]) -> NDArray[np.bytes_]:
@@ -85,10 +87,9 @@ class Cache:
         self.folder = folder
         self.shards: list[DecodedImages] = []
         self._image_size = image_size
-        self._paths: list[Path | None] = []
         for path in sorted(folder.glob("*.shard")):
             with suppress(Exception):  # damage shows as any of a dozen kinds
-                self._append(_read_shard(path, image_size), path)
+                self.shards.append(_read_shard(path, image_size))
 
     def __len__(self) -> int:
         """Count the images."""
@@ -106,10 +107,10 @@ class Cache:
         used = np.zeros(len(known), bool)
         used[numbers[numbers >= 0]] = True
         ends = np.cumsum([len(shard.keys) for shard in self.shards])
-        for path, part in zip(self._paths, np.split(used, ends[:-1]), strict=True):
-            if path is not None and part.any():
+        for shard, part in zip(self.shards, np.split(used, ends[:-1]), strict=True):
+            if shard.path is not None and part.any():
                 with suppress(OSError):
-                    os.utime(path)
+                    os.utime(shard.path)
         return numbers
 
     def add(self, parts: Sequence[DecodedImages]) -> None:
@@ -123,7 +124,7 @@ class Cache:
         reasons = list(chain.from_iterable(part.reasons for part in parts))
         if not keys.any():  # nothing that a later run could find
             pixels = np.concatenate([part.pixels for part in parts])
-            self._append(DecodedImages(keys, fingerprints, reasons, pixels), None)
+            self.shards.append(DecodedImages(keys, fingerprints, reasons, pixels))
             return
         header = BytesIO()
         np.savez(header, keys=keys, fingerprints=fingerprints, reasons=np.array(reasons))
@@ -134,7 +135,7 @@ class Cache:
                 file.write(header.getvalue())
                 for part in parts:
                     file.write(part.pixels.data)
-            self._append(_read_shard(path, self._image_size), path)
+            self.shards.append(_read_shard(path, self._image_size))
         except FileNotFoundError as error:
             raise OutputError(
                 f"{self.folder}: the cache was deleted while images were decoded into it; start "
@@ -145,10 +146,6 @@ class Cache:
                 f"{self.folder}: decoded images cannot be kept here: {error.strerror}; free some "
                 "space, or name a folder on another disk with the variable XDG_CACHE_HOME"
             ) from error
-
-    def _append(self, shard: DecodedImages, path: Path | None) -> None:
-        self.shards.append(shard)
-        self._paths.append(path)
 
 
 def _read_shard(path: Path, image_size: int) -> DecodedImages:
@@ -168,7 +165,7 @@ def _read_shard(path: Path, image_size: int) -> DecodedImages:
         ):
             raise ValueError("not a shard, damaged, or of another size")
         pixels = np.asarray(np.memmap(file, np.uint8, "r", start, shape))
-    return DecodedImages(keys, fingerprints, reasons.tolist(), pixels)
+    return DecodedImages(keys, fingerprints, reasons.tolist(), pixels, path)
 
 
 @contextmanager

@@ -99,31 +99,28 @@ def load_dataset(
             the run are changed or missing.
         OutputError: if decoded images cannot be kept, or a decoding process was killed.
     """
-    found = find_images(settings, classes)
-    for note in found.notes:
+    table = find_images(settings, classes)
+    for note in table.notes:
         info(note)
-    for refusal in found.unreadable_folders:
+    for refusal in table.unreadable_folders:
         warn(refusal)
-    store = build_store(
-        found.root, found.paths, found.source, preprocessing, run_folder / "cache",
-        settings.max_unreadable,
-    )  # fmt: skip
+    store = build_store(table, preprocessing, run_folder / "cache", settings.max_unreadable)
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
-        assignment, added = match_splits(splits_file, found, store)
+        assignment, added = match_splits(splits_file, table, store)
         if added:
             info(f"{len(added):,} images added since this run began are left out, "
                 f"{printable(added[0])} among them; --fresh takes them in")  # fmt: skip
     else:
-        assignment = assign_splits(found, store, seed, settings)
-        check_class_counts(found, assignment, classes)
-        write_splits(splits_file, found, store, assignment)
-    log_split_summary(found, store, assignment, classes)
+        assignment = assign_splits(table, store, seed, settings)
+        check_class_counts(table, assignment, classes)
+        write_splits(splits_file, table, store, assignment)
+    log_split_summary(table, store, assignment, classes)
     sides = [assignment.split_indices == SPLITS.index(split) for split in ("train", "val")]
     used = np.flatnonzero(sides[0] | sides[1])  # nothing of test may reach training
-    train, val = (_select(found, np.flatnonzero(side), used, classes) for side in sides)
+    train, val = (_select(table, np.flatnonzero(side), used, classes) for side in sides)
     pixels = _load_pixels(MappedPixels(store, used), settings.store)
-    fingerprint = data_fingerprint(found, store, assignment)
+    fingerprint = data_fingerprint(table, store, assignment)
     return Dataset(pixels, train, val, classes, preprocessing, fingerprint)
 
 
@@ -139,13 +136,13 @@ def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
 
 
 def _select(
-    found: ImageTable, indices: NDArray[np.int64], used: NDArray[np.int64], classes: Sequence[str]
+    table: ImageTable, indices: NDArray[np.int64], used: NDArray[np.int64], classes: Sequence[str]
 ) -> Split:
     class_indices = {name: index for index, name in enumerate(classes)}
     return Split(
-        [found.paths[index] for index in indices],
+        [table.paths[index] for index in indices],
         torch.from_numpy(np.searchsorted(used, indices)),
-        torch.tensor([class_indices[found.labels[index]] for index in indices], dtype=torch.int64),
+        torch.tensor([class_indices[table.labels[index]] for index in indices], dtype=torch.int64),
     )
 
 

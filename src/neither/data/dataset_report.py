@@ -34,7 +34,7 @@ from neither.data.layout import find_all_images, find_training_images
 from neither.data.manifest import find_training_rows, is_manifest, read_manifest
 from neither.data.scan import ImageTable
 from neither.data.splits import SPLITS, assign_splits, check_class_counts
-from neither.data.store import ImageStore, UnreadableLimit
+from neither.data.store import ImageStore, check_unreadable
 from neither.data.workers import parallel_map
 from neither.runtime.console import printable, progress_bar
 from neither.runtime.errors import DataError
@@ -342,7 +342,7 @@ def _errors(table: ImageTable, store: ImageStore, classes: Sequence[str]) -> lis
     unreadable = [f"{printable(table.paths[i])}: {reason}" for i, reason in store.reasons.items()]
     settings = Data(root=".")  # for the defaults; the root is not read
     try:
-        UnreadableLimit(settings.max_unreadable, len(table.paths)).check(unreadable)
+        check_unreadable(unreadable, len(table.paths), settings.max_unreadable)
     except DataError as error:
         errors.append(str(error))
     if len(classes) < 2:

@@ -16,6 +16,7 @@ from neither.data.cache import Cache, DecodedImages, file_keys, open_cache
 from neither.data.decode import decode_file_with_traits
 from neither.data.fingerprints import FINGERPRINT, compute_fingerprints
 from neither.data.preprocessing import Preprocessing
+from neither.data.scan import ImageTable
 from neither.data.workers import parallel_map
 from neither.runtime import signals
 from neither.runtime.console import printable, progress_bar
@@ -62,46 +63,13 @@ class ImageStore:
         return pixels
 
 
-@dataclass(frozen=True)
-class UnreadableLimit:
-    """How many of all images may be unreadable.
-
-    Attributes:
-        fraction: in [0, 1].
-        num_images: of which it is the fraction.
-    """
-
-    fraction: float
-    num_images: int
-
-    def check(self, unreadable: Sequence[str]) -> None:
-        """Raise a `DataError` if these, each a path with its reason, are too many."""
-        if len(unreadable) <= self.fraction * self.num_images:
-            return
-        named = "\n       ".join(unreadable[:_MAX_NAMED])
-        if all(each.endswith(_MISSING) for each in unreadable):
-            named += "\n       The paths of a CSV file start at its folder"
-        raise DataError(
-            f"{len(unreadable):,} of {self.num_images:,} images are unreadable, more than "
-            f"data.max_unreadable, {self.fraction:.3g}, allows\n       {named}\n       Mend or "
-            "remove them (scripts/check_data.py lists all), or raise data.max_unreadable"
-        )
-
-
 def build_store(
-    root: Path,
-    paths: Sequence[str],
-    source: Path,
-    preprocessing: Preprocessing,
-    spare: Path,
-    max_unreadable: float,
+    table: ImageTable, preprocessing: Preprocessing, spare: Path, max_unreadable: float
 ) -> ImageStore:
     """Decode the images that are not cached yet, and map all of them.
 
     Args:
-        root: of the images.
-        paths: below the root.
-        source: the folder, or the manifest, that names them.
+        table: the images.
         preprocessing: how to decode them.
         spare: a folder for decoded images where the cache cannot be written.
         max_unreadable: the fraction of images, in [0, 1], that may be unreadable.
@@ -109,44 +77,61 @@ def build_store(
     Raises:
         DataError: as soon as more are unreadable.
         OutputError: if the disk is full, or a decoding process was killed.
-        Stopped: if a signal asks for an end; what was decoded so far is kept.
+        Stopped: if a signal asks to stop; what was decoded so far is kept.
     """
-    keys = file_keys(root, paths)
-    limit = UnreadableLimit(max_unreadable, len(paths))
-    with open_cache(source, preprocessing, spare) as cache:
+    keys = file_keys(table.root, table.paths)
+    with open_cache(table.source, preprocessing, spare) as cache:
         numbers = cache.find(keys)
         new = np.flatnonzero(numbers < 0)
         numbers[new] = len(cache) + np.arange(len(new))
         if len(new):
-            new_paths = [paths[index] for index in new.tolist()]
-            _decode_new(cache, root, new_paths, keys[new], preprocessing, limit)
-    every_reason = list(chain.from_iterable(shard.reasons for shard in cache.shards))
-    reasons = {index: every_reason[number] for index, number in enumerate(numbers.tolist())
-               if every_reason[number]}  # fmt: skip
-    limit.check([f"{printable(paths[index])}: {why}" for index, why in reasons.items()])
-    fingerprints = np.zeros(len(paths), FINGERPRINT)
-    if cache.shards:
-        np.concatenate([shard.fingerprints for shard in cache.shards]).take(
-            numbers, out=fingerprints
-        )
+            _decode_new(cache, table, new, keys[new], preprocessing, max_unreadable)
+    all_reasons = list(chain.from_iterable(shard.reasons for shard in cache.shards))
+    reasons = {index: all_reasons[number] for index, number in enumerate(numbers.tolist())
+               if all_reasons[number]}  # fmt: skip
+    unreadable = [f"{printable(table.paths[index])}: {why}" for index, why in reasons.items()]
+    check_unreadable(unreadable, len(table.paths), max_unreadable)
+    none = np.zeros(0, FINGERPRINT)
+    fingerprints = np.concatenate([none, *(shard.fingerprints for shard in cache.shards)])[numbers]
     return ImageStore(fingerprints, reasons, [shard.pixels for shard in cache.shards], numbers)
+
+
+def check_unreadable(unreadable: Sequence[str], num_images: int, max_unreadable: float) -> None:
+    """Raise a `DataError` if too many of all images are unreadable.
+
+    Args:
+        unreadable: a path with its reason, of each.
+        num_images: of all images.
+        max_unreadable: the fraction of them, in [0, 1], that may be unreadable.
+    """
+    if len(unreadable) <= max_unreadable * num_images:
+        return
+    named = "\n       ".join(unreadable[:_MAX_NAMED])
+    if all(each.endswith(_MISSING) for each in unreadable):
+        named += "\n       The paths of a CSV file start at its folder"
+    raise DataError(
+        f"{len(unreadable):,} of {num_images:,} images are unreadable, more than "
+        f"data.max_unreadable, {max_unreadable:.3g}, allows\n       {named}\n       Repair or "
+        "remove them (scripts/check_data.py lists all), or raise data.max_unreadable"
+    )
 
 
 def _decode_new(
     cache: Cache,
-    root: Path,
-    paths: Sequence[str],
+    table: ImageTable,
+    indices: NDArray[np.int64],
     keys: NDArray[np.bytes_],
     preprocessing: Preprocessing,
-    limit: UnreadableLimit,
+    max_unreadable: float,
 ) -> None:
     """Decode images and add them to the cache in order; stop when too many are unreadable."""
+    paths = [table.paths[index] for index in indices.tolist()]
     image_bytes = 3 * preprocessing.image_size**2
     chunk_size = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // image_bytes))
     shard_size = max(1, min(_SHARD_IMAGES, _SHARD_BYTES // image_bytes))
     chunks = ((paths[start : start + chunk_size], keys[start : start + chunk_size])
               for start in range(0, len(paths), chunk_size))  # fmt: skip
-    decode = partial(_decode_chunk, root=root, preprocessing=preprocessing)
+    decode = partial(_decode_chunk, root=table.root, preprocessing=preprocessing)
     num_done = num_pending = 0
     pending: list[DecodedImages] = []
     unreadable: list[str] = []
@@ -162,7 +147,7 @@ def _decode_new(
                     if reason:
                         unreadable.append(f"{printable(paths[index])}: {reason}")
                 num_done += len(images.keys)
-                limit.check(unreadable)
+                check_unreadable(unreadable, len(table.paths), max_unreadable)
                 bar.update(num_done, len(paths))
                 if num_pending >= shard_size:
                     shard, pending, num_pending = pending, [], 0
