@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from neither.data.fingerprints import (
     FINGERPRINT,
     KNOWN_FORMATS,
     ImageFlag,
-    ImageTraits,
     compute_fingerprints,
     find_near_duplicates,
     group_exact_duplicates,
@@ -43,7 +42,6 @@ SCHEMA_VERSION = 2
 
 _FULL_SIZE = 2**16  # min_side that no JPEG reaches, so that none is read at a fraction of its size
 _SHARPNESS_SIDE = 256  # pixels of the longer side at which sharpness is measured
-_BATCH_SIZE = 256  # images whose fingerprints are computed at once
 _DARK = 25  # mean luma below which little can be seen
 _BLURRED = 12.0  # sharpness of photos blurred with a radius of 2 of 256 pixels
 _SINGLE_COLOR = 4.0  # standard deviation of the luma, in gray levels
@@ -138,10 +136,8 @@ class Inspection:
     spread: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _InspectedFile:
-    sha256: bytes
-    traits: ImageTraits | None = None
+class _InspectedFile(NamedTuple):
+    fingerprint: NDArray[np.void]  # (1,)
     mode: str = ""
     sharpness: float = 0.0
     spread: float = 0.0
@@ -159,47 +155,34 @@ def inspect_images(table: ImageTable) -> Inspection:
     fingerprints = np.zeros(num, FINGERPRINT)
     modes, reasons = [""] * num, {}
     sharpness, spread = np.zeros(num), np.zeros(num)
-    pending: dict[int, _InspectedFile] = {}
-
-    def compute_pending() -> None:
-        fingerprints[list(pending)] = compute_fingerprints(
-            [each.traits for each in pending.values() if each.traits is not None],
-            [each.sha256 for each in pending.values()],
-        )
-        pending.clear()
-
     with progress_bar("checking", num) as bar:
         paths = (table.root / path for path in table.paths)
         for index, file in enumerate(parallel_map(_inspect_file, paths)):
+            fingerprints[index] = file.fingerprint[0]
             modes[index], sharpness[index], spread[index] = file.mode, file.sharpness, file.spread
             if file.reason:
                 reasons[index] = file.reason
-                digest = np.frombuffer(file.sha256 or bytes(32), np.uint8)
-                fingerprints["sha256"][index] = digest
-            else:
-                pending[index] = file
-            if len(pending) == _BATCH_SIZE:
-                compute_pending()
             bar.advance()
-    compute_pending()
     return Inspection(ImageStore(fingerprints, reasons), modes, sharpness, spread)
 
 
 def _inspect_file(path: Path) -> _InspectedFile:
-    digest = b""
+    fingerprint = np.zeros(1, FINGERPRINT)
     try:
         content = read_file(path)
         digest = sha256(content).digest()
+        fingerprint["sha256"] = np.frombuffer(digest, np.uint8)
         upright = open_upright(content, TRAITS_SIDE)
         traits = extract_traits(upright)
         if upright.image.size != upright.size:
             upright = open_upright(content, _FULL_SIZE)
     except UnreadableError as error:
-        return _InspectedFile(digest, reason=str(error))
+        return _InspectedFile(fingerprint, reason=str(error))
     image = upright.image.convert("L")
     spread = float(np.asarray(image).std())
     image.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
-    return _InspectedFile(digest, traits, upright.mode, _sharpness(image), spread)
+    fingerprint = compute_fingerprints([traits], [digest])
+    return _InspectedFile(fingerprint, upright.mode, _sharpness(image), spread)
 
 
 def _sharpness(image: Image.Image) -> float:
