@@ -59,11 +59,6 @@ def test_a_sound_folder_has_no_errors_and_no_warnings(root: Path) -> None:
     assert json.loads(json.dumps(report)) == report
 
 
-def test_a_folder_without_splits_is_counted_as_one(root: Path) -> None:
-    report = report_dataset(root / "train")
-    assert report["counts"] == {"all": dict.fromkeys(LABELS, NUM)}
-
-
 def test_what_is_odd_about_images_is_counted(root: Path) -> None:
     put(root, "train/dog/a.jpg", encode(photo(200), "JPEG", exif=exif(6)))
     put(root, "train/dog/b.jpg", encode(photo(201), "JPEG", exif=exif(42)))
@@ -95,7 +90,7 @@ def test_dark_blurred_and_single_color_images_are_named(root: Path) -> None:
     assert "train/dog/red.png" not in report["blurred"]
 
 
-def test_copies_are_grouped_and_told_across_splits_and_classes(root: Path) -> None:
+def test_duplicates_are_grouped_and_reported_across_splits_and_classes(root: Path) -> None:
     first = sorted((root / "train" / "dog").iterdir())[0]
     put(root, "test/dog/copy.png", first.read_bytes())
     with Image.open(first) as image:
@@ -107,9 +102,9 @@ def test_copies_are_grouped_and_told_across_splits_and_classes(root: Path) -> No
     (near,) = report["near_duplicates"]
     assert sorted(near["paths"]) == sorted([*copies, "val/human/twin.jpg"])
     assert near["labels"] == ["dog", "human"]
-    said = " ".join(report["warnings"])
-    assert "2 images with the same bytes, in 1 groups" in said
-    assert "1 groups of images that are near-duplicates are in several classes" in said
+    message = " ".join(report["warnings"])
+    assert "2 images with the same bytes, in 1 groups" in message
+    assert "1 groups of images that are near-duplicates are in several classes" in message
     assert report["errors"] == []
 
 
@@ -122,9 +117,9 @@ def test_all_that_stops_training_is_an_error_at_once(root: Path) -> None:
         put(root, f"train/dog/bad{number}.jpg", b"no picture")
     for path in (root / "val" / "human").iterdir():
         path.unlink()
-    said = errors(root)
-    assert "3 of 43 images are unreadable" in said
-    assert "the folder of class human holds no images" in said
+    message = errors(root)
+    assert "3 of 43 images are unreadable" in message
+    assert "the folder of class human holds no images" in message
 
 
 def test_the_same_bytes_in_two_classes_are_an_error(root: Path) -> None:
@@ -150,7 +145,7 @@ def test_a_folder_of_one_class_or_none_is_an_error(root: Path) -> None:
     assert "want two classes or more" in errors(root / "train")
 
 
-def test_a_format_that_gives_a_class_away_is_a_warning(root: Path) -> None:
+def test_a_format_that_predicts_a_class_is_a_warning(root: Path) -> None:
     for path in sorted(root.glob("*/dog/*.png")):
         with Image.open(path) as image:
             image.save(path.with_suffix(".jpg"), quality=95)
@@ -196,17 +191,17 @@ def few(tmp_path: Path) -> Path:
 
 
 def inspect(few: Path) -> tuple[dict[str, int], Inspection]:
-    found = find_all_images(few)
-    return {path: place for place, path in enumerate(found.paths)}, inspect_images(found)
+    table = find_all_images(few)
+    return {path: index for index, path in enumerate(table.paths)}, inspect_images(table)
 
 
-def test_each_image_has_its_facts_mode_and_figures(few: Path) -> None:
+def test_each_image_has_its_fingerprints_mode_and_figures(few: Path) -> None:
     photo(50).convert("L").save(few / "dog" / "grey.png")
-    places, seen = inspect(few)
-    grey = places["dog/grey.png"]
+    indices, seen = inspect(few)
+    grey = indices["dog/grey.png"]
     assert seen.modes[grey] == "L"
     assert seen.store.fingerprints["flags"][grey] & ImageFlag.GRAYSCALE
-    assert {seen.modes[place] for path, place in places.items() if path != "dog/grey.png"} == {
+    assert {seen.modes[index] for path, index in indices.items() if path != "dog/grey.png"} == {
         "RGB"
     }
     assert (seen.store.fingerprints["width"] == 160).all()
@@ -216,14 +211,14 @@ def test_each_image_has_its_facts_mode_and_figures(few: Path) -> None:
 
 def test_a_bad_file_has_a_reason_and_stands_in_its_place(few: Path) -> None:
     (few / "dog" / "1.png").write_bytes((few / "dog" / "2.png").read_bytes()[:-200])
-    places, seen = inspect(few)
-    bad = places["dog/1.png"]
+    indices, seen = inspect(few)
+    bad = indices["dog/1.png"]
     assert list(seen.store.reasons) == [bad]
     assert not seen.store.is_readable[bad]
     assert (seen.store.fingerprints["width"][bad], seen.modes[bad]) == (0, "")
-    others = [place for place in places.values() if place != bad]
+    others = [index for index in indices.values() if index != bad]
     assert (seen.store.fingerprints["width"][others] == 160).all()
-    assert len(np.unique(seen.store.fingerprints["sha256"], axis=0)) == len(places)
+    assert len(np.unique(seen.store.fingerprints["sha256"], axis=0)) == len(indices)
 
 
 def test_sharpness_falls_with_blur_and_spread_with_contrast(few: Path) -> None:
@@ -232,18 +227,18 @@ def test_sharpness_falls_with_blur_and_spread_with_contrast(few: Path) -> None:
     for radius in (0, 1, 2, 4):
         sharp.filter(ImageFilter.GaussianBlur(radius)).save(few / "dog" / f"blur {radius}.png")
     Image.new("RGB", (40, 40), "red").save(few / "dog" / "red.png")
-    places, seen = inspect(few)
-    falling = [seen.sharpness[places[f"dog/blur {radius}.png"]] for radius in (0, 1, 2, 4)]
+    indices, seen = inspect(few)
+    falling = [seen.sharpness[indices[f"dog/blur {radius}.png"]] for radius in (0, 1, 2, 4)]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] > 1000 > 12 > falling[3]
-    assert seen.spread[places["dog/red.png"]] == 0
+    assert seen.spread[indices["dog/red.png"]] == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 900), (900, 1), (3, 3)])
 def test_the_smallest_images_have_figures_too(few: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, "red").save(few / "dog" / "tiny.png")
-    places, seen = inspect(few)
-    assert seen.sharpness[places["dog/tiny.png"]] == 0
+    indices, seen = inspect(few)
+    assert seen.sharpness[indices["dog/tiny.png"]] == 0
 
 
 def test_a_large_jpeg_is_decoded_fully(few: Path) -> None:
@@ -251,8 +246,8 @@ def test_a_large_jpeg_is_decoded_fully(few: Path) -> None:
     x, y = np.indices((1600, 1600))
     stripes = np.where((x // 8 + y // 8) % 2, 255, 0).astype(np.uint8)
     Image.fromarray(stripes).convert("RGB").save(few / "dog" / "large.jpg", quality=90)
-    places, seen = inspect(few)
-    assert seen.spread[places["dog/large.jpg"]] > 100
+    indices, seen = inspect(few)
+    assert seen.spread[indices["dog/large.jpg"]] > 100
 
 
 def unrelated_fingerprints(num: int, seed: int = 0) -> NDArray[np.void]:
@@ -269,8 +264,8 @@ def unrelated_fingerprints(num: int, seed: int = 0) -> NDArray[np.void]:
 def traits(
     records: NDArray[np.void], labels: list[str], modes: list[str] | None = None
 ) -> set[str]:
-    found = find_shortcuts(records, modes or ["RGB"] * len(labels), labels)
-    return {f"{each.label}: {each.trait}" for each in found}
+    table = find_shortcuts(records, modes or ["RGB"] * len(labels), labels)
+    return {f"{each.label}: {each.trait}" for each in table}
 
 
 CLASS_OF_EACH = ["dog", "human", "neither"] * 100
@@ -283,7 +278,7 @@ def test_where_no_trait_tells_a_class_none_is_reported(seed: int) -> None:
     assert predict_from_metadata(records, ["RGB"] * 300, CLASS_OF_EACH) < 0.45
 
 
-def test_a_class_of_another_format_is_told_with_its_shares() -> None:
+def test_a_class_of_another_format_is_reported_with_its_shares() -> None:
     records = unrelated_fingerprints(300)
     records["format"] = [label == "dog" for label in CLASS_OF_EACH]
     first = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)[0]
@@ -294,7 +289,7 @@ def test_a_class_of_another_format_is_told_with_its_shares() -> None:
     )
 
 
-def test_small_tall_grey_and_mode_are_each_told() -> None:
+def test_small_tall_gray_and_mode_are_each_reported() -> None:
     human = np.array(CLASS_OF_EACH) == "human"
     records = unrelated_fingerprints(300)
     records["width"][human] //= 4
@@ -318,7 +313,7 @@ def test_a_weak_trait_of_few_images_is_chance() -> None:
     assert "dog: grayscale" not in traits(records, labels)
 
 
-def test_a_rare_trait_that_one_class_alone_has_is_told() -> None:
+def test_a_rare_trait_that_one_class_alone_has_is_reported() -> None:
     records = unrelated_fingerprints(3000)
     labels = ["human"] * 1000 + ["dog"] * 2000
     records["flags"][:90] = ImageFlag.GRAYSCALE
@@ -331,13 +326,13 @@ def test_of_several_limits_of_size_only_the_most_telling_is_kept() -> None:
     human = np.array(CLASS_OF_EACH) == "human"
     records["width"][human] //= 4
     records["height"][human] //= 4
-    found = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)
-    sizes = [each for each in found if each.label == "human" and "short side" in each.trait]
+    table = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)
+    sizes = [each for each in table if each.label == "human" and "short side" in each.trait]
     assert len(sizes) == 1
-    assert all(each.balanced_accuracy <= found[0].balanced_accuracy for each in found)
+    assert all(each.balanced_accuracy <= table[0].balanced_accuracy for each in table)
 
 
-def test_a_class_is_never_guessed_from_its_own_image() -> None:
+def test_a_class_is_never_predicted_from_its_own_image() -> None:
     """Every image has a size of its own: seen again it would tell everything, left out nothing."""
     records = unrelated_fingerprints(90)
     records["width"] = 2 ** np.arange(90 // 3).repeat(3)[:90] % 2**31

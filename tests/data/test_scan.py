@@ -92,7 +92,7 @@ def test_a_folder_named_as_an_image_is_a_folder(tmp_path: Path) -> None:
     assert (listing.paths, listing.num_others) == (["x.jpg/inner.jpg"], 0)
 
 
-def test_what_only_has_the_name_of_an_image_is_told_and_never_opened(
+def test_what_only_has_the_name_of_an_image_is_reported_and_never_opened(
     tmp_path: Path, watchdog: None
 ) -> None:
     for name in ("pipe", "pipe.jpg"):
@@ -123,7 +123,7 @@ def test_hard_links_are_two_files(tmp_path: Path) -> None:
     assert list_images(tmp_path).paths == ["a.jpg", "b.jpg"]
 
 
-def test_names_that_look_the_same_are_kept_apart(tmp_path: Path) -> None:
+def test_names_that_hash_the_same_are_kept_apart(tmp_path: Path) -> None:
     names = ["caf\u00e9.jpg", "cafe\u0301.jpg", "CAFE.jpg", "cafe.jpg", "cafe.JPG"]
     touch(tmp_path, *names)
     if len(list(tmp_path.iterdir())) < len(names):
@@ -257,7 +257,7 @@ def test_any_name_that_a_file_system_takes_is_found(
     [(b"RIFF\x01\x02\x03\x04WEBPVP8", True), (b"RIFF\x01\x02\x03\x04WAVEfmt", False),
      (b"BM\x01\x02\x03\x04\0\0\0\0\x36\0", True), (b"BM is a memo", False)],
 )  # fmt: skip
-def test_content_alone_tells_an_image_from_its_look_alike(
+def test_content_alone_tells_an_image_from_its_hash_alike(
     tmp_path: Path, start: bytes, is_image: bool
 ) -> None:
     (tmp_path / "file").write_bytes(start)
@@ -265,14 +265,14 @@ def test_content_alone_tells_an_image_from_its_look_alike(
 
 
 def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
-    found = ImageTable(tmp_path, tmp_path)
-    found.add(["a.jpg", "b.jpg"], "dog", "train")
-    found.add(["c.jpg"], "human")
-    found.add([], "nothing", "val")
-    assert found.paths == ["a.jpg", "b.jpg", "c.jpg"]
-    assert found.labels == ["dog", "dog", "human"]
-    assert found.splits == ["train", "train", ""]
-    assert found.images == [
+    table = ImageTable(tmp_path, tmp_path)
+    table.add(["a.jpg", "b.jpg"], "dog", "train")
+    table.add(["c.jpg"], "human")
+    table.add([], "nothing", "val")
+    assert table.paths == ["a.jpg", "b.jpg", "c.jpg"]
+    assert table.labels == ["dog", "dog", "human"]
+    assert table.splits == ["train", "train", ""]
+    assert table.images == [
         ImageRow("a.jpg", "dog", "train"),
         ImageRow("b.jpg", "dog", "train"),
         ImageRow("c.jpg", "human"),
@@ -282,14 +282,14 @@ def test_columns_and_images_say_the_same(tmp_path: Path) -> None:
 def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_path: Path) -> None:
     touch(tmp_path, "dog/a.jpg", "dog/a.txt", "dog/.b.jpg", "human/c.jpg")
     os.mkfifo(tmp_path / "dog/pipe.jpg")
-    found = ImageTable(tmp_path, tmp_path)
-    assert found.scan(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
-    assert found.scan(tmp_path / "human") == ["c.jpg"]
-    assert found.paths == found.listing.paths == []
-    assert (found.listing.num_others, found.listing.num_hidden) == (1, 1)
+    table = ImageTable(tmp_path, tmp_path)
+    assert table.scan(tmp_path / "dog", prefix="dog/") == ["dog/a.jpg"]
+    assert table.scan(tmp_path / "human") == ["c.jpg"]
+    assert table.paths == table.listing.paths == []
+    assert (table.listing.num_others, table.listing.num_hidden) == (1, 1)
     odd = f"{tmp_path}/dog/pipe.jpg: not a regular file"
-    assert found.listing.irregular == [odd]
-    assert found.notes == [
+    assert table.listing.irregular == [odd]
+    assert table.notes == [
         f"{tmp_path}/dog: 1 other files are not read",
         f"{tmp_path}/dog: 1 entries with an image suffix are not image files, such as {odd}",
     ]
@@ -298,7 +298,7 @@ def test_a_search_notes_what_else_lies_there_and_adds_no_image_by_itself(tmp_pat
 def test_notes_escape_what_would_drive_a_terminal(tmp_path: Path) -> None:
     touch(tmp_path, "\x1b[31m/a.txt")
     (tmp_path / "\x1b[31m/\n.jpg").symlink_to("nowhere")
-    found = ImageTable(tmp_path, tmp_path)
-    found.scan(tmp_path / "\x1b[31m")
-    assert len(found.notes) == 2
-    assert all(letter.isprintable() for note in found.notes for letter in note)
+    table = ImageTable(tmp_path, tmp_path)
+    table.scan(tmp_path / "\x1b[31m")
+    assert len(table.notes) == 2
+    assert all(letter.isprintable() for note in table.notes for letter in note)

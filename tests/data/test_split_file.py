@@ -34,7 +34,7 @@ def make(
 ) -> tuple[ImageTable, ImageStore, SplitAssignment]:
     """Return images in these splits; the reason is for all that are in none."""
     records = make_fingerprints([make_dhash(number) for number in range(len(names))])
-    reasons = {place: reason for place, side in enumerate(splits) if not side}
+    reasons = {index: reason for index, side in enumerate(splits) if not side}
     return (
         make_table(names),
         make_store(records),
@@ -53,10 +53,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_file_has_the_columns_of_the_design_and_every_image(path: Path) -> None:
-    found, store, assignment = make()
+    table, store, assignment = make()
     store.fingerprints["sha256"][3] = 0  # could not even be read
-    write_splits(path, found, store, assignment)
-    hashes = [bytes(store.fingerprints["sha256"][place]).hex() for place in range(3)]
+    write_splits(path, table, store, assignment)
+    hashes = [bytes(store.fingerprints["sha256"][index]).hex() for index in range(3)]
     assert path.read_text() == (
         "path,label,split,sha256,reason\n"
         f"dog/a.jpg,dog,train,{hashes[0]},\n"
@@ -67,9 +67,9 @@ def test_the_file_has_the_columns_of_the_design_and_every_image(path: Path) -> N
 
 
 def test_the_same_images_keep_their_splits_in_any_order(path: Path) -> None:
-    found, store, assignment = make()
-    write_splits(path, found, store, assignment)
-    again, added = match_splits(path, found, store)
+    table, store, assignment = make()
+    write_splits(path, table, store, assignment)
+    again, added = match_splits(path, table, store)
     assert (again.split_indices.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: TOLD}, [])
     turned = make_table(NAMES[::-1])
     again, added = match_splits(path, turned, make_store(store.fingerprints[::-1]))
@@ -88,32 +88,32 @@ def test_added_images_are_named_and_left_out(path: Path) -> None:
     assert again.reasons == {0: since, 4: TOLD, 5: since}
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_images_of_a_split_that_are_not_as_they_were_are_refused(path: Path, place: int) -> None:
-    found, store, assignment = make()
-    write_splits(path, found, store, assignment)
-    name, others = NAMES[place], [number for number in range(4) if number != place]
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_images_of_a_split_that_are_not_as_they_were_are_refused(path: Path, index: int) -> None:
+    table, store, assignment = make()
+    write_splits(path, table, store, assignment)
+    name, others = NAMES[index], [number for number in range(4) if number != index]
 
-    def refused(found: ImageTable, store: ImageStore) -> str:
+    def refused(table: ImageTable, store: ImageStore) -> str:
         with pytest.raises(DataError) as caught:
-            match_splits(path, found, store)
+            match_splits(path, table, store)
         assert str(caught.value).endswith("put them back, or start over with --fresh")
         return str(caught.value).partition(";")[0]
 
-    said = refused(
+    message = refused(
         make_table([NAMES[number] for number in others]), make_store(store.fingerprints[others])
     )
-    assert said == f"1 images of this run are missing, among them {name}"
+    assert message == f"1 images of this run are missing, among them {name}"
     records = store.fingerprints.copy()
-    records["sha256"][place, 31] ^= 1
-    said = refused(found, make_store(records))
-    assert said == f"1 images of this run are changed, among them {name}"
-    said = refused(found, make_store(store.fingerprints, {place: "permission denied"}))
-    assert said == f"1 images of this run are unreadable, among them {name} (permission denied)"
-    labels = [*found.labels]
-    labels[place] = "neither"
-    said = refused(replace(found, labels=labels), store)
-    assert said == f"1 images of this run are of another label now, among them {name}"
+    records["sha256"][index, 31] ^= 1
+    message = refused(table, make_store(records))
+    assert message == f"1 images of this run are changed, among them {name}"
+    message = refused(table, make_store(store.fingerprints, {index: "permission denied"}))
+    assert message == f"1 images of this run are unreadable, among them {name} (permission denied)"
+    labels = [*table.labels]
+    labels[index] = "neither"
+    message = refused(replace(table, labels=labels), store)
+    assert message == f"1 images of this run are of another label now, among them {name}"
 
 
 def test_all_that_are_missing_are_counted(path: Path) -> None:
@@ -124,13 +124,13 @@ def test_all_that_are_missing_are_counted(path: Path) -> None:
 
 
 def test_an_image_that_was_left_out_anyway_may_vanish_or_change(path: Path) -> None:
-    found, store, assignment = make()
-    write_splits(path, found, store, assignment)
+    table, store, assignment = make()
+    write_splits(path, table, store, assignment)
     again, added = match_splits(path, make_table(NAMES[:3]), make_store(store.fingerprints[:3]))
     assert (again.split_indices.tolist(), again.reasons, added) == ([1, 2, 3], {}, [])
     store.fingerprints["sha256"][3] ^= 1
-    assert match_splits(path, found, store)[0].reasons == {3: TOLD}
-    assert match_splits(path, found, make_store(store.fingerprints, {3: "damaged"}))[1] == []
+    assert match_splits(path, table, store)[0].reasons == {3: TOLD}
+    assert match_splits(path, table, make_store(store.fingerprints, {3: "damaged"}))[1] == []
 
 
 ODD = ["a,b.jpg", 'say "x".jpg', "new\nline.jpg", "re\rturn.jpg", "\r\n.jpg", "=1+1.jpg", "+a",
@@ -140,12 +140,12 @@ ODD = ["a,b.jpg", 'say "x".jpg', "new\nline.jpg", "re\rturn.jpg", "\r\n.jpg", "=
 
 
 def test_odd_names_come_back_as_they_were(path: Path) -> None:
-    found, store, assignment = make(ODD, [1] * len(ODD))
-    found.labels[:] = ODD[::-1]  # a label is the name of a folder: just as odd
-    write_splits(path, found, store, assignment)
-    assert match_splits(path, found, store)[0].split_indices.tolist() == [1] * len(ODD)
+    table, store, assignment = make(ODD, [1] * len(ODD))
+    table.labels[:] = ODD[::-1]  # a label is the name of a folder: just as odd
+    write_splits(path, table, store, assignment)
+    assert match_splits(path, table, store)[0].split_indices.tolist() == [1] * len(ODD)
     again = read_split(path, Path("photos"), "train")
-    assert (again.paths, again.labels) == (found.paths, found.labels)
+    assert (again.paths, again.labels) == (table.paths, table.labels)
 
 
 PATHS = st.binary(min_size=1, max_size=20).map(os.fsdecode).filter(
@@ -161,16 +161,16 @@ def test_any_run_reads_back_as_it_was_written(path: Path, data: st.DataObject) -
     names = data.draw(st.lists(PATHS, min_size=1, max_size=6, unique=True))
     num = len(names)
     splits = data.draw(st.lists(st.integers(0, 3), min_size=num, max_size=num))
-    found, store, assignment = make(names, splits, data.draw(PATHS))
-    found.labels[:] = data.draw(st.lists(PATHS, min_size=num, max_size=num))
-    write_splits(path, found, store, assignment)
-    again, added = match_splits(path, found, store)
+    table, store, assignment = make(names, splits, data.draw(PATHS))
+    table.labels[:] = data.draw(st.lists(PATHS, min_size=num, max_size=num))
+    write_splits(path, table, store, assignment)
+    again, added = match_splits(path, table, store)
     assert (again.split_indices.tolist(), again.reasons, added) == (
         splits,
         assignment.reasons,
         [],
     )
-    assert data_fingerprint(found, store, again) == data_fingerprint(found, store, assignment)
+    assert data_fingerprint(table, store, again) == data_fingerprint(table, store, assignment)
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\x01"])
@@ -196,8 +196,8 @@ def test_a_line_holds_its_cells_whatever_they_hold(cells: list[str]) -> None:
 
 
 def test_a_run_knows_the_hashes_and_images_of_each_of_its_splits(path: Path) -> None:
-    found, store, assignment = make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 1])
-    write_splits(path, found, store, assignment)
+    table, store, assignment = make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 1])
+    write_splits(path, table, store, assignment)
     hashes = [bytes(digest).hex() for digest in store.fingerprints["sha256"]]
     assert read_hashes(path, "train") == {hashes[0], hashes[4]}
     assert read_hashes(path, "val") == {hashes[1]}
@@ -223,19 +223,19 @@ def test_a_split_without_images_is_refused(path: Path) -> None:
 
 
 def test_the_fingerprint_tells_every_change_of_what_is_used() -> None:
-    found, store, assignment = make()
-    first = data_fingerprint(found, store, assignment)
+    table, store, assignment = make()
+    first = data_fingerprint(table, store, assignment)
     assert data_fingerprint(*make()) == first
     seen = {first}
     seen.add(data_fingerprint(*make(["dog/a.png", *NAMES[1:]])))
     seen.add(data_fingerprint(*make(splits=(2, 2, 3, 0))))
     seen.add(data_fingerprint(*make(splits=(1, 2, 3, 1))))
     seen.add(data_fingerprint(*make(splits=(1, 2, 0, 0))))
-    labels = ["human", *found.labels[1:]]
-    seen.add(data_fingerprint(replace(found, labels=labels), store, assignment))
+    labels = ["human", *table.labels[1:]]
+    seen.add(data_fingerprint(replace(table, labels=labels), store, assignment))
     records = store.fingerprints.copy()
     records["sha256"][2, 0] ^= 1
-    seen.add(data_fingerprint(found, make_store(records), assignment))
+    seen.add(data_fingerprint(table, make_store(records), assignment))
     assert len(seen) == 7
 
 
@@ -256,9 +256,9 @@ HEADER = b"path,label,split,sha256,reason\n"
 )  # fmt: skip
 def test_a_file_of_another_form_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    found, store, _ = make()
+    table, store, _ = make()
     for read in (
-        lambda: match_splits(path, found, store),
+        lambda: match_splits(path, table, store),
         lambda: read_hashes(path, "train"),
         lambda: read_split(path, Path("photos"), "train"),
     ):
