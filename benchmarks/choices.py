@@ -160,16 +160,16 @@ def harder(
 
 
 def keeping_best_recall(
-    save: Callable[[TrainState, RunFolder], None],
-) -> Callable[[TrainState, RunFolder], None]:
+    save: Callable[[Config, TrainState, RunFolder], None],
+) -> Callable[[Config, TrainState, RunFolder], None]:
     """Return `_save_epoch` that also keeps the epoch with the highest macro recall on val."""
     most = [-1.0]
 
-    def saving(state: TrainState, run: RunFolder) -> None:
-        save(state, run)
+    def saving(config: Config, state: TrainState, run: RunFolder) -> None:
+        save(config, state, run)
         if state.epoch and state.metrics and state.metrics["macro_recall"] > most[0]:
             most[0] = state.metrics["macro_recall"]
-            state.save(run.folder / "best_recall.pt", to_go_on=False)
+            state.save(run.folder / "best_recall.pt", config, resumable=False)
 
     return saving
 

@@ -100,7 +100,7 @@ def measure_training(root: Path, run: Path, rounds: int) -> None:
     config = Config(name="x", classes=CLASSES, data=Data(root="x"), train=Train(epochs=100))
     compute = choose_compute("auto", "auto")
     state = build_state(config, PREPROCESSING, compute)
-    state.meet(data.train.labels)
+    state.set_training_labels(data.train.labels)
     batches, shares = cut(data), []
     for epoch in range(rounds + 1):
         waited, started = 0.0, time.perf_counter()

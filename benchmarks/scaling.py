@@ -92,7 +92,7 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
         dataset = Dataset(pixels, split, split, CLASSES, preprocessing, "")
         batches = Batches(dataset, Augmentation(), BATCH_SIZE, 0, compute.device)
         state = build_state(config, preprocessing, compute)
-        state.meet(split.labels)
+        state.set_training_labels(split.labels)
         coming = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
         first = next(coming)
         first_batch = time.perf_counter() - started

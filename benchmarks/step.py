@@ -56,7 +56,7 @@ def main() -> None:
         data = build(root, Path(folder) / "run")
         for name, state in (("small_cnn", build_state(CONFIG, PREPROCESSING, compute)),
                             ("resnet18", resnet_state(compute))):  # fmt: skip
-            state.meet(data.train.labels)
+            state.set_training_labels(data.train.labels)
             coming = forever(Batches(data, Augmentation(), BATCH_SIZE, 0, compute.device))
             row = measure(f"{name}, project's loop", ours(state, coming, compute), rounds, compute)
             flops = count_flops(state, next(coming), compute)
@@ -132,7 +132,7 @@ def resnet_state(compute: Compute) -> TrainState:
     network = network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     use_gemm_weight_gradients(network, compute)
     state.network = network
-    state.average = EMA(network, CONFIG.train.ema_decay)
+    state.ema = EMA(network, CONFIG.train.ema_decay)
     state.optimizer = build_optimizer(network, settings)
     return state
 

@@ -1,6 +1,7 @@
-"""One folder, one run, one owner: new, gone on with, finished, put aside, or refused."""
+"""One folder, one run, one owner: new, resumed, finished, moved aside or refused; environment."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -17,25 +18,26 @@ from neither.config.schema import RENAMED_KEYS, Config
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_checkpoint
 from neither.runtime import files
-from neither.runtime.console import info
+from neither.runtime.console import info, log_to_folder
 from neither.runtime.devices import Compute
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
-from neither.training.run_folder import RunFolder, open_run_folder
+from neither.training.run_folder import RunFolder, open_run_folder, write_environment
 from neither.training.state import build_state
 
+CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
 
 
 def save_last(config: Config, run: RunFolder, epoch: int = 1) -> None:
     """Leave what training leaves after some epochs."""
-    compute = Compute(torch.device("cpu"), "float32")
+    compute = Compute(CPU, "float32")
     state = build_state(config, Preprocessing(config.data.image_size), compute)
     state = replace(state, epoch=epoch, step=10 * epoch, metrics={"loss": 1.0, "macro_recall": 0.5})
-    state.save(run.best, to_go_on=False)
-    state.save(run.last, to_go_on=True)
+    state.save(run.best, config, resumable=False)
+    state.save(run.last, config, resumable=True)
 
 
-def begin(config: Config, folder: Path, epoch: int = 1) -> None:
+def start_run(config: Config, folder: Path, epoch: int = 1) -> None:
     with open_run_folder(config, folder, fresh=False) as run:
         save_last(config, run, epoch)
 
@@ -68,32 +70,30 @@ def test_a_new_run_has_its_folders_and_the_config_that_repeats_it(
     )
 
 
-def test_the_same_config_goes_on_from_the_last_checkpoint(
+def test_the_same_config_resumes_from_the_last_checkpoint(
     folder: Path, make_config: MakeConfig
 ) -> None:
-    begin(make_config(), folder, epoch=2)
+    start_run(make_config(), folder, epoch=2)
     resumed = open_and_close(make_config(), folder).resumed
     assert resumed is not None
     assert (resumed.epoch, resumed.step) == (2, 20)
     assert resumed.training is not None
-    assert "going on with" in (folder / "log.txt").read_text()
+    assert "resuming" in (folder / "log.txt").read_text()
     assert "after epoch 2, step 20" in (folder / "log.txt").read_text()
 
 
 def test_a_finished_run_is_opened_to_be_read(folder: Path, make_config: MakeConfig) -> None:
-    begin(make_config(), folder, epoch=3)
+    start_run(make_config(), folder, epoch=3)
     run = open_and_close(make_config(), folder)
     assert run.resumed is not None
     assert run.resumed.epoch == 3
-    assert "going on with" not in (folder / "log.txt").read_text()
-    best = run.read_best()
+    assert "resuming" not in (folder / "log.txt").read_text()
+    best = run.load_best()
     assert (best.epoch, best.training) == (3, None)
 
 
-def test_changed_keys_are_listed_with_their_old_and_new_values(
-    folder: Path, make_config: MakeConfig
-) -> None:
-    begin(make_config(), folder)
+def test_changed_keys_are_listed_with_both_values(folder: Path, make_config: MakeConfig) -> None:
+    start_run(make_config(), folder)
     before = (folder / "config.yaml").read_bytes()
     changed = make_config(
         seed=5, train={"epochs": 30, "warmup_epochs": 1}, classes=("dog", "human"), name="other",
@@ -116,7 +116,7 @@ def test_changed_keys_are_listed_with_their_old_and_new_values(
 
 
 def test_a_run_of_version_1_must_start_over(folder: Path, make_config: MakeConfig) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     kept = folder / "config.yaml"
     for old, new in RENAMED_KEYS.items():
         kept.write_text(
@@ -144,7 +144,7 @@ def test_a_run_of_version_1_must_start_over(folder: Path, make_config: MakeConfi
 def test_keys_that_change_no_number_may_change(
     change: dict[str, object], folder: Path, make_config: MakeConfig
 ) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     assert open_and_close(make_config(**change), folder).resumed is not None
 
 
@@ -168,7 +168,7 @@ def test_keys_that_change_no_number_may_change(
 def test_keys_that_change_numbers_may_not(
     change: dict[str, object], folder: Path, make_config: MakeConfig
 ) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     with pytest.raises(UsageError, match=r"another config\n.* became "):
         open_and_close(make_config(**change), folder)
 
@@ -200,14 +200,14 @@ def test_a_run_whose_disk_was_full_at_once_can_begin_when_there_is_space(
 
 
 def test_a_resumed_run_keeps_its_splits(folder: Path, make_config: MakeConfig) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     (folder / "splits.csv").write_text("path,label\n")
     open_and_close(make_config(), folder)
     assert (folder / "splits.csv").read_text() == "path,label\n"
 
 
-def test_what_killed_writers_left_is_swept(folder: Path, make_config: MakeConfig) -> None:
-    begin(make_config(), folder)
+def test_files_of_killed_writers_are_removed(folder: Path, make_config: MakeConfig) -> None:
+    start_run(make_config(), folder)
     left = [folder / ".metrics.jsonl.1.tmp", folder / "checkpoints" / ".last.pt.1.tmp"]
     for path in left:
         path.write_text("half of a file")
@@ -221,11 +221,11 @@ def damage(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     folder: Path, make_config: MakeConfig
 ) -> None:
     """K01."""
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     with open_run_folder(make_config(), folder, fresh=False) as run:
         files.keep_copy(run.previous, run.last)
         save_last(make_config(), run, 2)
@@ -235,8 +235,8 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(
     assert resumed is not None
     assert resumed.epoch == 1
     log = (folder / "log.txt").read_text()
-    assert "last.pt: damaged: the checksum differs; going on from" in log
-    assert "going on with" in log.splitlines()[-1]
+    assert "last.pt: damaged: the checksum differs" in log
+    assert "resuming" in log.splitlines()[-1]
     # Neither thrown away, nor ever to be taken for the one before the next.
     assert (folder / "checkpoints" / "damaged.pt").read_bytes() == damaged
     assert not run.last.exists()
@@ -245,10 +245,10 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(
     assert again.epoch == 1
 
 
-def test_without_a_sound_checkpoint_nothing_is_gone_on_from(
+def test_without_a_usable_checkpoint_nothing_is_resumed(
     folder: Path, make_config: MakeConfig
 ) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     last = folder / "checkpoints" / "last.pt"
     damage(last)
     for _ in range(2):
@@ -258,21 +258,21 @@ def test_without_a_sound_checkpoint_nothing_is_gone_on_from(
     assert open_and_close(make_config(), folder, fresh=True).resumed is None
 
 
-def test_a_damaged_best_checkpoint_is_told_and_replaced(
+def test_a_damaged_best_checkpoint_is_logged_and_replaced(
     folder: Path, make_config: MakeConfig
 ) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     with open_run_folder(make_config(), folder, fresh=False) as run:
-        assert run.has_sound_best()
+        assert run.is_best_usable()
         damage(run.best)
-        assert not run.has_sound_best()
+        assert not run.is_best_usable()
         run.best.unlink()
-        assert not run.has_sound_best()
+        assert not run.is_best_usable()
     log = (folder / "log.txt").read_text()
-    assert log.count("the next epoch that is measured takes its place") == 2
+    assert log.count("the next validated epoch replaces it") == 2
 
 
-def test_fresh_puts_each_old_run_aside_under_the_next_number(
+def test_fresh_moves_each_old_run_aside_under_the_next_number(
     folder: Path, make_config: MakeConfig
 ) -> None:
     for number in range(3):
@@ -293,7 +293,7 @@ def test_fresh_puts_each_old_run_aside_under_the_next_number(
 def test_a_killed_fresh_leaves_a_folder_that_is_still_a_run(
     folder: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     num_parts, rename, calls = len(names(folder)), Path.rename, 0
     listed = sorted(folder.iterdir(), reverse=True)  # an order that a file system may answer
 
@@ -314,7 +314,7 @@ def test_a_killed_fresh_leaves_a_folder_that_is_still_a_run(
     assert names(folder.with_name("test.2")) == {"config.yaml"}
 
 
-def test_fresh_in_a_new_folder_puts_nothing_aside(folder: Path, make_config: MakeConfig) -> None:
+def test_fresh_in_a_new_folder_moves_nothing(folder: Path, make_config: MakeConfig) -> None:
     open_and_close(make_config(), folder, fresh=True)
     assert [path.name for path in folder.parent.iterdir()] == ["test"]
 
@@ -325,16 +325,16 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(
     name: str, fresh: bool, folder: Path, make_config: MakeConfig
 ) -> None:
     folder.mkdir(parents=True)
-    (folder / name).write_text("of somebody else")
+    (folder / name).write_text("another program's")
     with pytest.raises(OutputError, match=f"not a run .*{name}.*--output-dir") as refused:
         open_and_close(make_config(), folder, fresh)
     assert refused.value.exit_code == 6
     assert [path.name for path in folder.iterdir()] == [name]
-    assert (folder / name).read_text() == "of somebody else"
+    assert (folder / name).read_text() == "another program's"
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_hidden_litter_makes_no_folder_foreign(folder: Path, make_config: MakeConfig) -> None:
+def test_hidden_files_do_not_matter(folder: Path, make_config: MakeConfig) -> None:
     folder.mkdir(parents=True)
     (folder / ".DS_Store").write_text("left by a file manager")
     assert open_and_close(make_config(), folder).resumed is None
@@ -363,7 +363,7 @@ def test_messages_go_to_the_log_inside_the_block_alone(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
 def test_a_folder_has_one_owner_at_a_time(folder: Path, make_config: MakeConfig) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     with open_run_folder(make_config(), folder, fresh=False):
         for fresh in (False, True):
             with pytest.raises(OutputError, match=f"another run.*pid {os.getpid()}") as refused:
@@ -375,7 +375,7 @@ def test_a_folder_has_one_owner_at_a_time(folder: Path, make_config: MakeConfig)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
 def test_a_killed_owner_leaves_no_lock(folder: Path, make_config: MakeConfig) -> None:
-    begin(make_config(), folder)
+    start_run(make_config(), folder)
     program = """
 import sys
 from pathlib import Path
@@ -397,3 +397,64 @@ with open_run_folder(load_config(folder / "config.yaml"), folder, fresh=False):
             owner.send_signal(signal.SIGKILL)
     assert owner.returncode == -signal.SIGKILL
     assert open_and_close(make_config(), folder).resumed is not None
+
+
+def read_environment_file(run: RunFolder) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run.folder / "environment.json").read_text())
+    return content
+
+
+def test_the_environment_is_recorded(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, None)
+    write_environment(run, Compute(CPU, "bfloat16"), "abc123")
+    environment = read_environment_file(run)
+    assert environment["torch"] == torch.__version__
+    assert environment["precision"] == "bfloat16"
+    assert str(environment["device"]).startswith("cpu: ")
+    assert environment["threads"] == torch.get_num_threads()
+    assert environment["command"] == sys.argv
+    assert environment["data_fingerprint"] == "abc123"
+    assert None not in environment.values()
+
+
+@pytest.fixture
+def started(tmp_path: Path, make_config: Callable[..., Config]) -> RunFolder:
+    """Return a run to resume."""
+    config = make_config()
+    state = build_state(config, Preprocessing(32), Compute(CPU, "float32"))
+    run = RunFolder(tmp_path, None)
+    (tmp_path / "checkpoints").mkdir()
+    state.metrics = {"loss": 1.0}
+    state.save(run.best, config, resumable=True)
+    write_environment(run, Compute(CPU, "float32"), "abc123")
+    return replace(run, resumed=run.load_best())
+
+
+def test_resuming_in_the_same_environment_logs_nothing(started: RunFolder, tmp_path: Path) -> None:
+    with log_to_folder(tmp_path):
+        write_environment(started, Compute(CPU, "float32"), "abc123")
+    assert (tmp_path / "log.txt").read_text() == ""
+
+
+@pytest.mark.fault("R23", "K14")
+def test_resuming_in_another_environment_is_logged(started: RunFolder, tmp_path: Path) -> None:
+    path = tmp_path / "environment.json"
+    changes = {"threads": 99, "torch": "2.99.0", "python": "3.99"}
+    path.write_text(json.dumps(read_environment_file(started) | changes))
+    with log_to_folder(tmp_path):
+        write_environment(started, Compute(CPU, "bfloat16"), "abc123")
+    (line,) = (tmp_path / "log.txt").read_text().splitlines()
+    assert "in its last bits" in line
+    assert "torch 2.99.0 became " in line
+    assert "precision float32 became bfloat16" in line
+    assert "threads 99 became " in line
+    assert "python" not in line
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{half"])
+def test_a_damaged_environment_is_replaced(
+    content: str, started: RunFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "environment.json").write_text(content)
+    write_environment(started, Compute(CPU, "float32"), "abc123")
+    assert read_environment_file(started)["precision"] == "float32"

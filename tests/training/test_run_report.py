@@ -50,7 +50,7 @@ def test_the_card_says_what_the_figures_on_val_say(run: Path) -> None:
 def test_the_report_is_of_val_and_has_the_curves(run: Path) -> None:
     report = (run / "report.html").read_text("utf-8")
     assert "12 images, val of images" in report
-    assert "These pictures chose the epoch" in report
+    assert "These images were used to choose the epoch" in report
     assert "val ends at" in report
 
 

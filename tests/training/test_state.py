@@ -1,5 +1,6 @@
-"""All of a moment of training is saved and comes back to the bit."""
+"""The whole state of training is saved and restored to the bit; EMA; sums of an epoch."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,121 +9,124 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from neither.config.schema import Config
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
-from neither.models.checkpoint import load_checkpoint
+from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
+from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.models.softmax import to_probabilities
 from neither.runtime.devices import Compute
 from neither.runtime.errors import CheckpointError
-from neither.training.state import TrainState, build_state
+from neither.training.state import EMA, EpochMetrics, TrainState, build_state
 
-CPU = Compute(torch.device("cpu"), "float32")
-MakeConfig = Callable[..., Config]
+CPU = torch.device("cpu")
+CLASSES = ("dog", "human", "neither")
 LABELS = torch.arange(6) % 3
+MakeConfig = Callable[..., Config]
 
 
-def make_state(config: Config) -> TrainState:
-    state = build_state(config, Preprocessing(config.data.image_size), CPU)
-    state.meet(LABELS)
+def make_state(config: Config, labels: Tensor = LABELS) -> TrainState:
+    preprocessing = Preprocessing(config.data.image_size)
+    state = build_state(config, preprocessing, Compute(CPU, "float32"))
+    state.set_training_labels(labels)
     return state
 
 
-def take_step(state: TrainState) -> None:
+def step_once(state: TrainState) -> None:
     """Take one step on images that depend on the number of the step alone."""
     generator = torch.Generator().manual_seed(state.step)
     images = torch.randn(6, 3, 32, 32, generator=generator)
-    labels = torch.arange(6) % 3
     logits = state.network(images)
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, LABELS)
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step()
     state.end_step()
-    state.tally.add(loss, logits, labels, torch.tensor(1.0))
-    targets = F.one_hot(labels, 3).float()
-    state.doubts.add(logits, Batch(images, labels, targets, torch.arange(6)))
+    state.epoch_metrics.update(loss, logits, LABELS, torch.tensor(1.0))
+    targets = F.one_hot(LABELS, 3).float()
+    state.label_stats.update(logits, Batch(images, LABELS, targets, torch.arange(6)))
 
 
-def figures(macro_recall: float, loss: float) -> dict[str, float]:
+def make_metrics(macro_recall: float, loss: float) -> dict[str, float]:
     return {"calibrated_loss": loss, "accuracy": 0.5, "macro_recall": macro_recall}
 
 
 def assert_equal(one: TrainState, other: TrainState) -> None:
-    for mine, theirs in ((one.network, other.network),
-                         (one.average.network, other.average.network)):  # fmt: skip
-        for name, tensor in mine.state_dict().items():
-            assert torch.equal(tensor, theirs.state_dict()[name]), name
-    mine_state, their_state = one.optimizer.state_dict(), other.optimizer.state_dict()
-    assert mine_state["param_groups"] == their_state["param_groups"]
-    assert mine_state["state"].keys() == their_state["state"].keys()
-    assert mine_state["state"]
-    for number, values in mine_state["state"].items():
-        for name, value in values.items():
-            same = torch.equal(
-                torch.as_tensor(value), torch.as_tensor(their_state["state"][number][name])
-            )
-            assert same, (number, name)
-    for name, value in one.tally.state().items():
-        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other.tally.state()[name])), name
-    for name, value in one.doubts.state().items():
-        assert torch.equal(value, other.doubts.state()[name]), name
-    for name in ("epoch", "step_in_epoch", "step", "metrics", "best", "best_epoch", "temperature"):
+    mine, theirs = one.optimizer.state_dict(), other.optimizer.state_dict()
+    assert mine["param_groups"] == theirs["param_groups"]
+    assert mine["state"]
+    pairs = [(one.network.state_dict(), other.network.state_dict()),
+             (one.ema.network.state_dict(), other.ema.network.state_dict()),
+             (one.epoch_metrics.state_dict(), other.epoch_metrics.state_dict()),
+             (one.label_stats.state_dict(), other.label_stats.state_dict()),
+             *((values, theirs["state"][number]) for number, values in mine["state"].items()),
+    ]  # fmt: skip
+    for left, right in pairs:
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(right[name])), name
+    for name in ("epoch", "step_in_epoch", "step", "metrics", "best_metrics", "best_epoch",
+                 "temperature", "threshold"):  # fmt: skip
         assert getattr(one, name) == getattr(other, name), name
 
 
+def save_and_load(state: TrainState, config: Config, folder: Path) -> Checkpoint:
+    state.save(folder / "last.pt", config, resumable=True)
+    return load_checkpoint(folder / "last.pt")
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
-def test_a_restored_state_goes_on_to_the_bit(
+def test_a_restored_state_continues_to_the_bit(
     optimizer: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(train={"optimizer": optimizer, "lr": 0.01})
     state = make_state(config)
-    take_step(state)
-    state.end_epoch(figures(0.5, 1.0))
-    state.keep_best()
-    take_step(state)
-    take_step(state)
+    step_once(state)
+    state.end_epoch(make_metrics(0.5, 1.0))
+    state.mark_best()
+    step_once(state)
+    step_once(state)
     for group in state.optimizer.param_groups:
         group["lr"] = 0.005
-    state.save(tmp_path / "last.pt", to_go_on=True)
     resumed = make_state(config)
-    resumed.restore(load_checkpoint(tmp_path / "last.pt"))
+    resumed.restore(save_and_load(state, config, tmp_path))
     assert (resumed.epoch, resumed.step_in_epoch, resumed.step) == (1, 2, 3)
-    assert resumed.best == figures(0.5, 1.0)
+    assert resumed.best_metrics == make_metrics(0.5, 1.0)
     assert_equal(resumed, state)
     for each in (state, resumed):
-        take_step(each)
-        each.end_epoch(figures(0.6, 0.9))
-        take_step(each)
+        step_once(each)
+        each.end_epoch(make_metrics(0.6, 0.9))
+        step_once(each)
     assert_equal(resumed, state)
 
 
-def test_a_state_saved_before_the_first_step_comes_back(
+def test_a_state_saved_before_the_first_step_is_restored(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    state = make_state(make_config())
-    state.save(tmp_path / "last.pt", to_go_on=True)
-    resumed = make_state(make_config(seed=1))
-    resumed.restore(load_checkpoint(tmp_path / "last.pt"))
+    state, resumed = make_state(make_config()), make_state(make_config(seed=1))
+    resumed.restore(save_and_load(state, make_config(), tmp_path))
     assert resumed.metrics is None
-    assert resumed.best is None
+    assert resumed.best_metrics is None
     for each in (state, resumed):
-        take_step(each)
+        step_once(each)
     assert_equal(resumed, state)
 
 
-def test_a_checkpoint_for_use_holds_the_averaged_weights_alone(
+def test_a_checkpoint_for_inference_has_the_averaged_weights_alone(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(reject_class="neither")
     state = make_state(config)
-    take_step(state)
-    state.end_epoch(figures(0.5, 1.0))
-    state.save(tmp_path / "best.pt", to_go_on=False)
+    step_once(state)
+    state.end_epoch(make_metrics(0.5, 1.0))
+    state.save(tmp_path / "best.pt", config, resumable=False)
     checkpoint = load_checkpoint(tmp_path / "best.pt")
     assert checkpoint.training is None
-    averaged, trained = state.average.network.state_dict(), state.network.state_dict()
+    averaged, trained = state.ema.network.state_dict(), state.network.state_dict()
     for name, weights in checkpoint.weights.items():
         assert torch.equal(weights, averaged[name])
     assert not torch.equal(checkpoint.weights["head.weight"], trained["head.weight"])
@@ -130,45 +134,40 @@ def test_a_checkpoint_for_use_holds_the_averaged_weights_alone(
     assert checkpoint.reject_class == "neither"
     assert checkpoint.config == config.model_dump(mode="json")
     assert (checkpoint.epoch, checkpoint.step) == (1, 1)
-    assert checkpoint.metrics == figures(0.5, 1.0)
+    assert checkpoint.metrics == make_metrics(0.5, 1.0)
     assert (checkpoint.temperature, checkpoint.threshold) == (1.0, None)
-    with pytest.raises(CheckpointError, match="for use only"):
+    with pytest.raises(CheckpointError, match="for inference only"):
         make_state(config).restore(checkpoint)
 
 
-def test_a_checkpoint_of_another_network_is_refused(
+def test_a_checkpoint_of_another_network_or_of_other_images_is_refused(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
+    config = make_config()
+    checkpoint = save_and_load(make_state(config), config, tmp_path)
     with pytest.raises(CheckpointError, match="another network"):
-        make_state(make_config(model={"width": 16})).restore(load_checkpoint(tmp_path / "last.pt"))
-
-
-def test_a_checkpoint_of_other_images_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    make_state(make_config()).save(tmp_path / "last.pt", to_go_on=True)
-    other = build_state(make_config(), Preprocessing(32), CPU)
-    other.meet(LABELS[:5])
+        make_state(make_config(model={"width": 16})).restore(checkpoint)
     with pytest.raises(CheckpointError, match="6 images, not 5"):
-        other.restore(load_checkpoint(tmp_path / "last.pt"))
+        make_state(config, LABELS[:5]).restore(checkpoint)
 
 
 def test_new_states_depend_on_the_seed_alone(make_config: MakeConfig) -> None:
     one, same, other = (make_state(make_config(seed=seed)) for seed in (4, 4, 5))
     for name, weights in one.network.state_dict().items():
         assert torch.equal(weights, same.network.state_dict()[name])
-        assert torch.equal(weights, one.average.network.state_dict()[name])
+        assert torch.equal(weights, one.ema.network.state_dict()[name])
     head = "head.weight"
     assert not torch.equal(one.network.state_dict()[head], other.network.state_dict()[head])
 
 
-def test_an_epoch_begins_new_sums_and_keeps_the_step(make_config: MakeConfig) -> None:
+def test_an_epoch_resets_the_sums_and_keeps_the_step(make_config: MakeConfig) -> None:
     state = make_state(make_config())
-    take_step(state)
-    take_step(state)
+    step_once(state)
+    step_once(state)
     assert (state.epoch, state.step_in_epoch, state.step) == (0, 2, 2)
-    state.end_epoch(figures(0.4, 1.0))
+    state.end_epoch(make_metrics(0.4, 1.0))
     assert (state.epoch, state.step_in_epoch, state.step) == (1, 0, 2)
-    assert (state.tally.num_steps, int(state.tally.confusion.sum())) == (0, 0)
+    assert (state.epoch_metrics.num_steps, int(state.epoch_metrics.confusion.sum())) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,6 @@ def test_an_epoch_begins_new_sums_and_keeps_the_step(make_config: MakeConfig) ->
         (0.4, 0.9, True),
         (0.9, 1.1, False),
         (0.6, 1.0, True),  # a tie is decided by macro recall
-        (0.4, 1.0, False),
         (0.5, 1.0, False),  # equal in both: the earlier stays
         (0.9, math.nan, False),
         (0.9, math.inf, False),
@@ -186,52 +184,227 @@ def test_an_epoch_begins_new_sums_and_keeps_the_step(make_config: MakeConfig) ->
 def test_best_is_by_loss_then_by_macro_recall(
     macro_recall: float, loss: float, better: bool, make_config: MakeConfig
 ) -> None:
-    state = make_state(make_config())
-    state.end_epoch(figures(0.5, 1.0))
+    state = replace(make_state(make_config()), epoch=4)
+    state.end_epoch(make_metrics(0.5, 1.0))
     assert state.is_best()
-    state.keep_best()
+    state.mark_best()
+    assert (state.best_metrics, state.best_epoch) == (make_metrics(0.5, 1.0), 5)
     assert not state.is_best()
-    state.end_epoch(figures(macro_recall, loss))
+    state.end_epoch(make_metrics(macro_recall, loss))
     assert state.is_best() == better
-    assert (state.best, state.best_epoch) == (figures(0.5, 1.0), 1)
+    assert state.best_epoch == 5
 
 
 @pytest.mark.fault("R18")
 def test_a_loss_that_is_not_finite_is_never_best(make_config: MakeConfig) -> None:
     state = make_state(make_config())
-    assert not state.is_best()  # nothing is measured yet
-    state.end_epoch(figures(1.0, math.nan))
+    assert not state.is_best()  # not validated yet
+    state.end_epoch(make_metrics(1.0, math.nan))
     assert not state.is_best()
 
 
-def test_keep_best_notes_metrics_and_epoch(make_config: MakeConfig) -> None:
-    state = replace(make_state(make_config()), epoch=4)
-    state.end_epoch(figures(0.7, 0.2))
-    state.keep_best()
-    assert (state.best, state.best_epoch) == (figures(0.7, 0.2), 5)
-
-
-def test_calibrating_fits_temperature_and_threshold_and_both_survive(
+def test_temperature_and_threshold_are_fitted_and_restored(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    state = make_state(make_config())
+    config = make_config()
+    state = make_state(config)
+    assert (state.temperature, state.threshold) == (1.0, None)
     labels = torch.arange(60) % 3
     logits = 8.0 * F.one_hot(labels, 3)
-    logits[:9] = 0.9 * logits[:9].roll(1, dims=1)  # nearly as sure, and wrong in 9 of 60
-    state.calibrate(logits, labels)
+    logits[:9] = 0.9 * logits[:9].roll(1, dims=1)  # nearly as confident, and wrong in 9 of 60
+    state.calibrate(logits, labels, 0.98)
     assert state.temperature > 1
-    sure = float(to_probabilities(logits[-1:], state.temperature).max())
-    assert state.threshold == pytest.approx(
-        sure, abs=1e-11
-    )  # the 51 right ones, at the higher of two confidences
-    state.save(tmp_path / "last.pt", to_go_on=True)
-    other = make_state(make_config())
-    other.restore(load_checkpoint(tmp_path / "last.pt"))
+    # The 51 correct ones have the higher of two confidences.
+    confidence = float(to_probabilities(logits[-1:], state.temperature).max())
+    assert state.threshold == pytest.approx(confidence, abs=1e-11)
+    other = make_state(config)
+    other.restore(save_and_load(state, config, tmp_path))
     assert (other.temperature, other.threshold) == (state.temperature, state.threshold)
-    state.calibrate(-logits, labels)
-    assert state.threshold is None  # always wrong: no promise can be kept
+    state.calibrate(-logits, labels, 0.98)
+    assert state.threshold is None  # always wrong
 
 
-def test_before_val_is_measured_nothing_is_promised(make_config: MakeConfig) -> None:
-    state = make_state(make_config())
-    assert (state.temperature, state.threshold) == (1.0, None)
+def make_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+
+@torch.no_grad()
+def fill(network: nn.Module, value: float) -> None:
+    for tensor in network.state_dict().values():
+        tensor.fill_(value)
+
+
+def tensor_values(network: nn.Module, is_included: Callable[[Tensor], bool]) -> set[float]:
+    tensors = [each for each in network.state_dict().values() if is_included(each)]
+    assert tensors
+    return {round(value, 6) for tensor in tensors for value in tensor.flatten().tolist()}
+
+
+def test_the_ema_starts_as_an_equal_copy() -> None:
+    network = make_network()
+    ema = EMA(network, 0.9)
+    copied = ema.network.state_dict()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(copied[name], tensor)
+        assert copied[name].data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1, 0.1), (9, 0.5), (91, 0.9), (10_000, 0.9)])
+def test_the_decay_rises_to_its_final_value(step: int, expected: float) -> None:
+    network = make_network()
+    ema = EMA(network, 0.9)
+    fill(ema.network, 1.0)
+    fill(network, 0.0)
+    ema.update(step)
+    assert tensor_values(ema.network, Tensor.is_floating_point) == {expected}
+
+
+def test_the_ema_converges_to_constant_weights() -> None:
+    network = make_network()
+    ema = EMA(network, 0.9)
+    fill(network, 3.0)
+    for step in range(1, 200):
+        ema.update(step)
+    for tensor in ema.network.state_dict().values():
+        torch.testing.assert_close(tensor.float(), torch.full_like(tensor.float(), 3.0))
+
+
+def test_a_decay_of_zero_is_the_network_itself() -> None:
+    network = make_network()
+    ema = EMA(network, 0.0)
+    for step in (1, 50):
+        fill(network, float(step))
+        ema.update(step)
+        for name, tensor in ema.network.state_dict().items():
+            assert torch.equal(tensor, network.state_dict()[name])
+
+
+def test_statistics_follow_and_counters_are_copied() -> None:
+    network = make_network()
+    ema = EMA(network, 0.9)
+    network.train()(5 + torch.randn(8, 3, 2, 2))
+    ema.update(9)  # half of each
+    theirs, mine = network.state_dict(), ema.network.state_dict()
+    torch.testing.assert_close(mine["1.running_mean"], theirs["1.running_mean"] / 2)
+    torch.testing.assert_close(mine["1.running_var"], (1 + theirs["1.running_var"]) / 2)
+    assert mine["1.num_batches_tracked"] == theirs["1.num_batches_tracked"] == 1
+
+
+def test_the_ema_is_in_evaluation_mode() -> None:
+    network = make_network().train()
+    ema = EMA(network, 0.9)
+    ema.update(1)
+    assert not any(module.training for module in ema.network.modules())
+    assert not any(weights.requires_grad for weights in ema.network.parameters())
+    assert all(module.training for module in network.modules())
+    assert all(weights.requires_grad for weights in network.parameters())
+
+
+def test_updating_the_ema_leaves_the_network_alone() -> None:
+    network = make_network()
+    ema = EMA(network, 0.5)
+    fill(ema.network, 7.0)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ema.update(3)
+    assert all(torch.equal(network.state_dict()[name], each) for name, each in before.items())
+
+
+def test_the_ema_follows_weights_that_were_loaded_later() -> None:
+    """A resumed run loads its weights after the EMA was made."""
+    network = make_network()
+    ema = EMA(network, 0.0)
+    network.load_state_dict({name: torch.full_like(each, 2) for name, each in
+                             network.state_dict().items()})  # fmt: skip
+    ema.update(1)
+    assert tensor_values(ema.network, lambda _: True) == {2.0}
+
+
+def make_images(num: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (num,), generator=generator)
+    return 3 * torch.randn(num, 3, generator=generator), labels
+
+
+def add_step(sums: EpochMetrics, logits: Tensor, labels: Tensor, grad_norm: float = 1.0) -> None:
+    sums.update(F.cross_entropy(logits, labels), logits, labels, torch.tensor(grad_norm))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_uneven_batches_have_the_metrics_of_all_images(sizes: list[int], seed: int) -> None:
+    logits, labels = make_images(sum(sizes), seed)
+    sums = EpochMetrics(3, CPU)
+    for number, batch in enumerate(
+        zip(torch.split(logits, sizes), torch.split(labels, sizes), strict=True)
+    ):
+        add_step(sums, *batch, grad_norm=float(number))
+    confusion = confusion_matrix(labels, logits.argmax(1), 3)
+    expected = curve_metrics(nll(logits, labels, 1.0), confusion, CLASSES)
+    metrics = sums.compute(CLASSES)
+    assert metrics.pop("gradient_norm") == pytest.approx((len(sizes) - 1) / 2)
+    assert metrics.keys() == expected.keys()
+    assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_mean_loss_weighs_images_not_batches() -> None:
+    sums = EpochMetrics(3, CPU)
+    for loss, num in ((4.0, 1), (1.0, 3)):
+        sums.update(torch.tensor(loss), *make_images(num), torch.tensor(1.0))
+    assert sums.mean_loss() == (4 + 3) / 4
+
+
+def test_nothing_added_yet_has_no_loss() -> None:
+    assert EpochMetrics(3, CPU).mean_loss() == 0
+    assert EpochMetrics(3, CPU).is_finite()
+
+
+def test_sums_hold_no_graph() -> None:
+    logits, labels = make_images(4)
+    sums = EpochMetrics(3, CPU)
+    add_step(sums, logits.requires_grad_(), labels)
+    assert not sums.loss_sum.requires_grad
+    assert sums.loss_sum.grad_fn is None
+
+
+def test_restored_sums_continue_to_the_bit() -> None:
+    logits, labels = make_images(20)
+    whole, before, after = EpochMetrics(3, CPU), EpochMetrics(3, CPU), EpochMetrics(3, CPU)
+    for sums in (whole, before):
+        add_step(sums, logits[:7], labels[:7], grad_norm=0.1)
+    buffer = io.BytesIO()
+    torch.save(before.state_dict(), buffer)  # as in a checkpoint
+    buffer.seek(0)
+    after.load_state_dict(torch.load(buffer, weights_only=True))
+    for sums in (whole, after):
+        add_step(sums, logits[7:], labels[7:], grad_norm=0.2)
+    assert after.compute(CLASSES) == whole.compute(CLASSES)
+    assert after.num_steps == whole.num_steps == 2
+    assert torch.equal(after.loss_sum, whole.loss_sum)
+    assert torch.equal(after.confusion, whole.confusion)
+
+
+def test_a_saved_state_is_a_copy() -> None:
+    logits, labels = make_images(4)
+    sums = EpochMetrics(3, CPU)
+    add_step(sums, logits, labels)
+    saved = sums.state_dict()
+    before = saved["loss_sum"].clone()
+    add_step(sums, logits, labels)
+    assert torch.equal(saved["loss_sum"], before)
+    assert saved["confusion"].sum() == 4
+    assert saved["num_steps"] == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_value_that_is_not_finite_is_noticed_for_good(name: str, bad: float) -> None:
+    logits, labels = make_images(4)
+    sums = EpochMetrics(3, CPU)
+    add_step(sums, logits, labels)
+    assert sums.is_finite()
+    values = {"loss": 1.0, "grad_norm": 1.0} | {name: bad}
+    sums.update(torch.tensor(values["loss"]), logits, labels, torch.tensor(values["grad_norm"]))
+    assert not sums.is_finite()
+    add_step(sums, logits, labels)
+    assert not sums.is_finite()

@@ -22,7 +22,7 @@ from neither.runtime import signals
 from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError, DivergedError, OutputError
 from neither.training import trainer, validation
-from neither.training.optimizers import lr_factor
+from neither.training.lr_schedule import lr_factor
 from neither.training.run_folder import open_run_folder
 from neither.training.state import TrainState
 from neither.training.step import train_step
@@ -167,8 +167,8 @@ def test_saving_in_mid_epoch_changes_nothing(
     often = make_config(root, checkpoint={"save_every_minutes": 1e-9})
     seldom = train(make_config(root), tmp_path / "seldom")
     assert_same(
-        seldom.average.network.state_dict(),
-        train(often, tmp_path / "often").average.network.state_dict(),
+        seldom.ema.network.state_dict(),
+        train(often, tmp_path / "often").ema.network.state_dict(),
     )
 
 
@@ -438,7 +438,7 @@ def test_a_run_that_is_seldom_measured_resumes_to_the_bit(
     whole = train(config, tmp_path / "whole")
     train_until_stopped(config, tmp_path / "part", lambda patch: stop_before_step(step, patch))
     resumed = train(config, tmp_path / "part")
-    assert_same(resumed.average.network.state_dict(), whole.average.network.state_dict())
+    assert_same(resumed.ema.network.state_dict(), whole.ema.network.state_dict())
     assert read_rows(tmp_path / "part") == read_rows(tmp_path / "whole")
 
 

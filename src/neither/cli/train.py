@@ -53,7 +53,7 @@ def _train(arguments: argparse.Namespace) -> int:
     with run_training(config, folder, arguments.fresh) as run:
         if run is None:
             return 0
-        _print_best(run.read_best(), config)
+        _print_best(run.load_best(), config)
         predict = shlex.join(["python", "scripts/predict.py", str(folder), "IMAGES"])
         print_line(f"run:        {folder}")
         print_line(f"checkpoint: {run.best}")

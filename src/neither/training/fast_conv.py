@@ -1,7 +1,4 @@
-"""Convolutions of small features as matrix products.
-
-Translating the network into code for this machine.
-"""
+"""Faster training of small convolutions: weight gradients by matrix products, and torch.compile."""
 
 from typing import Any
 
@@ -12,101 +9,106 @@ from torch import Tensor, nn
 from neither.runtime.console import info
 from neither.runtime.devices import Compute
 
-# oneDNN's own weight gradient needs many places: on 4 x 4 of them it runs at a sixth of the rate of
-# its forward pass, on 2 x 2 at a twentieth. One matrix product is faster up to 8 x 8; on 2 x 2 it
-# is three times as fast forwards too.
-_MOST_PLACES = 64
-_FEW_PLACES = 4
+# oneDNN's weight gradient is slow for few output positions: for 4 x 4 it reaches a sixth of the
+# rate of its forward pass, for 2 x 2 a twentieth. One matrix product is faster up to 8 x 8; for
+# 2 x 2 it is three times as fast in the forward pass too.
+_MAX_POSITIONS = 64
+_MAX_FORWARD_POSITIONS = 4
 
 
 def use_gemm_weight_gradients(network: nn.Module, compute: Compute) -> None:
-    """Let the 3x3 convolutions of a network compute the gradient of their weights the faster way.
+    """Let 3x3 convolutions of small feature maps compute weight gradients as matrix products.
 
-    It pays on processors that multiply bfloat16, where the features are small; all else stays as it
-    is. Weights and their names are the same; gradients, and from features of at most 2 x 2 places
-    results too, differ by rounding.
+    Only on CPUs in bfloat16, where it is faster. Weights and their names stay the same. Gradients
+    differ by rounding; so do outputs of at most 2 x 2 positions.
 
     Args:
-        network: changed in place, for training alone.
-        compute: what training runs on.
+        network: changed in place, for training only.
+        compute: device and precision of training.
     """
     if compute.device.type != "cpu" or compute.dtype != torch.bfloat16:
         return
     for module in network.modules():
-        if type(module) is nn.Conv2d and _is_suited(module):
-            module.__class__ = _Convolution
+        if type(module) is nn.Conv2d and _is_supported(module):
+            module.__class__ = _GemmConv2d
 
 
-def _is_suited(module: nn.Conv2d) -> bool:
+def _is_supported(module: nn.Conv2d) -> bool:
     return (
-        module.kernel_size == (3, 3) and module.padding == (1, 1) and module.dilation == (1, 1)
-        and module.stride in {(1, 1), (2, 2)} and module.groups == 1 and module.bias is None
+        module.kernel_size == (3, 3)
+        and module.padding == (1, 1)
+        and module.dilation == (1, 1)
+        and module.stride in {(1, 1), (2, 2)}
+        and module.groups == 1
+        and module.bias is None
         and module.padding_mode == "zeros"
-    )  # fmt: skip
+    )
 
 
-class _Convolution(nn.Conv2d):
+class _GemmConv2d(nn.Conv2d):
     def forward(self, features: Tensor) -> Tensor:
         stride = self.stride[0]
-        if _count_places(features, stride) > _MOST_PLACES or not torch.is_autocast_enabled("cpu"):
+        is_small = _num_positions(features, stride) <= _MAX_POSITIONS
+        if not is_small or not torch.is_autocast_enabled("cpu"):
             return super().forward(features)
-        # Autocast does not look into functions with a gradient of their own.
+        # Autocast does not apply inside a custom autograd function.
         dtype = torch.get_autocast_dtype("cpu")
-        result: Tensor = _Function.apply(features.to(dtype), self.weight.to(dtype), stride)
+        result: Tensor = _Conv3x3.apply(features.to(dtype), self.weight.to(dtype), stride)
         return result
 
 
-class _Function(torch.autograd.Function):
+class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, features: Tensor, weight: Tensor, stride: int) -> Tensor:  # noqa: ANN401
         context.save_for_backward(features, weight)
         context.stride = stride
-        if _count_places(features, stride) <= _FEW_PLACES:
-            return _multiply(features, weight, stride)
+        if _num_positions(features, stride) <= _MAX_FORWARD_POSITIONS:
+            return _conv_by_gemm(features, weight, stride)
         return torch.conv2d(features, weight, None, stride, 1)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         features, weight = context.saved_tensors
         stride, gradient = context.stride, gradients[0]
-        if stride == 1 and _count_places(features, stride) <= _FEW_PLACES:
-            by_features = _multiply(gradient, weight.flip(2, 3).transpose(0, 1), stride)
+        if stride == 1 and _num_positions(features, stride) <= _MAX_FORWARD_POSITIONS:
+            input_gradient = _conv_by_gemm(gradient, weight.flip(2, 3).transpose(0, 1), stride)
         else:
-            by_features = torch.ops.aten.convolution_backward(
+            input_gradient = torch.ops.aten.convolution_backward(
                 gradient, features, weight, None, (stride, stride), (1, 1), (1, 1), False, (0, 0),
                 1, (True, False, False),
             )[0]  # fmt: skip
-        outer, inner = weight.shape[:2]
-        rows = gradient.permute(0, 2, 3, 1).reshape(-1, outer)
-        product = rows.mT.contiguous() @ im2col(features, stride)
-        return by_features, product.view(outer, 3, 3, inner).permute(0, 3, 1, 2), None
+        num_out, num_in = weight.shape[:2]
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, num_out)
+        weight_gradient = rows.mT.contiguous() @ im2col(features, stride)
+        return input_gradient, weight_gradient.view(num_out, 3, 3, num_in).permute(0, 3, 1, 2), None
 
 
-def _count_places(features: Tensor, stride: int) -> int:
+def _num_positions(features: Tensor, stride: int) -> int:
     return -(-features.shape[2] // stride) * -(-features.shape[3] // stride)
 
 
-def _multiply(features: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Return the convolution as one product: (B, O, H', W'), channels last."""
+def _conv_by_gemm(features: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Compute the convolution as one matrix product: (B, O, H', W'), channels last."""
     rows = im2col(features, stride) @ weight.permute(0, 2, 3, 1).flatten(1).mT
     height, width = (-(-side // stride) for side in features.shape[2:])
     return rows.view(len(features), height, width, len(weight)).permute(0, 3, 1, 2)
 
 
 def im2col(features: Tensor, stride: int) -> Tensor:
-    """Gather what a 3x3 convolution sees at each place.
+    """Gather the 3x3 neighborhood of each output position, for a padding of 1.
 
     Args:
         features: (B, I, H, W), channels last in memory.
-        stride: of the convolution, whose padding is 1.
+        stride: of the convolution.
 
     Returns:
-        (B * ceil(H / stride) * ceil(W / stride), 9 * I), row by row, column by column, by channel.
+        (B * ceil(H / stride) * ceil(W / stride), 9 * I); columns by kernel row, kernel column,
+        channel.
     """
     padded = F.pad(features.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     batch, channels, height, width = features.shape
     steps = padded.stride()
-    # The three columns of a neighbourhood lie side by side in memory: one long piece to copy.
+    # The three columns of a neighborhood are adjacent in memory: one long piece to copy.
     windows = padded.as_strided(
         (batch, -(-height // stride), -(-width // stride), 3, 3 * channels),
         (steps[0], stride * steps[1], stride * steps[2], steps[1], 1),
@@ -115,10 +117,10 @@ def im2col(features: Tensor, stride: int) -> Tensor:
 
 
 def compile_network(network: nn.Module, device: torch.device) -> None:
-    """Let torch.compile fuse what lies between the convolutions, where a compiler is.
+    """Compile a network with torch.compile, which fuses what is between the convolutions.
 
-    Where none is, or it lacks its headers, a message says so and training goes on without. The sums
-    are the same, rounded elsewhere: a run is compiled from its beginning to its end or not at all.
+    Without a working compiler, a message says so and training continues uncompiled. Compiled
+    results differ by rounding: a run is compiled from its first to its last step or not at all.
 
     Args:
         network: changed in place; its first steps then take half a minute longer.
@@ -126,11 +128,11 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
     """
     try:
         torch.compile(_double, dynamic=False)(torch.ones(1, device=device))
-    except Exception as error:  # a compiler, a header or a writable folder that is not there
+    except Exception as error:  # a missing compiler, header or writable folder
         reason = str(error).strip().partition("\n")[0]
-        info(f"compile: no compiler works here, so training goes on without ({reason})")
+        info(f"compile: no compiler works here, so training continues without ({reason})")
         return
-    # Batches come in two or three sizes; code for each keeps the bits the same after a resume.
+    # Batches have two or three sizes; one graph for each keeps the bits the same after a resume.
     network.compile(dynamic=False)
     info("compile: the first steps take longer, half a minute on two cores")
 

@@ -1,7 +1,4 @@
-"""The folder of one run: new, to be resumed, or finished.
-
-What the figures of a run hang on besides its config.
-"""
+"""The folder of a run: new, resumed or finished; and `environment.json`."""
 
 import json
 import os
@@ -10,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +24,8 @@ from neither.runtime.devices import Compute
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
-# Keys that change no number, so a run may go on under other ones. Where the images lie is one of
-# them: that they are the same is checked by their content.
+# Keys that change no number, so that a run may be resumed with other values. data.root and
+# data.manifest are among them because the images are compared by their content.
 RESUMABLE_CHANGES = {
     "name",
     "device",
@@ -38,15 +35,16 @@ RESUMABLE_CHANGES = {
     "data.store",
     "checkpoint.save_every_minutes",
 }
+_KEYS_OF_EXACT_RESUME = ("torch", "device", "precision", "threads", "processes")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One output folder and how far its training has come.
+    """The folder of one run.
 
     Attributes:
         folder: of the run.
-        resumed: the checkpoint to go on from; None at a fresh start.
+        resumed: the checkpoint to resume from; None for a new run.
     """
 
     folder: Path
@@ -59,35 +57,35 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint to go on from."""
+        """The checkpoint to resume from."""
         return self.folder / "checkpoints" / "last.pt"
 
     @property
     def previous(self) -> Path:
-        """The last one before it, in case it should be damaged."""
+        """The checkpoint before `last.pt`, for the case that `last.pt` is damaged."""
         return self.folder / "checkpoints" / "previous.pt"
 
     @property
     def report(self) -> Path:
-        """How well the best checkpoint does, for people."""
+        """The report on the best checkpoint."""
         return self.folder / "report.html"
 
-    def is_begun(self) -> bool:
-        """Say whether there is a checkpoint to go on from."""
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint to resume from."""
         return self.last.exists() or self.previous.exists()
 
-    def has_sound_best(self) -> bool:
-        """Say whether `best.pt` can be used, and warn the user if not."""
+    def load_best(self) -> Checkpoint:
+        """Load the checkpoint to use."""
+        return load_checkpoint(self.best)
+
+    def is_best_usable(self) -> bool:
+        """Return whether `best.pt` can be loaded; warn if not."""
         try:
-            self.read_best()
+            self.load_best()
         except (UsageError, CheckpointError) as error:
-            warn(f"{error}; the next epoch that is measured takes its place")
+            warn(f"{error}; the next validated epoch replaces it")
             return False
         return True
-
-    def read_best(self) -> Checkpoint:
-        """Read the checkpoint to use."""
-        return load_checkpoint(self.best)
 
 
 @contextmanager
@@ -97,64 +95,71 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
     Args:
         config: of the run.
         folder: need not exist.
-        fresh: rename what is there and start over.
+        fresh: rename what is there and start again.
 
     Raises:
-        OutputError: if the folder cannot be written, is somebody else's, or is in use.
-        UsageError: if the folder holds a run with another config.
-        CheckpointError: if the checkpoint to go on from cannot be used.
+        OutputError: if the folder cannot be written, is not a run, or is in use.
+        UsageError: if the folder holds a run with another config, or an unfinished one of version
+            1.
+        CheckpointError: if the checkpoint to resume from cannot be used.
     """
     files.make_folder(folder)
-    kept, run = folder / "config.yaml", RunFolder(folder, None)
+    config_file, run = folder / "config.yaml", RunFolder(folder, None)
     _require_run(run)
     with files.exclusive_lock(folder):
         if fresh:
-            _put_aside(folder)
-        if run.is_begun():
-            _require_same(config, kept)
+            _move_aside(folder)
+        is_v1 = False
+        if run.has_checkpoint():
+            is_v1 = _require_same_config(config, config_file)
         else:
-            _require_unbegun(run)
-            # What ended before its first checkpoint leaves nothing to go on from, or to keep to.
-            # The config comes first: by it a folder is known as a run, however soon that ends.
-            files.write_atomic(kept, to_yaml(config))
+            _require_untrained(run)
+            # An attempt that ended before its first checkpoint leaves nothing to resume. The config
+            # is written first: from then on the folder is known as a run.
+            files.write_atomic(config_file, to_yaml(config))
             (folder / "splits.csv").unlink(missing_ok=True)
         for part in (folder, folder / "checkpoints", folder / "tensorboard"):
             files.make_folder(part)
             files.remove_temporaries(part)
         with log_to_folder(folder):
-            if run.is_begun():
+            if run.has_checkpoint():
                 run = RunFolder(folder, _load_last(run))
             if run.resumed is not None and run.resumed.epoch < config.train.epochs:
-                at = f"after epoch {run.resumed.epoch}, step {run.resumed.step}"
-                info(f"going on with {folder} {at}")
+                if is_v1:
+                    raise UsageError(
+                        f"{folder}: this run was started by version 1 of neither, and version 2 "
+                        "cannot resume it; to start again add --fresh, which keeps the old folder "
+                        "under another name"
+                    )
+                info(f"resuming {folder} after epoch {run.resumed.epoch}, step {run.resumed.step}")
             yield run
 
 
 def _require_run(run: RunFolder) -> None:
-    """Leave alone, and move nowhere, what is somebody else's, be it a config.yaml of their own."""
+    """Raise if the folder is not a run, even if it holds a config.yaml: never move its files."""
     content = sorted(path.name for path in run.folder.iterdir() if not path.name.startswith("."))
-    begun = (run.folder / ".lock").exists() or run.is_begun()
-    if content and not (begun and (run.folder / "config.yaml").exists()):
+    was_opened = (run.folder / ".lock").exists() or run.has_checkpoint()
+    if content and not (was_opened and (run.folder / "config.yaml").exists()):
         raise OutputError(
             f"{run.folder}: this folder is not a run ({content[0]} is in it); choose another with "
             "--output-dir"
         )
 
 
-def _require_unbegun(run: RunFolder) -> None:
-    """Never start over in silence what has trained, only because its `last.pt` is gone."""
+def _require_untrained(run: RunFolder) -> None:
+    """Raise if a run without `last.pt` has been trained: never start it again unasked."""
+    # If no epoch beat the random weights, only the rows of metrics.jsonl show that it was trained.
     rows = run.folder / "metrics.jsonl"
-    # Of a run that never beat its random weights, only the rows of its epochs tell that it trained.
-    trained = rows.exists() and len(rows.read_bytes().splitlines()) > 1
-    if run.best.exists() and (trained or run.read_best().epoch > 0):
+    has_rows = rows.exists() and len(rows.read_bytes().splitlines()) > 1
+    if run.best.exists() and (has_rows or run.load_best().epoch > 0):
         raise CheckpointError(
-            f"{run.folder}: checkpoints/last.pt is missing, and only it can be gone on from; put "
-            "it back, or start over with --fresh, which keeps this run under another name"
+            f"{run.folder}: checkpoints/last.pt is missing, and a run is resumed from it; put it "
+            "back, or start again with --fresh, which keeps this run under another name"
         )
 
 
 def _load_last(run: RunFolder) -> Checkpoint:
-    """Return `last.pt`, or the one before it if that was lost or damaged."""
+    """Load `last.pt`, or `previous.pt` if that is missing or damaged."""
     try:
         return load_checkpoint(run.last)
     except (UsageError, CheckpointError) as error:
@@ -162,23 +167,20 @@ def _load_last(run: RunFolder) -> Checkpoint:
             previous = load_checkpoint(run.previous)
         except (UsageError, CheckpointError):
             raise CheckpointError(
-                f"{error}. No sound previous.pt lies beside it. To start over add --fresh, which "
-                "keeps this run under another name"
+                f"{error}. There is no usable previous.pt beside it. To start again add --fresh, "
+                "which keeps this run under another name"
             ) from error
-        if run.last.exists():  # never to be taken for a sound one, and never thrown away
+        if run.last.exists():  # kept, but under a name that is never resumed from
             run.last.replace(run.last.with_name("damaged.pt"))
-        warn(f"{error}; going on from {run.previous} instead: what was done since is done again")
+        warn(f"{error}; resuming from {run.previous}, so the steps since then are repeated")
         return previous
 
 
-def _require_same(config: Config, kept: Path) -> None:
-    document = loader.read_yaml(kept.read_bytes(), str(kept))
-    if document.values != translate_v1(document.values):
-        raise UsageError(
-            f"{kept.parent}: this run was begun by version 1 of neither, and version 2 cannot "
-            "resume it; to start over add --fresh, which keeps the old folder under another name"
-        )
-    before = flatten_config(check_config(document))
+def _require_same_config(config: Config, config_file: Path) -> bool:
+    """Raise if a key that affects numbers differs; return whether version 1 wrote the file."""
+    document = loader.read_yaml(config_file.read_bytes(), str(config_file))
+    translated = translate_v1(document.values)
+    before = flatten_config(check_config(replace(document, values=translated)))
     after = flatten_config(config)
     changes = [
         f"{key}: {before.get(key)} became {after.get(key)}"
@@ -188,53 +190,52 @@ def _require_same(config: Config, kept: Path) -> None:
     if changes:
         lines = "\n       ".join(changes)
         raise UsageError(
-            f"{kept.parent}: this run was begun with another config\n       {lines}\n"
+            f"{config_file.parent}: this run was started with another config\n       {lines}\n"
             f"       For a new run beside it add name={config.name}-2 or another --output-dir; to "
-            "start over here add --fresh, which keeps the old folder under another name"
+            "start again here add --fresh, which keeps the old folder under another name"
         )
+    return bool(document.values != translated)
 
 
 def flatten_config(config: Config) -> dict[str, Any]:
-    """Return the values of a config by their dotted keys."""
+    """Return the values of a config by dotted key, such as `train.epochs`."""
     flat: dict[str, Any] = {}
     for name, value in config.model_dump().items():
         if isinstance(value, dict):
-            flat |= {f"{name}.{key}": below for key, below in value.items()}
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
     return flat
 
 
-def _put_aside(folder: Path) -> None:
-    """Move what a folder holds to `<folder>.1`, or the first number that is free."""
+def _move_aside(folder: Path) -> None:
+    """Move the content of a folder to `<folder>.1`, or to the first number that is free."""
     content = [path for path in folder.iterdir() if path.name != ".lock"]
     if not content:
         return
     number, folder = 1, folder.resolve()
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    aside.mkdir()
-    for path in sorted(content, key=lambda path: path.name == "config.yaml"):  # last: see open_run
-        path.rename(aside / path.name)
-    info(f"the old run is kept as {aside}")
-
-
-_BITS_HANG_ON = ("torch", "device", "precision", "threads", "processes")
+    target.mkdir()
+    # config.yaml last: if this is killed, the folder is still known as a run.
+    for path in sorted(content, key=lambda path: path.name == "config.yaml"):
+        path.rename(target / path.name)
+    info(f"the old run is kept as {target}")
 
 
 def write_environment(
-    run: RunFolder, compute: Compute, fingerprint: str, world: World = SINGLE_PROCESS
+    run: RunFolder, compute: Compute, data_fingerprint: str, world: World = SINGLE_PROCESS
 ) -> None:
-    """Write what the figures of a run hang on besides its config: `environment.json`.
+    """Write `environment.json`: what the numbers of a run depend on besides its config.
 
-    A run may go on elsewhere, but then its last bits are others than they would have been; a
-    warning says so.
+    A run may be resumed elsewhere, but then its bits differ from those of an uninterrupted run: a
+    warning names what changed.
 
     Raises:
         DataError: if the ranks see different images.
-        OutputError: if they would compute differently, and so drift apart.
+        OutputError: if the ranks would compute differently, and so drift apart.
     """
-    _require_same_on_all_ranks(compute, fingerprint, world)
+    _require_same_on_all_ranks(compute, data_fingerprint, world)
     if not world.is_rank0:
         return
     environment = {
@@ -251,42 +252,45 @@ def write_environment(
         "processes": world.size,
         "git_commit": _git_commit(),
         "command": sys.argv,
-        "data_fingerprint": fingerprint,
+        "data_fingerprint": data_fingerprint,
     }
     known = {key: value for key, value in environment.items() if value is not None}
-    path = run.folder / "environment.json"
     if run.resumed is not None:
-        _tell_changes(read_environment(run.folder), known)
-    files.write_atomic(path, json.dumps(known, indent=2) + "\n")
+        _warn_of_changes(read_environment(run.folder), known)
+    files.write_atomic(run.folder / "environment.json", json.dumps(known, indent=2) + "\n")
 
 
-def _require_same_on_all_ranks(compute: Compute, fingerprint: str, world: World) -> None:
-    if not world.all_equal(fingerprint):
+def _require_same_on_all_ranks(compute: Compute, data_fingerprint: str, world: World) -> None:
+    if not world.all_equal(data_fingerprint):
         raise DataError("the processes of this training see different images; give all the same")
-    way = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
-    if not world.all_equal(way):
-        raise OutputError(f"the processes of this training compute differently: one on {way}; name "
-                          "device and precision, and install the same torch")  # fmt: skip
+    backend = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
+    if not world.all_equal(backend):
+        raise OutputError(
+            f"the processes of this training compute differently: one on {backend}; set device and "
+            "precision, and install the same torch"
+        )
 
 
-def _tell_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     changes = [
         f"{key} {before[key]} became {now[key]}"
-        for key in _BITS_HANG_ON
+        for key in _KEYS_OF_EXACT_RESUME
         if key in before and before[key] != now[key]
     ]
     if changes:
-        warn("this run goes on in another environment, so not to the same bits as without a break: "
-             + ", ".join(changes))  # fmt: skip
+        warn(
+            "the environment changed, so the result will differ in its last bits from that of an "
+            f"uninterrupted run: {', '.join(changes)}"
+        )
 
 
 def read_environment(run_folder: Path) -> dict[str, Any]:
-    """Return what `environment.json` of a run holds; nothing if it is missing or damaged."""
+    """Return the content of `environment.json`; empty if it is missing or damaged."""
     try:
-        known = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the figures do not hang on it
+        content = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _device_name(device: torch.device) -> str:
@@ -296,14 +300,14 @@ def _device_name(device: torch.device) -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this file, unless it lies in somebody else's repository."""
+    """Return the commit of this file; None if it is not tracked by a git repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    answer = ""
+    output = ""
     try:
         for command in (["ls-files", "--error-unmatch", __file__], ["rev-parse", "HEAD"]):
-            answer = subprocess.run(  # noqa: S603
+            output = subprocess.run(  # noqa: S603
                 [*git, *command], capture_output=True, text=True, timeout=10, check=True
             ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer
+    return output

@@ -1,4 +1,4 @@
-"""What a finished run tells: `report.html` and `MODEL_CARD.md`, of its best checkpoint on val."""
+"""`report.html` and `MODEL_CARD.md` of a finished run: its best checkpoint on val."""
 
 import shlex
 from contextlib import suppress
@@ -25,24 +25,13 @@ from neither.training.run_folder import RunFolder, read_environment
 
 _MAX_WARNINGS = 20
 _CAUTION = (
-    "These pictures chose the epoch, the temperature and the threshold, so expect a little less "
-    "of new ones; evaluate tells how much."
+    "These images were used to choose the epoch, the temperature and the threshold, so expect "
+    "slightly lower results on new ones: evaluate on images that were not used."
 )
 
 
-def evaluate_command(config: Config, folder: Path) -> str:
-    """Return what to type for the figures of a run on images that chose nothing."""
-    source = config.data.source
-    command = ["python", "scripts/evaluate.py", str(folder), str(source)]
-    with suppress(UserError):  # the images may be gone by now, which harms nothing
-        if "test" not in given_splits(source):
-            kept = read_hashes(folder / "splits.csv", "test")
-            command += ["--split", "test" if kept else "val"]
-    return shlex.join(command)
-
-
 def report_run(config: Config, run: RunFolder) -> None:
-    """Score `best.pt` on val, and write report and model card into the run's folder.
+    """Evaluate `best.pt` on val, and write report and model card into the run's folder.
 
     Args:
         config: of the run.
@@ -53,35 +42,51 @@ def report_run(config: Config, run: RunFolder) -> None:
         DataError: if the run's `splits.csv` cannot be read back, or the images are gone.
         OutputError: if the device is missing, or a decoding process was killed.
         OSError: if the disk is full.
-        Stopped: if a signal asks for an end.
+        Stopped: if a signal asks to stop.
     """
-    source = config.data.source
+    source, splits_file = config.data.source, run.folder / "splits.csv"
     classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
     folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
     make_folder(folder)
-    val = read_split(run.folder / "splits.csv", source, "val")
+    val = read_split(splits_file, source, "val")
     evaluation = evaluate(classifier, val, None, (), folder)
-    (folder / "report.html").unlink(missing_ok=True)  # of older figures; ours lies above
+    (folder / "report.html").unlink(missing_ok=True)  # of an earlier evaluation
     if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
-    again = evaluate_command(config, run.folder)
+    evaluate_text = evaluate_command(config, run.folder)
+    predict_text = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
     warnings = read_warnings(run.folder)[:_MAX_WARNINGS]
     write_model_card(
-        run.folder, config, read_environment(run.folder), evaluation.metrics,
-        count_parameters(classifier.network), again, warnings,
-    )  # fmt: skip
-    predict = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
-    story = ReportContext(
-        title=f"{config.name}: how well it tells {', '.join(config.classes)} apart",
+        run.folder,
+        config,
+        read_environment(run.folder),
+        evaluation.metrics,
+        count_parameters(classifier.network),
+        evaluate_text,
+        warnings,
+    )
+    context = ReportContext(
+        title=f"{config.name}: {', '.join(config.classes)}",
         source=f"val of {source}",
         metrics_rows=read_metrics_rows(run.folder),
         label_issues=read_label_issues(run.folder),
-        num_train_images=len(read_split(run.folder / "splits.csv", source, "train").paths),
+        num_train_images=len(read_split(splits_file, source, "train").paths),
         image_root=val.root,
         warnings=[_CAUTION, *warnings],
         commands=[
-            ("Say of any pictures what they show:", predict),
-            ("Score it on pictures that chose nothing:", again),
+            ("Classify other images:", predict_text),
+            ("Evaluate on images that were not used to choose anything:", evaluate_text),
         ],
     )
-    write_report(run.report, evaluation.metrics, evaluation.labelled, story)
+    write_report(run.report, evaluation.metrics, evaluation.labelled, context)
+
+
+def evaluate_command(config: Config, folder: Path) -> str:
+    """Return the command that evaluates a run on images that were not used to choose anything."""
+    source = config.data.source
+    command = ["python", "scripts/evaluate.py", str(folder), str(source)]
+    with suppress(UserError):  # the images may be gone by now
+        if "test" not in given_splits(source):
+            has_test = bool(read_hashes(folder / "splits.csv", "test"))
+            command += ["--split", "test" if has_test else "val"]
+    return shlex.join(command)

@@ -1,11 +1,4 @@
-"""A moving average of the weights: steadier than the weights themselves, at no cost in use.
-
-Sums and counts of an epoch so far, kept on the device until it ends.
-
-All that training changes, and how it goes into a checkpoint and comes back.
-
-The loss that is no longer finite: where it was lost, in words.
-"""
+"""The state of training: network, EMA, optimizer and sums, to a checkpoint and back."""
 
 import copy
 import math
@@ -17,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neither.config.schema import Config
+from neither.config.schema import Config, Train
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import choose_threshold, fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
@@ -36,10 +29,10 @@ from neither.training.optimizers import build_optimizer
 
 
 class EMA:
-    """A copy of a network whose weights and statistics follow the original's, smoothed.
+    """Exponential moving average of a network's weights and batch-norm statistics.
 
-    Polyak averaging with exponential decay (Tarvainen and Valpola, "Mean teachers", 2017). The
-    decay rises to its final value over the first steps, so that the random start is soon forgotten.
+    The decay rises to its final value over the first steps, so that the random initial weights are
+    soon forgotten (Polyak averaging; Tarvainen and Valpola, "Mean teachers", 2017).
 
     Attributes:
         network: the averaged copy, always in evaluation mode.
@@ -48,235 +41,248 @@ class EMA:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._decay = decay
-        self._averaged, self._counted = _split(self.network)
-        self._followed, self._counts = _split(network)
+        self._averages, self._counters = _split_by_dtype(self.network)
+        self._source_values, self._source_counters = _split_by_dtype(network)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the network as it is after `step` steps."""
+        """Move the average towards the network's weights after `step` optimizer steps."""
         decay = min(self._decay, step / (step + 9))
-        torch._foreach_lerp_(self._averaged, self._followed, 1 - decay)
-        for mine, followed in zip(self._counted, self._counts, strict=True):
-            mine.copy_(followed)
+        torch._foreach_lerp_(self._averages, self._source_values, 1 - decay)
+        for counter, source in zip(self._counters, self._source_counters, strict=True):
+            counter.copy_(source)
 
 
-def _split(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Separate what can be averaged from whole-number counters, live views of the network."""
+def _split_by_dtype(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return floating-point tensors, which are averaged, and integers, which are copied."""
     tensors = list(network.state_dict(keep_vars=True).values())
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
     return floating, [tensor for tensor in tensors if not tensor.is_floating_point()]
 
 
 class EpochMetrics:
-    """What the steps of one epoch add up to; nothing here waits for the device."""
+    """Sums over the steps of one epoch, kept on the device; `update` does not wait for it.
+
+    Attributes:
+        loss_sum: scalar, sum of the images' losses.
+        grad_norm_sum: scalar, sum of the steps' gradient norms.
+        confusion: (C, C) int64 counts; row = true class, column = predicted class.
+        num_steps: steps so far.
+    """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        # Apple's GPUs have no float64; there the sum is a little less exact.
-        kind = torch.float32 if device.type == "mps" else torch.float64
-        self.loss = torch.zeros((), dtype=kind, device=device)
-        self.norm = torch.zeros((), dtype=kind, device=device)
+        # MPS has no float64; the sums there are a little less exact.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), dtype=dtype, device=device)
+        self.grad_norm_sum = torch.zeros((), dtype=dtype, device=device)
         self.confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
         self.num_steps = 0
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, norm: Tensor) -> None:
-        """Count one step.
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, grad_norm: Tensor) -> None:
+        """Add one step.
 
         Args:
             loss: scalar, the mean over the batch.
-            logits: (B, C), before the update.
+            logits: (B, C), before the optimizer step.
             labels: (B,) int64.
-            norm: scalar, the length of the gradient before clipping.
+            grad_norm: scalar, before clipping.
         """
-        self.loss += loss.detach() * len(labels)
-        self.norm += norm
+        self.loss_sum += loss.detach() * len(labels)
+        self.grad_norm_sum += grad_norm
         self.confusion += confusion_matrix(labels, logits.detach().argmax(1), len(self.confusion))
         self.num_steps += 1
 
     def mean_loss(self) -> float:
-        """Return the mean loss of an image so far; this waits for the device."""
-        return float(self.loss) / max(1, int(self.confusion.sum()))
+        """Return the mean loss of the images so far."""
+        return float(self.loss_sum) / max(1, int(self.confusion.sum()))
 
-    def figures(self, classes: Sequence[str]) -> dict[str, float]:
-        """Return the values of the curves; this waits for the device."""
-        figures = curve_metrics(self.mean_loss(), self.confusion, classes)
-        return figures | {"gradient_norm": float(self.norm) / self.num_steps}
+    def compute(self, classes: Sequence[str]) -> dict[str, float]:
+        """Return the metrics of the epoch on train."""
+        metrics = curve_metrics(self.mean_loss(), self.confusion, classes)
+        return metrics | {"gradient_norm": float(self.grad_norm_sum) / self.num_steps}
 
     def is_finite(self) -> bool:
-        """Say whether every loss and gradient so far was finite; this waits for the device."""
-        return math.isfinite(float(self.loss)) and math.isfinite(float(self.norm))
+        """Return whether every loss and gradient so far was finite."""
+        return math.isfinite(float(self.loss_sum)) and math.isfinite(float(self.grad_norm_sum))
 
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` takes back."""
-        return {name: _copy(value) for name, value in vars(self).items()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies on the CPU for `load_state_dict`."""
+        return {
+            name: value.cpu().clone() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        for name, value in state.items():
-            own = getattr(self, name)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a saved state."""
+        for name, own in list(vars(self).items()):
+            value = state[name]
             setattr(self, name, value.to(own.device) if isinstance(own, Tensor) else value)
-
-
-def _copy(value: Tensor | int) -> Tensor | int:
-    return value.cpu().clone() if isinstance(value, Tensor) else value
 
 
 @dataclass
 class TrainState:
-    """A moment of training.
+    """All that changes in training, and the settings that a step needs.
 
-    Order and augmentation are functions of (seed, epoch, place), so no generator is part of it.
+    Order and augmentation are functions of (seed, epoch, index), so no RNG state is part of it.
 
     Attributes:
+        settings: of training.
+        seed: of the run.
+        preprocessing: of the network's input.
+        flip_tta: evaluate with flip test-time augmentation.
         network: being trained.
-        average: its moving average, which is evaluated and kept.
-        optimizer: with its momenta.
-        tally: sums of the epoch so far.
-        doubts: of the training images' labels, over the epochs.
-        epoch: full epochs done.
-        step_in_epoch: steps done of the epoch after them.
-        step: steps done in all.
-        metrics: of the average on val after the last full epoch, if it was measured: the values of
-            the curves.
-        best: those of `best.pt`.
-        best_epoch: when that was.
-        temperature: what logits are divided by before softmax, fitted whenever val is measured.
-        threshold: the least probability to accept, likewise; None if none keeps the promise.
-        shares: of each class among the training images.
+        ema: moving average of its weights, which is evaluated and kept.
+        optimizer: with its momentum buffers.
+        epoch_metrics: sums of the epoch so far.
+        label_stats: how often the labels of the training images were disagreed with.
+        class_frequencies: fraction of the training images in each class.
+        epoch: number of completed epochs.
+        step_in_epoch: number of steps in the current epoch.
+        step: number of steps in all.
+        metrics: on val after the last epoch; None if it was not validated.
+        best_metrics: those of `best.pt`.
+        best_epoch: the epoch of `best.pt`.
+        temperature: fitted to the last val logits.
+        threshold: likewise, in [0, 1]; None if no threshold reaches the target precision.
         world: the processes that train; after each step all hold the same state.
     """
 
-    config: Config
+    settings: Train
+    seed: int
     preprocessing: Preprocessing
+    flip_tta: bool
     network: nn.Module
-    average: EMA
+    ema: EMA
     optimizer: torch.optim.Optimizer
-    tally: EpochMetrics
+    epoch_metrics: EpochMetrics
+    label_stats: LabelStats = field(
+        default_factory=lambda: LabelStats(torch.zeros(0, dtype=torch.int64))
+    )
+    class_frequencies: tuple[float, ...] = ()
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
     metrics: dict[str, float] | None = None
-    best: dict[str, float] | None = None
+    best_metrics: dict[str, float] | None = None
     best_epoch: int = 0
     temperature: float = 1.0
     threshold: float | None = None
-    shares: tuple[float, ...] = ()
-    doubts: LabelStats = field(
-        default_factory=lambda: LabelStats(torch.zeros(0, dtype=torch.int64))
-    )
     world: World = SINGLE_PROCESS
-
-    def meet(self, labels: Tensor) -> None:
-        """Learn the (R,) int64 labels of the training images: how common each is, whom to doubt."""
-        counts = labels.bincount(minlength=len(self.config.classes))
-        self.shares = tuple((counts.double() / len(labels)).tolist())
-        self.doubts = LabelStats(labels.to(self.tally.loss.device))
-
-    def begin_epoch(self) -> None:
-        """Freeze the backbone in the first epochs, if it is asked for, and let it learn then."""
-        if isinstance(self.network, TorchvisionNetwork):
-            self.network.freeze_backbone(self.epoch < self.config.model.freeze_epochs)
 
     @property
     def eval_model(self) -> nn.Module:
-        """The averaged network, answering exactly as it will in use."""
-        network = self.average.network
-        return FlipTTA(network).eval() if self.config.augmentation.horizontal_flip else network
+        """The network that is evaluated and kept: the EMA weights, with flip TTA if configured."""
+        return FlipTTA(self.ema.network).eval() if self.flip_tta else self.ema.network
+
+    def set_training_labels(self, labels: Tensor) -> None:
+        """Set the (R,) int64 labels of the training images before the first step."""
+        counts = labels.bincount(minlength=len(self.epoch_metrics.confusion))
+        self.class_frequencies = tuple((counts.double() / len(labels)).tolist())
+        self.label_stats = LabelStats(labels.to(self.epoch_metrics.loss_sum.device))
 
     def end_step(self) -> None:
-        """Count an optimizer step and let the average follow it."""
+        """Count an optimizer step and update the EMA."""
         self.step += 1
         self.step_in_epoch += 1
-        self.average.update(self.step)
-
-    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
-        """Fit temperature and threshold to (N, C) logits of val and its (N,) labels."""
-        self.temperature = fit_temperature(logits, labels)
-        confidences, predicted = to_probabilities(logits, self.temperature).max(dim=1)
-        target = self.config.decision.target_precision
-        self.threshold = choose_threshold(confidences, predicted == labels, target)
+        self.ema.update(self.step)
 
     def end_epoch(self, metrics: dict[str, float] | None) -> None:
-        """Count an epoch, with its metrics if it was measured, and begin the sums of the next."""
-        # The second half alone: before, the network doubts much that it has not learned yet.
-        self.doubts.end_epoch(self.epoch >= self.config.train.epochs // 2)
+        """Count an epoch, with its metrics on val if it was validated, and reset the sums."""
+        # Early on the network disagrees with many correct labels: only the second half counts.
+        self.label_stats.end_epoch(self.epoch >= self.settings.epochs // 2)
         self.epoch += 1
         self.step_in_epoch = 0
         self.metrics = metrics
-        self.tally = EpochMetrics(len(self.config.classes), self.tally.loss.device)
+        confusion = self.epoch_metrics.confusion
+        self.epoch_metrics = EpochMetrics(len(confusion), confusion.device)
+
+    def calibrate(self, logits: Tensor, labels: Tensor, target_precision: float) -> None:
+        """Fit temperature and threshold to val.
+
+        Args:
+            logits: (N, C) of val.
+            labels: (N,) int64.
+            target_precision: in (0, 1], of the accepted predictions.
+        """
+        self.temperature = fit_temperature(logits, labels)
+        confidences, predicted = to_probabilities(logits, self.temperature).max(dim=1)
+        self.threshold = choose_threshold(confidences, predicted == labels, target_precision)
 
     def is_best(self) -> bool:
-        """Say whether the last epoch beats the best so far: by calibrated loss, then macro recall.
+        """Return whether the last epoch beats the best: by calibrated loss, then macro recall.
 
-        The loss after temperature is finer than a count of right answers, and so less a matter of
-        luck: `benchmarks/LOG.md` compares them. One that is not finite beats nothing.
+        The loss after temperature scaling is less noisy than a count of correct predictions:
+        `benchmarks/LOG.md` compares them. A loss that is not finite beats nothing.
         """
         if self.metrics is None or not math.isfinite(self.metrics["calibrated_loss"]):
             return False
-        return self.best is None or _rank(self.metrics) > _rank(self.best)
+        return self.best_metrics is None or _rank(self.metrics) > _rank(self.best_metrics)
 
-    def begins_at(self) -> int:
-        """Return the number of steps before this epoch's first."""
-        return self.step - self.step_in_epoch
+    def mark_best(self) -> None:
+        """Make the last epoch the best so far."""
+        self.best_metrics, self.best_epoch = self.metrics, self.epoch
 
-    def forget_best(self) -> None:
-        """Let the next epoch that is measured be the best so far."""
-        self.best, self.best_epoch = None, 0
+    def reset_best(self) -> None:
+        """Forget the best epoch, so that the next validated one becomes the best."""
+        self.best_metrics, self.best_epoch = None, 0
 
-    def keep_best(self) -> None:
-        """Note that the last epoch is the best so far."""
-        self.best, self.best_epoch = self.metrics, self.epoch
+    def save(self, path: Path, config: Config, resumable: bool) -> None:
+        """Write a checkpoint atomically.
 
-    def save(self, path: Path, to_go_on: bool) -> None:
-        """Write a checkpoint, with what going on takes or without."""
-        going_on = {
-            "network": _on_cpu(self.network.state_dict()),
+        Args:
+            path: of the file.
+            config: of the run; the checkpoint holds all of it.
+            resumable: include what resuming needs; else the checkpoint is for inference only.
+        """
+        training = {
+            "network": _to_cpu(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
-            "tally": self.tally.state(),
-            "doubts": self.doubts.state(),
+            "epoch_metrics": self.epoch_metrics.state_dict(),
+            "label_stats": self.label_stats.state_dict(),
             "step_in_epoch": self.step_in_epoch,
-            "best": self.best,
+            "best_metrics": self.best_metrics,
             "best_epoch": self.best_epoch,
         }
-        config = self.config
         checkpoint = Checkpoint(
             classes=config.classes,
             reject_class=config.reject_class,
             model=config.model,
             preprocessing=self.preprocessing,
-            weights=_on_cpu(self.average.network.state_dict()),
-            flip_tta=config.augmentation.horizontal_flip,
+            weights=_to_cpu(self.ema.network.state_dict()),
+            flip_tta=self.flip_tta,
             temperature=self.temperature,
             threshold=self.threshold,
             target_precision=config.decision.target_precision,
-            class_frequencies=self.shares,
+            class_frequencies=self.class_frequencies,
             source=config.data.root or config.data.manifest or "",
             aliases=dict(config.data.aliases),
             config=config.model_dump(mode="json"),
             epoch=self.epoch,
             step=self.step,
             metrics=self.metrics or {},
-            training=going_on if to_go_on else None,
+            training=training if resumable else None,
         )
         save_checkpoint(path, checkpoint)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Raises:
-            CheckpointError: if it lacks what going on takes, or belongs to another network.
+            CheckpointError: if it is for inference only, or of another network or other images.
         """
-        training: dict[str, Any] | None = checkpoint.training
+        training = checkpoint.training
         if training is None:
-            raise CheckpointError("this checkpoint is for use only; training cannot go on from it")
+            raise CheckpointError("this checkpoint is for inference only; it cannot be resumed")
         try:
             load_weights(self.network, training["network"])
-            load_weights(self.average.network, checkpoint.weights)
+            load_weights(self.ema.network, checkpoint.weights)
             self.optimizer.load_state_dict(training["optimizer"])
             _require_shapes(self.optimizer)
-            self.tally.restore(training["tally"])
-            self.doubts.restore(training["doubts"])
+            self.epoch_metrics.load_state_dict(training["epoch_metrics"])
+            self.label_stats.load_state_dict(training["label_stats"])
             self.step_in_epoch = training["step_in_epoch"]
-            self.best, self.best_epoch = training["best"], training["best_epoch"]
+            self.best_metrics = training["best_metrics"]
+            self.best_epoch = training["best_epoch"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"this checkpoint does not fit the run's network and optimizer: {error}"
@@ -293,51 +299,60 @@ def build_state(
     is_resumed: bool = False,
     world: World = SINGLE_PROCESS,
 ) -> TrainState:
-    """Return the state before the first step.
+    """Build the state before the first step.
 
-    Random weights depend on the seed alone. Pretrained ones are read and checked here, unless the
-    run has checkpoints that hold what became of them.
+    Random weights depend on the seed alone. Pretrained weights are read here, unless the run is
+    resumed: then its checkpoint replaces them, and their file may be gone.
     """
     network = build_network(config.model, len(config.classes), config.data.image_size, config.seed)
     if isinstance(network, TorchvisionNetwork):
         if config.model.weights != "none" and not is_resumed:
             load_pretrained(network, config.model, config.data.image_size)
-        for share in (1, config.augmentation.train_scale):
-            size = round(share * config.data.image_size)
+        for scale in (1, config.augmentation.train_scale):
+            size = round(scale * config.data.image_size)
             check_image_size(network, config.model.name, min(2, config.train.batch_size), size)
     network = network.to(compute.device)
-    average = EMA(network, config.train.ema_decay)
+    ema = EMA(network, config.train.ema_decay)
     use_gemm_weight_gradients(network, compute)
-    convert_sync_batchnorm(network, compute.device, world)
+    if world.size > 1 and compute.device.type == "cuda":
+        # Normalizes by the whole batch. PyTorch has it for GPUs only: on CPUs each rank normalizes
+        # by the statistics of its own shard.
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    optimizer = build_optimizer(
+        network, config.train, compute.dtype, config.model.backbone_lr_factor
+    )
     return TrainState(
-        config=config,
+        settings=config.train,
+        seed=config.seed,
         preprocessing=preprocessing,
+        flip_tta=config.augmentation.horizontal_flip,
         network=network,
-        average=average,
-        optimizer=build_optimizer(
-            network, config.train, compute.dtype, config.model.backbone_lr_factor
-        ),
-        tally=EpochMetrics(len(config.classes), compute.device),
+        ema=ema,
+        optimizer=optimizer,
+        epoch_metrics=EpochMetrics(len(config.classes), compute.device),
         world=world,
     )
 
 
-def convert_sync_batchnorm(network: nn.Module, device: torch.device, world: World) -> None:
-    """Let batch norm normalise by the whole batch where its parts lie on several GPUs.
-
-    Elsewhere each part is normalised by statistics of its own, as PyTorch can do no other.
+def diverged_error(state: TrainState, paths: Sequence[str] = ()) -> DivergedError:
+    """Return the error for a loss or gradient that is not finite.
 
     Args:
-        network: changed in place, but not its weights, nor their names.
-        device: that it trains on.
-        world: those that train.
+        state: after the last step that was taken.
+        paths: of the images of the failed step, if it is known.
     """
-    if world.size > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    where = f"by step {state.step}"
+    if paths:
+        where = f"in step {state.step + 1}, with {printable(paths[0])} in its batch"
+        log_only("the images of this batch: " + ", ".join(map(printable, paths)))
+    return DivergedError(
+        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, {where}; the "
+        "checkpoints are from before. Try a lower train.lr"
+    )
 
 
 def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse momenta of other parameters, which torch would take until the first step."""
+    """Raise if a loaded momentum has another shape; torch itself fails only in the next step."""
     for weights, values in optimizer.state.items():
         for name, tensor in values.items():
             if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape != weights.shape:
@@ -350,22 +365,5 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     return -metrics["calibrated_loss"], metrics["macro_recall"]
 
 
-def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _to_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in weights.items()}
-
-
-def diverged_error(state: TrainState, paths: Sequence[str] = ()) -> DivergedError:
-    """Say where the loss was lost: in the step that would come next, or at most a second ago.
-
-    Args:
-        state: with the steps that were taken.
-        paths: of the images of the next step, if it is the one.
-    """
-    step = f"by step {state.step}"
-    if paths:
-        step = f"in step {state.step + 1}, with {printable(paths[0])} in its batch"
-        log_only("the images of this batch: " + ", ".join(map(printable, paths)))
-    return DivergedError(
-        f"the loss or its gradient is no longer finite in epoch {state.epoch + 1}, {step}; the "
-        "checkpoints are from before. Try a lower train.lr"
-    )

@@ -1,11 +1,8 @@
-"""What the parts of a batch, each on its own rank, add up to.
+"""One training step: forward, backward, all-reduce, optimizer, sums of the epoch.
 
-By hand instead of `DistributedDataParallel`: that averages over ranks, which is the mean over the
-batch only if all have as many images; it takes no part without images; and its wrapper renames all
-weights in checkpoints. What it would do better is to send gradients while others are still
-computed.
-
-One optimizer step on one batch, by all ranks together.
+The gradients are summed here instead of by `DistributedDataParallel`, which averages over ranks
+(wrong for shards of different sizes), needs an image on every rank, and renames the weights in
+checkpoints. Only the overlap of communication with the backward pass is lost.
 """
 
 import math
@@ -19,43 +16,85 @@ from neither.data.batches import Batch
 from neither.runtime.devices import Compute
 from neither.runtime.distributed import World
 from neither.runtime.rng import seeded, step_seed
-from neither.training.optimizers import set_lr_factor
+from neither.training.lr_schedule import set_lr_factor
 from neither.training.state import TrainState
+
+
+def train_step(state: TrainState, batch: Batch, lr_factor: float, compute: Compute) -> bool:
+    """Take one optimizer step on a batch, all ranks together.
+
+    Each rank computes on its shard; after the all-reduce the gradients are those of one process
+    with the whole batch.
+
+    Args:
+        state: changed in place.
+        batch: B images, of which this rank holds a shard of P.
+        lr_factor: learning rate as a fraction of the peak.
+        compute: device and precision.
+
+    Returns:
+        False if the loss or the gradient is not finite: then no weight has changed. Only a CPU is
+        checked in each step; on other devices the check would wait for the device, and
+        `EpochMetrics.is_finite` finds it later.
+    """
+    settings, network = state.settings, state.network
+    # Dropout draws by (seed, step), and leaves the process's RNG as it was.
+    with seeded(step_seed(state.seed, state.step), compute.device), compute.autocast():
+        logits = network(batch.images)
+    logits = logits.float()
+    # The sum over this rank's shard, divided by B: summed over the ranks, the mean of the batch.
+    loss = F.cross_entropy(
+        logits, batch.targets, reduction="sum", label_smoothing=settings.label_smoothing
+    ) / len(batch.labels)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    loss, logits, targets = all_reduce_step(
+        network, loss.detach(), logits.detach(), batch, state.world
+    )
+    grad_norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
+    if compute.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        return False
+    set_lr_factor(state.optimizer, lr_factor)
+    state.optimizer.step()
+    state.end_step()
+    state.epoch_metrics.update(loss, logits, batch.labels, grad_norm)
+    state.label_stats.update(logits, replace(batch, targets=targets))
+    return True
 
 
 @torch.no_grad()
 def all_reduce_step(
     network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add up over all ranks what each found for its part of a batch, in one message.
+    """Sum gradients, loss and logits over all ranks, in one message.
 
-    The gradients in the network become those of the whole batch. Running statistics of batch norm,
-    where each rank has its own, become their mean, weighted by the images they come from.
+    The gradients in `network` become those of the whole batch. Running statistics of batch norm
+    become the mean over the ranks, weighted by the number of images.
 
     Args:
-        network: with gradients of this rank's share of the loss.
-        loss: scalar, this rank's share.
-        logits: (P, C) of its part.
-        batch: that it is a part of.
-        world: those that train.
+        network: with the gradients of this rank's part of the loss.
+        loss: scalar, this rank's part.
+        logits: (P, C) of this rank's shard.
+        batch: the whole batch.
+        world: the ranks.
 
     Returns:
-        The loss, and the (B, C) logits and targets, of the whole batch. Nothing of this changes if
-        there is one rank only.
+        Loss (scalar), logits (B, C) and targets (B, C) of the whole batch.
     """
     if world.size == 1:
         return loss, logits, batch.targets
     gradients = [each.grad for each in network.parameters() if each.grad is not None]
-    statistics = _statistics(network)
+    statistics = _running_statistics(network)
     for each in statistics:
         each *= len(logits) / len(batch.labels)
-    whole = logits.new_zeros((2, len(batch.labels), logits.shape[1]))
-    whole[:, world.shard(len(batch.labels))] = torch.stack([logits, batch.targets])
-    world.all_reduce([*gradients, *statistics, loss, whole])
-    return loss, whole[0], whole[1]
+    gathered = logits.new_zeros((2, len(batch.labels), logits.shape[1]))
+    gathered[:, world.shard(len(batch.labels))] = torch.stack([logits, batch.targets])
+    world.all_reduce([*gradients, *statistics, loss, gathered])
+    return loss, gathered[0], gathered[1]
 
 
-def _statistics(network: nn.Module) -> list[Tensor]:
+def _running_statistics(network: nn.Module) -> list[Tensor]:
+    """Return means and variances of the batch norms that update them, without SyncBatchNorm."""
     return [
         tensor
         for module in network.modules()
@@ -63,38 +102,3 @@ def _statistics(network: nn.Module) -> list[Tensor]:
         for tensor in (module.running_mean, module.running_var)
         if tensor is not None
     ]
-
-
-def train_step(state: TrainState, batch: Batch, share: float, compute: Compute) -> bool:
-    """Take a step at a share of the highest learning rate; say whether it was taken.
-
-    Each rank computes on its part of the batch, and what all add up to is the same as if one had
-    computed on the whole.
-
-    On a CPU a loss or gradient that is not finite ends the step before any weight is touched.
-    Elsewhere to look would be to wait for the device; there `Tally.is_finite` tells, in a while.
-    """
-    settings = state.config.train
-    # Dropout, where there is any, draws by (seed, step) too, and takes nothing from others' draws.
-    seed = step_seed(state.config.seed, state.step)
-    with seeded(seed, compute.device), compute.autocast():
-        logits = state.network(batch.images)
-    logits = logits.float()
-    # A sum over this rank's part, over the size of the whole: of all ranks together, the mean.
-    loss = F.cross_entropy(
-        logits, batch.targets, reduction="sum", label_smoothing=settings.label_smoothing
-    ) / len(batch.labels)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    loss, logits, targets = all_reduce_step(
-        state.network, loss.detach(), logits.detach(), batch, state.world
-    )
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.max_grad_norm)
-    if compute.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):
-        return False
-    set_lr_factor(state.optimizer, share)
-    state.optimizer.step()
-    state.end_step()
-    state.tally.add(loss, logits, batch.labels, norm)
-    state.doubts.add(logits, replace(batch, targets=targets))
-    return True

@@ -1,7 +1,4 @@
-"""Sheets of many small images, tiled into one array: an axes for each would take seconds.
-
-What TensorBoard shows besides curves: of the run, of val at ten epochs, of the weights.
-"""
+"""What TensorBoard shows besides curves: the run, val at ten epochs, weights, image grids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from neither.config.loader import to_yaml
-from neither.config.schema import Train
+from neither.config.schema import Config, Train
 from neither.data.batches import Batch
 from neither.data.dataset import Dataset
 from neither.data.preprocessing import Preprocessing, normalize
@@ -29,157 +26,15 @@ from neither.reporting.model_card import describe_splits
 from neither.reporting.plots import plot_confusion, plot_reliability, plot_risk_coverage, to_pixels
 from neither.runtime.console import printable
 from neither.runtime.errors import UserError
-from neither.training import tensorboard
 from neither.training.state import TrainState
-from neither.training.tensorboard import MetricsLogger
+from neither.training.tensorboard import MetricsLogger, write_best_metrics, write_hparams
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-_MOST_NAMED = 20
-
-_SIDE = 120  # pixels of an image on a sheet
-_LINE = 18  # pixels of a line of text
-_GAP = 8
-_BATCH_ROWS, _BATCH_COLUMNS = 4, 8
-_MISTAKE_COLUMNS = 3
-_MOST_BARS = 3
-_MOST_LETTERS = 32
-# Paper is light in TensorBoard's dark theme too, so that ink and photos look the same in both.
-_PAPER, _INK, _QUIET = (250, 250, 250), (30, 30, 30), (150, 150, 150)
-_TRUE, _PREDICTED = (40, 110, 200), (220, 110, 20)  # blue and orange, which all eyes tell apart
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """One image that the network got wrong.
-
-    Attributes:
-        path: below the root.
-        pixels: (S, S, 3) uint8 RGB.
-        lead: (h, w), what each place adds to the lead of the predicted class; None if the network
-            does not tell.
-        label: number of its class.
-        probabilities: of the C classes.
-    """
-
-    path: str
-    pixels: NDArray[np.uint8]
-    lead: Tensor | None
-    label: int
-    probabilities: Sequence[float]
-
-
-def draw_batch(
-    batch: Batch, classes: Sequence[str], preprocessing: Preprocessing
-) -> NDArray[np.uint8]:
-    """Draw the first images of a batch as the network sees them, each under its label.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    sheet, draw = _new_sheet(_BATCH_ROWS, _BATCH_COLUMNS, _SIDE, _SIDE + _LINE)
-    images = _to_pixels(batch.images[: _BATCH_ROWS * _BATCH_COLUMNS], preprocessing)
-    for place, image in enumerate(images):
-        left, top = _corner(place, _BATCH_COLUMNS, _SIDE, _SIDE + _LINE)
-        _write(draw, left, top, classes[int(batch.labels[place])], _SIDE)
-        sheet.paste(_fit(image), (left, top + _LINE))
-    return np.asarray(sheet)
-
-
-def draw_mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> NDArray[np.uint8]:
-    """Draw images beside what spoke for the wrong class, over bars of their probabilities.
-
-    Red places spoke for the predicted class, blue ones against it. Bars are of the most probable
-    classes and the true one: orange is the predicted class, blue the true one.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    num_bars = min(len(classes), _MOST_BARS)
-    width, height = 2 * _SIDE, 2 * _LINE + _SIDE + num_bars * _LINE
-    rows = max(1, -(-len(mistakes) // _MISTAKE_COLUMNS))
-    sheet, draw = _new_sheet(rows, _MISTAKE_COLUMNS, width, height)
-    if not mistakes:
-        _write(draw, _GAP, _GAP, "no mistakes", width)
-    for place, mistake in enumerate(mistakes):
-        left, top = _corner(place, _MISTAKE_COLUMNS, width, height)
-        _write(draw, left, top, printable(mistake.path)[-_MOST_LETTERS:], width, _QUIET)
-        order = sorted(range(len(classes)), key=lambda number: -mistake.probabilities[number])
-        said = f"{classes[mistake.label]}, called {classes[order[0]]}"
-        _write(draw, left, top + _LINE, said, width)
-        picture = _fit(mistake.pixels)
-        if mistake.lead is not None:
-            picture = Image.fromarray(draw_heat_map(mistake.pixels, mistake.lead, _SIDE))
-        sheet.paste(picture, (left, top + 2 * _LINE))
-        shown = order[:num_bars]
-        if mistake.label not in shown:
-            shown[-1] = mistake.label
-        for line, number in enumerate(shown):
-            colour = {mistake.label: _TRUE, order[0]: _PREDICTED}.get(number, _QUIET)
-            at = top + 2 * _LINE + _SIDE + line * _LINE
-            _draw_bar(draw, left, at, classes[number], mistake.probabilities[number], colour)
-    return np.asarray(sheet)
-
-
-def _draw_bar(
-    draw: ImageDraw.ImageDraw,
-    left: int,
-    top: int,
-    name: str,
-    share: float,
-    colour: tuple[int, int, int],
-) -> None:
-    """Draw name, bar and figure in one line, two images wide."""
-    start, longest = left + 70, 2 * _SIDE - 70 - 46
-    _write(draw, left, top, name, 66)
-    draw.rectangle((start, top + 4, start + round(share * longest), top + _LINE - 3), colour)
-    _write(draw, start + longest + 6, top, f"{100 * share:.0f} %", 46)
-
-
-def _new_sheet(
-    rows: int, columns: int, width: int, height: int
-) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    size = (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
-    return sheet, ImageDraw.Draw(sheet)
-
-
-def _corner(place: int, columns: int, width: int, height: int) -> tuple[int, int]:
-    row, column = divmod(place, columns)
-    return _GAP + column * (width + _GAP), _GAP + row * (height + _GAP)
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
-    left: int,
-    top: int,
-    text: str,
-    width: int,
-    colour: tuple[int, int, int] = _INK,
-) -> None:
-    """Write one line, cut off where the next image begins."""
-    font = ImageFont.load_default(14)
-    while text and draw.textlength(text, font) > width:
-        text = text[:-1]
-    draw.text((left, top), text, colour, font)
-
-
-def _fit(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-
-
-def _to_pixels(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Undo the normalisation; (B, 3, S, S) float32 becomes (B, S, S, 3) uint8."""
-    images = images.permute(0, 2, 3, 1).cpu()
-    shares = images * torch.tensor(preprocessing.std) + torch.tensor(preprocessing.mean)
-    pixels: NDArray[np.uint8] = (255 * shares).clamp(0, 255).to(torch.uint8).numpy()
-    return pixels
-
-
-_NUM_SHOWN = 10
-_MOST_MISTAKES = 12
+_NUM_LOGGED_EPOCHS = 10
+_MAX_MISTAKES = 12
 _LAYOUT = {
     "overview": {
         "loss": ["Multiline", ["^loss$", "^calibrated_loss$"]],
@@ -191,129 +46,267 @@ _LAYOUT = {
 
 
 def is_logged(epoch: int, settings: Train) -> bool:
-    """Say whether an epoch that was measured is one of ten evenly spaced, or the first after it."""
+    """Return whether a validated epoch is one of ten evenly spaced, or the first after one."""
     before = (epoch - 1) // settings.validate_every_epochs * settings.validate_every_epochs
-    return epoch * _NUM_SHOWN // settings.epochs > before * _NUM_SHOWN // settings.epochs
+    total = settings.epochs
+    return epoch * _NUM_LOGGED_EPOCHS // total > before * _NUM_LOGGED_EPOCHS // total
 
 
-def log_run(tracker: MetricsLogger, state: TrainState, first: Batch, splits_file: Path) -> None:
-    """Show what is known before the first step.
+def log_run(
+    logger: MetricsLogger, config: Config, state: TrainState, first: Batch, splits_file: Path
+) -> None:
+    """Log what is known before the first step: config, images, network, the first batch.
 
     Args:
-        tracker: of the run.
+        logger: of the run.
+        config: of the run.
         state: before the first step.
         first: the first batch.
         splits_file: `splits.csv` of the run.
     """
-    config, size = state.config, state.preprocessing.image_size
-    tracker.write_text("summary/config", to_yaml(config))
-    tracker.write_markdown("summary/images", describe_splits(splits_file, config.classes))
-    tracker.write_markdown("summary/network", describe_network(state.average.network, size))
-    images = draw_batch(first, config.classes, state.preprocessing)
-    tracker.write_image("training_images", images)
-    tracker.add("val", lambda writer: writer.add_custom_scalars(_LAYOUT))
-    tracker.add("val", lambda writer: tensorboard.write_hparams(writer, config))
+    network = describe_network(state.ema.network, state.preprocessing.image_size)
+    logger.write_text("summary/config", to_yaml(config))
+    logger.write_markdown("summary/images", describe_splits(splits_file, config.classes))
+    logger.write_markdown("summary/network", network)
+    logger.write_image("training_images", draw_batch(first, config.classes, state.preprocessing))
+    logger.add("val", lambda writer: writer.add_custom_scalars(_LAYOUT))
+    logger.add("val", lambda writer: write_hparams(writer, config))
 
 
-def log_epoch(tracker: MetricsLogger, state: TrainState, data: Dataset, logits: Tensor) -> None:
-    """Show what came of an epoch, and of the run after its last.
+def log_epoch(
+    logger: MetricsLogger, config: Config, state: TrainState, data: Dataset, logits: Tensor
+) -> None:
+    """Log plots of val and histograms of weights, and after the last epoch the best metrics.
 
     Args:
-        tracker: of the run.
+        logger: of the run.
+        config: of the run.
         state: after the epoch.
-        data: whose val was scored.
+        data: with the val split.
         logits: (N, C) of val.
     """
-    config, step = state.config, state.step
-    tracker.add("val", lambda writer: _show_val(writer, state, data, logits))
-    tracker.add("train", lambda writer: _show_weights(writer, state))
-    best, epoch = (
-        (state.metrics, state.epoch) if state.is_best() else (state.best, state.best_epoch)
-    )
+    logger.add("val", lambda writer: _log_val(writer, config, state, data, logits))
+    logger.add("train", lambda writer: _log_weights(writer, state))
+    is_best = state.is_best()
+    best = state.metrics if is_best else state.best_metrics
+    epoch = state.epoch if is_best else state.best_epoch
     if state.epoch == config.train.epochs and best is not None:
-        tracker.add(
-            "val", lambda writer: tensorboard.write_final_metrics(writer, config, best, epoch, step)
+        logger.add(
+            "val", lambda writer: write_best_metrics(writer, config, best, epoch, state.step)
         )
 
 
-def _show_val(writer: "SummaryWriter", state: TrainState, data: Dataset, logits: Tensor) -> None:
-    """Show what the averaged weights make of val, with the temperature that was fitted."""
-    config, labels, step = state.config, data.val.labels, state.step
+def _log_val(
+    writer: "SummaryWriter", config: Config, state: TrainState, data: Dataset, logits: Tensor
+) -> None:
+    labels, step = data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
     confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(config.classes))
     bins, points = reliability_bins(probabilities, labels), risk_coverage(probabilities, labels)
-    epoch, target = f"epoch {state.epoch}", config.decision.target_precision
-    pictures = {
-        "confusion": to_pixels(
-            plot_confusion(confusion.tolist(), config.classes, f"confusion on val, {epoch}")
-        ),
-        "reliability": to_pixels(plot_reliability(bins, f"reliability on val, {epoch}")),
-        "risk_coverage": to_pixels(
-            plot_risk_coverage(points, target, f"risk and coverage on val, {epoch}")
-        ),
-        "worst_mistakes": draw_mistakes(_worst(state, data, probabilities), config.classes),
-    }  # fmt: skip
-    for tag, picture in pictures.items():
-        writer.add_image(f"val/{tag}", picture, step, dataformats="HWC")
+    target, when = config.decision.target_precision, f"on val, epoch {state.epoch}"
+    figures = {
+        "confusion": plot_confusion(confusion.tolist(), config.classes, f"confusion {when}"),
+        "reliability": plot_reliability(bins, f"reliability {when}"),
+        "risk_coverage": plot_risk_coverage(points, target, f"risk and coverage {when}"),
+    }
+    for tag, figure in figures.items():
+        writer.add_image(f"val/{tag}", to_pixels(figure), step, dataformats="HWC")
+    mistakes = draw_mistakes(_worst_mistakes(state, data, probabilities), config.classes)
+    writer.add_image("val/worst_mistakes", mistakes, step, dataformats="HWC")
     for number, name in enumerate(config.classes):
         writer.add_pr_curve(
             f"precision_recall/{name}", labels == number, probabilities[:, number], step
         )
 
 
-def _show_weights(writer: "SummaryWriter", state: TrainState) -> None:
-    """Show how the weights of each layer are spread, and the gradients of the last step.
+def _log_weights(writer: "SummaryWriter", state: TrainState) -> None:
+    """Log histograms of weights, and of the last step's gradients.
 
-    There are no gradients if an earlier attempt was stopped between that step and the epoch's end.
+    There are no gradients if the run was stopped between that step and the end of the epoch.
     """
     for name, weights in state.network.named_parameters():
-        if weights.ndim > 1:  # scales and offsets of normalisation would only fill the page
+        if weights.ndim > 1:  # not the scales and offsets of normalization: they are too many
             writer.add_histogram(f"weights/{name}", weights, state.step)
             if weights.grad is not None:
                 writer.add_histogram(f"gradients/{name}", weights.grad, state.step)
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A misclassified image.
+
+    Attributes:
+        path: of the image, relative to the root.
+        pixels: (S, S, 3) uint8 RGB.
+        cam: (h, w) contributions to the predicted class; None for networks without a CAM.
+        label: index of the true class.
+        probabilities: of the C classes.
+    """
+
+    path: str
+    pixels: NDArray[np.uint8]
+    cam: Tensor | None
+    label: int
+    probabilities: Sequence[float]
+
+
 @torch.no_grad()
-def _worst(state: TrainState, data: Dataset, probabilities: Tensor) -> list[Mistake]:
-    """Return the mistakes that the network is surest of, the worst first."""
-    places = most_confident_mistakes(probabilities, data.val.labels, _MOST_MISTAKES)
-    if not places:
+def _worst_mistakes(state: TrainState, data: Dataset, probabilities: Tensor) -> list[Mistake]:
+    """Return the most confident mistakes on val."""
+    indices = most_confident_mistakes(probabilities, data.val.labels, _MAX_MISTAKES)
+    if not indices:
         return []
-    predicted = probabilities.argmax(dim=1)
-    pixels = data.pixels[data.val.rows[places]]
+    predicted = probabilities.argmax(dim=1)[indices]
+    pixels = data.pixels[data.val.rows[indices]]
     device = next(state.network.parameters()).device
     images = normalize(pixels.to(device), state.preprocessing)
-    leads: Sequence[Tensor | None]
+    cams: Sequence[Tensor | None]
     try:
-        leads = list(
-            class_contrast_cam(state.eval_model, images, predicted[places].to(device)).float().cpu()
+        cams = list(
+            class_contrast_cam(state.eval_model, images, predicted.to(device)).float().cpu()
         )
-    except (TypeError, UserError):  # of some networks no places are known: without heat maps then
-        leads = [None] * len(places)
+    except (TypeError, UserError):  # a network without a CAM
+        cams = [None] * len(indices)
     return [
-        Mistake(data.val.paths[place], pixels[number].numpy(), leads[number],
-                int(data.val.labels[place]), probabilities[place].tolist())
-        for number, place in enumerate(places)
-    ]  # fmt: skip
+        Mistake(
+            data.val.paths[index],
+            pixels[number].numpy(),
+            cams[number],
+            int(data.val.labels[index]),
+            probabilities[index].tolist(),
+        )
+        for number, index in enumerate(indices)
+    ]
+
+
+_IMAGE = 120  # pixels a side
+_LINE = 18  # pixels of a line of text
+_GAP = 8
+_BATCH_ROWS, _BATCH_COLUMNS = 4, 8
+_MISTAKE_COLUMNS = 3
+_MAX_BARS = 3
+_MAX_PATH_LETTERS = 32
+# Light in TensorBoard's dark theme too, so that text and photos look the same in both.
+_BACKGROUND, _TEXT, _GRAY = (250, 250, 250), (30, 30, 30), (150, 150, 150)
+_TRUE, _PREDICTED = (40, 110, 200), (220, 110, 20)  # blue and orange, safe for color blindness
+
+
+class _Grid:
+    """An image with cells of one size. Matplotlib would need seconds for as many axes."""
+
+    def __init__(self, num_rows: int, num_columns: int, width: int, height: int) -> None:
+        self._num_columns, self._width, self._height = num_columns, width, height
+        size = (num_columns * (width + _GAP) + _GAP, num_rows * (height + _GAP) + _GAP)
+        self.image = Image.new("RGB", size, _BACKGROUND)
+        self._draw = ImageDraw.Draw(self.image)
+
+    def corner(self, index: int) -> tuple[int, int]:
+        """Return left and top of a cell."""
+        row, column = divmod(index, self._num_columns)
+        return _GAP + column * (self._width + _GAP), _GAP + row * (self._height + _GAP)
+
+    def write(
+        self, left: int, top: int, text: str, width: int, color: tuple[int, int, int] = _TEXT
+    ) -> None:
+        """Write one line, truncated to a width."""
+        font = ImageFont.load_default(14)
+        while text and self._draw.textlength(text, font) > width:
+            text = text[:-1]
+        self._draw.text((left, top), text, color, font)
+
+    def draw_bar(
+        self, left: int, top: int, name: str, probability: float, color: tuple[int, int, int]
+    ) -> None:
+        """Draw name, bar and percentage in one line, two images wide."""
+        start, length = left + 70, 2 * _IMAGE - 70 - 46
+        self.write(left, top, name, 66)
+        end = start + round(probability * length)
+        self._draw.rectangle((start, top + 4, end, top + _LINE - 3), color)
+        self.write(start + length + 6, top, f"{100 * probability:.0f} %", 46)
+
+
+def draw_batch(
+    batch: Batch, classes: Sequence[str], preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
+    """Draw the first images of a batch, as the network sees them, with their labels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    grid = _Grid(_BATCH_ROWS, _BATCH_COLUMNS, _IMAGE, _IMAGE + _LINE)
+    images = _denormalize(batch.images[: _BATCH_ROWS * _BATCH_COLUMNS], preprocessing)
+    for index, pixels in enumerate(images):
+        left, top = grid.corner(index)
+        grid.write(left, top, classes[int(batch.labels[index])], _IMAGE)
+        grid.image.paste(_resize(pixels), (left, top + _LINE))
+    return np.asarray(grid.image)
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Draw misclassified images with heat maps, over bars of their probabilities.
+
+    Red areas contributed to the predicted class, blue ones against it. There are bars for the most
+    probable classes and the true one: orange is the predicted class, blue the true one.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    num_bars = min(len(classes), _MAX_BARS)
+    width, height = 2 * _IMAGE, 2 * _LINE + _IMAGE + num_bars * _LINE
+    grid = _Grid(max(1, -(-len(mistakes) // _MISTAKE_COLUMNS)), _MISTAKE_COLUMNS, width, height)
+    if not mistakes:
+        grid.write(_GAP, _GAP, "no mistakes", width)
+    for index, mistake in enumerate(mistakes):
+        left, top = grid.corner(index)
+        order = sorted(range(len(classes)), key=lambda number: -mistake.probabilities[number])
+        title = f"{classes[mistake.label]}, predicted {classes[order[0]]}"
+        grid.write(left, top, printable(mistake.path)[-_MAX_PATH_LETTERS:], width, _GRAY)
+        grid.write(left, top + _LINE, title, width)
+        image = _resize(mistake.pixels)
+        if mistake.cam is not None:
+            image = Image.fromarray(draw_heat_map(mistake.pixels, mistake.cam, _IMAGE))
+        grid.image.paste(image, (left, top + 2 * _LINE))
+        shown = order[:num_bars]
+        if mistake.label not in shown:
+            shown[-1] = mistake.label
+        for line, number in enumerate(shown):
+            color = {mistake.label: _TRUE, order[0]: _PREDICTED}.get(number, _GRAY)
+            y = top + 2 * _LINE + _IMAGE + line * _LINE
+            grid.draw_bar(left, y, classes[number], mistake.probabilities[number], color)
+    return np.asarray(grid.image)
+
+
+def _resize(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels).resize((_IMAGE, _IMAGE), Image.Resampling.BICUBIC)
+
+
+def _denormalize(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Turn (B, 3, S, S) float32 into (B, S, S, 3) uint8."""
+    images = images.permute(0, 2, 3, 1).cpu()
+    values = images * torch.tensor(preprocessing.std) + torch.tensor(preprocessing.mean)
+    pixels: NDArray[np.uint8] = (255 * values).clamp(0, 255).to(torch.uint8).numpy()
+    return pixels
 
 
 @torch.no_grad()
 def describe_network(network: nn.Module, image_size: int) -> str:
-    """List the layers in the order in which one image passes them.
+    """Return a Markdown table of the layers, in the order of a forward pass.
 
     Args:
         network: in evaluation mode.
-        image_size: pixels a side of the image.
+        image_size: height and width of the input, in pixels.
     """
-    rows: list[list[str]] = []
+    rows = ["| layer | kind | output | parameters |\n", "| --- | ---: | ---: | ---: |\n"]
 
-    def note(name: str, layer: nn.Module, result: object) -> None:
+    def add_row(name: str, layer: nn.Module, output: object) -> None:
         num = sum(weights.numel() for weights in layer.parameters())
-        shape = " x ".join(map(str, result.shape[1:])) if isinstance(result, Tensor) else "several"
-        rows.append([_code(name), type(layer).__name__, shape, f"{num:,}"])
+        shape = " x ".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "several"
+        rows.append(f"| `{name}` | {type(layer).__name__} | {shape} | {num:,} |\n")
 
     handles = [
-        layer.register_forward_hook(lambda layer, _, result, name=name: note(name, layer, result))
+        layer.register_forward_hook(
+            lambda layer, _, output, name=name: add_row(name, layer, output)
+        )
         for name, layer in network.named_modules()
         if name and not list(layer.children()) and not isinstance(layer, nn.Sequential)
     ]
@@ -324,14 +317,7 @@ def describe_network(network: nn.Module, image_size: int) -> str:
         for handle in handles:
             handle.remove()
     total = sum(weights.numel() for weights in network.parameters())
-    text = _table(["layer", "kind", "output", "parameters"], rows)
-    return f"{text}\n{total:,} parameters; shapes are of one image of {image_size} pixels a side\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _code(name: str) -> str:
-    return f"`{name}`"
+    return (
+        f"{''.join(rows)}\n{total:,} parameters; shapes are of one image of {image_size} x "
+        f"{image_size} pixels\n"
+    )

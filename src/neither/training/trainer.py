@@ -1,6 +1,6 @@
 """Train a network: load, loop, step, log, evaluate, save.
 
-A run from its config to its last epoch: begun, gone on with, or found finished.
+`run_training` opens or resumes a run and reports on it when it is finished; `train` is the loop.
 """
 
 import time
@@ -31,226 +31,48 @@ from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
 from neither.training.label_issues import find_label_issues, write_label_issues
-from neither.training.optimizers import current_lr_factor, lr_factor
+from neither.training.lr_schedule import current_lr_factor, lr_factor
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
 from neither.training.run_report import report_run
 from neither.training.state import TrainState, build_state, diverged_error
 from neither.training.step import train_step
 from neither.training.tensorboard import MetricsLogger
-from neither.training.validation import is_validated, logit_metrics, val_logits, val_metrics
+from neither.training.validation import (
+    compute_val_logits,
+    is_validated,
+    logit_metrics,
+    val_metrics,
+)
 
-_NUM_TOLD = 10
-_NUM_BEFORE = 256
-
-
-def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> TrainState:
-    """Train from the beginning, or from where the run stopped, to the last epoch.
-
-    With the same number of threads and processes on the same machine the final weights are the same
-    to the bit, however often training was stopped or killed in between.
-
-    Args:
-        config: of the run.
-        run: its opened folder, which gets everything that training writes.
-        world: the processes that train it together, of which the first alone writes.
-
-    Returns:
-        The state after the last step.
-
-    Raises:
-        DataError: if the images cannot be used.
-        DivergedError: if the loss or its gradient is no longer finite.
-        OutputError: if the device is missing or a decoding process was killed.
-        Stopped: if a signal asked for an end; the state is saved.
-    """
-    compute = choose_compute(config.device, config.precision, world)
-    preprocessing = match_preprocessing(
-        Preprocessing(config.data.image_size, config.data.resize), config.model
-    )
-    # Before the images: a network that cannot be had ends the run at once.
-    state = build_state(config, preprocessing, compute, run.resumed is not None, world)
-    data = world.rank0_first(lambda: load_dataset(
-        config.data, config.classes, config.seed, preprocessing, run.folder
-    ))  # fmt: skip
-    write_environment(run, compute, data.fingerprint, world)
-    batches = Batches(
-        data, config.augmentation, config.train.batch_size, config.seed, compute.device, world
-    )
-    if isinstance(state.network, TorchvisionNetwork):
-        check_image_size(
-            state.network, config.model.name, batches.min_shard_size(), config.data.image_size
-        )
-    info(f"images: {preprocessing}")
-    state.meet(data.train.labels)
-    if run.resumed is not None:
-        state.restore(run.resumed)
-        if not run.has_sound_best():
-            state.forget_best()
-    if config.compile:
-        compile_network(state.network, compute.device)
-    info(f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
-        f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads"
-        + (f", {world.size} processes" if world.size > 1 else ""))  # fmt: skip
-    total = config.train.epochs * len(batches)
-    with (
-        closing(MetricsLogger(
-            run.folder if world.is_rank0 else None, state.begins_at() if run.resumed else None
-        )) as tracker,
-        progress_bar("training", total, "steps", state.step) as bar,
-        signals.deferred(world.size > 1),
-    ):  # fmt: skip
-        if run.resumed is None:
-            _begin(state, data, batches, tracker, run)
-            _save_epoch(state, run)
-        try:
-            while state.epoch < config.train.epochs:
-                figures = _train_epoch(state, data, batches, compute, run, bar)
-                logits = metrics = None
-                if is_validated(state.epoch + 1, config.train):
-                    logits = val_logits(state, data.pixels, data.val, compute.device)
-                    metrics = val_metrics(state, logits, data.val.labels)
-                state.end_epoch(metrics)
-                if logits is not None and summaries.is_logged(state.epoch, config.train):
-                    summaries.log_epoch(tracker, state, data, logits)
-                    if world.is_rank0:
-                        suspects = find_label_issues(state.doubts, data.train, config.classes)
-                        write_label_issues(run.folder / "label_issues.csv", suspects)
-                tracker.write_epoch(state.epoch, state.step, figures, metrics)
-                _save_epoch(state, run)
-                _tell(state, figures)
-        except signals.Stopped:
-            _save(state, run)
-            world.barrier()  # whoever ends before the others are done ends them
-            info(
-                f"saved in epoch {state.epoch + 1}, after step {state.step}; the same "
-                f"command goes "
-                "on from here"
-            )
-            raise
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise _too_large(state) from error
-    return state
-
-
-def _train_epoch(
-    state: TrainState,
-    data: Dataset,
-    batches: Batches,
-    compute: Compute,
-    run: RunFolder,
-    bar: ProgressBar,
-) -> dict[str, float]:
-    """Take the steps that are left of an epoch; return the values of its curves."""
-    settings = state.config.train
-    state.begin_epoch()
-    every_seconds = 60 * state.config.checkpoint.save_every_minutes
-    started = saved = time.monotonic()
-    num_images = 0
-    for batch in batches.epoch(state.epoch, state.step_in_epoch):
-        state.world.poll_signals()
-        moment = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
-        if not train_step(state, batch, lr_factor(settings, moment), compute):
-            raise diverged_error(
-                state, [data.train.paths[place] for place in batch.indices.tolist()]
-            )
-        num_images += len(batch.labels)
-        bar.advance()
-        if bar.is_note_due():
-            if not state.tally.is_finite():
-                raise diverged_error(state)
-            speed = num_images / (time.monotonic() - started)
-            bar.set_note(f"loss {state.tally.mean_loss():.3f}, {speed:,.0f} images/s")
-        if time.monotonic() - saved >= every_seconds:
-            _save(state, run)
-            saved = time.monotonic()
-    if not state.tally.is_finite():
-        raise diverged_error(state)
-    figures = state.tally.figures(state.config.classes)
-    figures["learning_rate"] = settings.lr * current_lr_factor(state.optimizer)
-    if num_images:  # none if an earlier attempt was stopped between the last step and the end
-        figures["images_per_second"] = num_images / (time.monotonic() - started)
-    return figures
-
-
-def _tell(state: TrainState, train: dict[str, float]) -> None:
-    """Say how training goes, at ten evenly spaced epochs."""
-    epochs, metrics = state.config.train.epochs, state.metrics
-    if state.epoch * _NUM_TOLD // epochs == (state.epoch - 1) * _NUM_TOLD // epochs:
-        return
-    text = f"epoch {state.epoch} of {epochs}: train loss {train['loss']:.3f}"
-    if metrics:
-        text += (f", val loss {metrics['loss']:.3f}, val macro recall "
-                 f"{metrics['macro_recall']:.3f}")  # fmt: skip
-    info(text)
-
-
-def _begin(
-    state: TrainState, data: Dataset, batches: Batches, tracker: MetricsLogger, run: RunFolder
-) -> None:
-    """Put the random weights on the curves, and show what the network is about to see."""
-    # A few training images say enough of random weights, taken from all over: the list is by class.
-    device = batches.device
-    some = torch.from_numpy(permutation(batches.seed, 0, len(data.train.rows)))[:_NUM_BEFORE]
-    before = Split([], data.train.rows[some], data.train.labels[some])
-    logits = val_logits(state, data.pixels, before, device)
-    figures = logit_metrics(logits, before.labels, state.config.classes)
-    logits = val_logits(state, data.pixels, data.val, device)
-    state.metrics = val_metrics(state, logits, data.val.labels)
-    tracker.write_epoch(0, 0, figures, state.metrics)
-    summaries.log_run(tracker, state, next(batches.epoch(0)), run.folder / "splits.csv")
-
-
-def _save_epoch(state: TrainState, run: RunFolder) -> None:
-    """Save at the end of an epoch: `best.pt` first, so that `last.pt` never claims a lost one."""
-    if state.is_best():
-        state.keep_best()
-        if state.world.is_rank0:
-            state.save(run.best, to_go_on=False)
-    _save(state, run)
-
-
-def _save(state: TrainState, run: RunFolder) -> None:
-    """Save to go on from here, unless there is nothing sound to go on from."""
-    if not state.tally.is_finite():
-        raise diverged_error(state)
-    if state.world.is_rank0:
-        files.keep_copy(run.previous, run.last)
-        state.save(run.last, to_go_on=True)
-
-
-def _too_large(state: TrainState) -> OutputError:
-    size = state.config.train.batch_size
-    return OutputError(
-        f"out of memory in epoch {state.epoch + 1}, step {state.step + 1}, with batches of {size}; "
-        f"the checkpoints are from before. Try train.batch_size={max(1, size // 2)}"
-    )
+_NUM_MESSAGES = 10  # about the progress of a run
+_NUM_INITIAL_IMAGES = 256  # training images that are enough to evaluate random weights
 
 
 @contextmanager
 def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolder | None]:
-    """Train what is left to train, report, and keep the run open inside the block.
+    """Train what is left to train, write the report, and keep the run open inside the block.
 
-    Several processes that `torchrun` started train one network; only the first reports, and the
-    others get None in place of the run.
+    Processes that `torchrun` started train one network together.
 
     Args:
         config: of the run.
         folder: of the run; need not exist.
-        fresh: rename what is there and start over.
+        fresh: rename what is there and start again.
+
+    Yields:
+        The finished run; None on all ranks but rank 0.
 
     Raises:
-        UsageError: if the folder holds a run with another config, or lies among the images.
+        UsageError: if the folder holds a run with another config, or is among the images.
         DataError: if the images cannot be used.
-        CheckpointError: if the checkpoint to go on from cannot be used.
+        CheckpointError: if the checkpoint to resume from cannot be used.
         DivergedError: if the loss or its gradient is no longer finite.
-        OutputError: if the environment refuses, such as a full disk.
-        Stopped: if a signal asked for an end; the state is saved.
+        OutputError: if the environment fails, such as a full disk.
+        Stopped: if a signal asks to stop; the state is saved.
     """
     check_network_name(config.model.name)
     source = config.data.source
-    if not source.exists() and not RunFolder(folder, None).is_begun():
+    if not source.exists() and not RunFolder(folder, None).has_checkpoint():
         _require_images(config)
     with init_distributed() as world, ExitStack() as stack:
         if config.train.batch_size < world.size:
@@ -265,36 +87,227 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         is_finished = run.resumed is not None and run.resumed.epoch >= config.train.epochs
         if run.resumed is not None and is_finished:
             _require_same_source(run.resumed.config["data"], source, config.name)
-            info(f"{folder}: this run is finished; --fresh starts it over")
+            info(f"{folder}: this run is finished; --fresh starts it again")
         else:
             train(config, run, world)
         if world.is_rank0 and not (is_finished and run.report.exists()):
-            _report(config, run)
+            try:
+                report_run(config, run)
+            except DataError as error:  # the images are gone, but the run is finished
+                warn(f"no report could be written: {error}")
         yield run if world.is_rank0 else None
 
 
+def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> TrainState:
+    """Train from the first step, or from where the run stopped, to the last epoch.
+
+    With the same number of threads and processes on the same machine the final weights have the
+    same bits, however often training was stopped or killed.
+
+    Args:
+        config: of the run.
+        run: its opened folder; rank 0 writes into it.
+        world: the processes that train together.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        DataError: if the images cannot be used.
+        DivergedError: if the loss or its gradient is no longer finite.
+        OutputError: if the device is missing or a decoding process was killed.
+        Stopped: if a signal asks to stop; the state is saved.
+    """
+    # Load: the network before the images, so that a missing one ends the run at once.
+    compute = choose_compute(config.device, config.precision, world)
+    preprocessing = match_preprocessing(
+        Preprocessing(config.data.image_size, config.data.resize), config.model
+    )
+    state = build_state(config, preprocessing, compute, run.resumed is not None, world)
+    data = world.rank0_first(
+        lambda: load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
+    )
+    write_environment(run, compute, data.fingerprint, world)
+    batches = Batches(
+        data, config.augmentation, config.train.batch_size, config.seed, compute.device, world
+    )
+    if isinstance(state.network, TorchvisionNetwork):
+        size = config.data.image_size
+        check_image_size(state.network, config.model.name, batches.min_shard_size(), size)
+    info(f"images: {preprocessing}")
+    state.set_training_labels(data.train.labels)
+    if run.resumed is not None:
+        state.restore(run.resumed)
+        if not run.is_best_usable():
+            state.reset_best()
+    if config.compile:
+        compile_network(state.network, compute.device)
+    num_processes = f", {world.size} processes" if world.size > 1 else ""
+    info(
+        f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
+        f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads{num_processes}"
+    )
+    epoch_start = state.step - state.step_in_epoch if run.resumed else None
+    with (
+        closing(MetricsLogger(run.folder if world.is_rank0 else None, epoch_start)) as logger,
+        progress_bar("training", config.train.epochs * len(batches), "steps", state.step) as bar,
+        signals.deferred(world.size > 1),
+    ):
+        if run.resumed is None:
+            _log_initial_state(config, state, data, batches, logger, run)
+            _save_epoch(config, state, run)
+        try:
+            while state.epoch < config.train.epochs:
+                train_metrics = _train_epoch(config, state, data, batches, compute, run, bar)
+                logits = metrics = None
+                if is_validated(state.epoch + 1, config.train):
+                    logits, metrics = _validate(config, state, data, compute)
+                state.end_epoch(metrics)
+                if logits is not None and summaries.is_logged(state.epoch, config.train):
+                    summaries.log_epoch(logger, config, state, data, logits)
+                    if world.is_rank0:
+                        issues = find_label_issues(state.label_stats, data.train, config.classes)
+                        write_label_issues(run.folder / "label_issues.csv", issues)
+                logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
+                _save_epoch(config, state, run)
+                _log_progress(state, train_metrics)
+        except signals.Stopped:
+            _save_last(config, state, run)
+            world.barrier()  # a rank that exits early would end the others before they saved
+            info(
+                f"saved in epoch {state.epoch + 1}, after step {state.step}; the same command "
+                "resumes from here"
+            )
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _out_of_memory_error(state) from error
+    return state
+
+
+def _train_epoch(
+    config: Config,
+    state: TrainState,
+    data: Dataset,
+    batches: Batches,
+    compute: Compute,
+    run: RunFolder,
+    bar: ProgressBar,
+) -> dict[str, float]:
+    """Take the remaining steps of an epoch; return its metrics on train."""
+    if isinstance(state.network, TorchvisionNetwork):
+        state.network.freeze_backbone(state.epoch < config.model.freeze_epochs)
+    save_seconds = 60 * config.checkpoint.save_every_minutes
+    start_time = save_time = time.monotonic()
+    num_images = 0
+    for batch in batches.epoch(state.epoch, state.step_in_epoch):
+        state.world.poll_signals()
+        middle_of_step = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
+        if not train_step(state, batch, lr_factor(config.train, middle_of_step), compute):
+            paths = [data.train.paths[index] for index in batch.indices.tolist()]
+            raise diverged_error(state, paths)
+        num_images += len(batch.labels)
+        bar.advance()
+        if bar.is_note_due():
+            if not state.epoch_metrics.is_finite():
+                raise diverged_error(state)
+            speed = num_images / (time.monotonic() - start_time)
+            bar.set_note(f"loss {state.epoch_metrics.mean_loss():.3f}, {speed:,.0f} images/s")
+        if time.monotonic() - save_time >= save_seconds:
+            _save_last(config, state, run)
+            save_time = time.monotonic()
+    if not state.epoch_metrics.is_finite():
+        raise diverged_error(state)
+    metrics = state.epoch_metrics.compute(config.classes)
+    metrics["learning_rate"] = config.train.lr * current_lr_factor(state.optimizer)
+    if num_images:  # 0 if the run was stopped between the last step of an epoch and its end
+        metrics["images_per_second"] = num_images / (time.monotonic() - start_time)
+    return metrics
+
+
+def _validate(
+    config: Config, state: TrainState, data: Dataset, compute: Compute
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Fit temperature and threshold to val; return its (N, C) logits and its metrics."""
+    logits = compute_val_logits(state, data.pixels, data.val, compute.device)
+    state.calibrate(logits, data.val.labels, config.decision.target_precision)
+    return logits, val_metrics(logits, data.val.labels, state.temperature, config.classes)
+
+
+def _log_initial_state(
+    config: Config,
+    state: TrainState,
+    data: Dataset,
+    batches: Batches,
+    logger: MetricsLogger,
+    run: RunFolder,
+) -> None:
+    """Log the metrics of the random weights at step 0, and what is known before training."""
+    # In random order, because the list of training images is sorted by class.
+    order = torch.from_numpy(permutation(config.seed, 0, len(data.train.rows)))
+    some = order[:_NUM_INITIAL_IMAGES]
+    split = Split([], data.train.rows[some], data.train.labels[some])
+    logits = compute_val_logits(state, data.pixels, split, batches.device)
+    train_metrics = logit_metrics(logits, split.labels, config.classes)
+    logits = compute_val_logits(state, data.pixels, data.val, batches.device)
+    state.calibrate(logits, data.val.labels, config.decision.target_precision)
+    state.metrics = val_metrics(logits, data.val.labels, state.temperature, config.classes)
+    logger.write_epoch(0, 0, train_metrics, state.metrics)
+    summaries.log_run(logger, config, state, next(batches.epoch(0)), run.folder / "splits.csv")
+
+
+def _log_progress(state: TrainState, train_metrics: dict[str, float]) -> None:
+    """Log the metrics of ten evenly spaced epochs."""
+    epochs, metrics = state.settings.epochs, state.metrics
+    if state.epoch * _NUM_MESSAGES // epochs == (state.epoch - 1) * _NUM_MESSAGES // epochs:
+        return
+    text = f"epoch {state.epoch} of {epochs}: train loss {train_metrics['loss']:.3f}"
+    if metrics:
+        text += f", val loss {metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}"
+    info(text)
+
+
+def _save_epoch(config: Config, state: TrainState, run: RunFolder) -> None:
+    """Save at the end of an epoch: `best.pt` before `last.pt`, which names the best epoch."""
+    if state.is_best():
+        state.mark_best()
+        if state.world.is_rank0:
+            state.save(run.best, config, resumable=False)
+    _save_last(config, state, run)
+
+
+def _save_last(config: Config, state: TrainState, run: RunFolder) -> None:
+    """Save `last.pt`, unless the loss is not finite, and keep the one before as `previous.pt`."""
+    if not state.epoch_metrics.is_finite():
+        raise diverged_error(state)
+    if state.world.is_rank0:
+        files.keep_copy(run.previous, run.last)
+        state.save(run.last, config, resumable=True)
+
+
+def _out_of_memory_error(state: TrainState) -> OutputError:
+    size = state.settings.batch_size
+    return OutputError(
+        f"out of memory in epoch {state.epoch + 1}, step {state.step + 1}, with batches of {size}; "
+        f"the checkpoints are from before. Try train.batch_size={max(1, size // 2)}"
+    )
+
+
 def _require_images(config: Config) -> None:
-    """Say what is missing, and how to name it, before a folder is made for nothing."""
-    key, what = ("root", "FOLDER") if config.data.manifest is None else ("manifest", "FILE.csv")
+    """Report missing images, and the key that names them, before a folder is made."""
+    key, value = ("root", "FOLDER") if config.data.manifest is None else ("manifest", "FILE.csv")
     try:
         find_images(config.data, config.classes)
     except UsageError as error:
-        raise UsageError(f"{error}; data.{key}={what} says where your images are") from error
+        raise UsageError(f"{error}; set data.{key}={value} to where your images are") from error
 
 
-def _report(config: Config, run: RunFolder) -> None:
-    """Write the report; a run whose images are gone by now is no less finished for it."""
-    try:
-        report_run(config, run)
-    except DataError as error:
-        warn(f"no report could be written: {error}")
-
-
-def _require_same_source(trained_on: dict[str, Any], asked_for: Path, name: str) -> None:
-    """Say that a finished run knows nothing of other images, instead of showing its figures."""
+def _require_same_source(trained_on: dict[str, Any], source: Path, name: str) -> None:
+    """Raise if a finished run was trained on other images than the command names."""
     known = Path(trained_on["root"] or trained_on["manifest"])
-    if known.expanduser().resolve() != asked_for.resolve():
+    if known.expanduser().resolve() != source.resolve():
         raise UsageError(
-            f"this run is finished, and was trained on {known}, not {asked_for}; for a new "
-            f"run add name={name}-2"
+            f"this run is finished, and was trained on {known}, not {source}; for a new run add "
+            f"name={name}-2"
         )

@@ -1,4 +1,4 @@
-"""The averaged weights on val: when, their logits, and the figures that come of these."""
+"""Validation: when the EMA weights are evaluated on val, their logits, and the metrics of these."""
 
 from collections.abc import Sequence
 
@@ -13,58 +13,65 @@ from neither.inference.classifier import compute_logits
 from neither.models.softmax import to_probabilities
 from neither.training.state import TrainState, diverged_error
 
-_AT_ONCE = 256  # images between two looks for signals
+_IMAGES_PER_POLL = 256  # of each rank, between two looks for signals
 
 
 def is_validated(epoch: int, settings: Train) -> bool:
-    """Say whether val is scored after so many epochs."""
+    """Return whether val is evaluated after this number of epochs; always after the last."""
     return epoch % settings.validate_every_epochs == 0 or epoch == settings.epochs
 
 
-def val_logits(
+def compute_val_logits(
     state: TrainState, pixels: Tensor | MappedPixels, split: Split, device: torch.device
 ) -> Tensor:
-    """Return the logits of the averaged weights, exactly as `evaluate` would, on all ranks.
+    """Compute the logits of the EMA weights, as `evaluate` does, each rank for its shard.
 
     Args:
-        state: whose weights they are.
-        pixels: (M, S, S, 3) uint8, those of the dataset.
-        split: N of its images.
+        state: with the weights.
+        pixels: (M, S, S, 3) uint8, of the dataset.
+        split: N rows of `pixels`.
         device: where to compute.
 
     Returns:
         (N, C) float32 logits on the CPU.
 
     Raises:
-        DivergedError: if one is not finite.
-        Stopped: if a signal asks for an end.
+        DivergedError: if a logit is not finite.
+        Stopped: if a signal asks to stop.
     """
-    parts, world = [], state.world
-    for start in range(0, len(split.rows), world.size * _AT_ONCE):
+    shards, world = [], state.world
+    for start in range(0, len(split.rows), world.size * _IMAGES_PER_POLL):
         world.poll_signals()
-        rows = split.rows[start : start + world.size * _AT_ONCE]
-        mine = rows[world.shard(len(rows))]
-        logits = compute_logits(state.eval_model, pixels, mine, state.preprocessing, device)
-        parts.append(world.all_gather(logits, len(rows)))
-    logits = torch.cat(parts)
+        rows = split.rows[start : start + world.size * _IMAGES_PER_POLL]
+        own_rows = rows[world.shard(len(rows))]
+        logits = compute_logits(state.eval_model, pixels, own_rows, state.preprocessing, device)
+        shards.append(world.all_gather(logits, len(rows)))
+    logits = torch.cat(shards)
     if not logits.isfinite().all():
         raise diverged_error(state)
     return logits
 
 
-def val_metrics(state: TrainState, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Measure (N, C) logits of val with its (N,) labels; fit what turns them into decisions."""
-    state.calibrate(logits, labels)
-    return logit_metrics(logits, labels, state.config.classes) | {
-        "calibrated_loss": nll(logits, labels, state.temperature),
-        "temperature": state.temperature,
-        "ece": expected_calibration_error(
-            to_probabilities(logits, state.temperature), labels
-        ).value,
+def val_metrics(
+    logits: Tensor, labels: Tensor, temperature: float, classes: Sequence[str]
+) -> dict[str, float]:
+    """Return the metrics of val: those of `logit_metrics`, and calibration.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) int64.
+        temperature: fitted to these logits.
+        classes: C names.
+    """
+    probabilities = to_probabilities(logits, temperature)
+    return logit_metrics(logits, labels, classes) | {
+        "calibrated_loss": nll(logits, labels, temperature),
+        "temperature": temperature,
+        "ece": expected_calibration_error(probabilities, labels).value,
     }
 
 
 def logit_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """Return the values of the curves; the loss, as on train, is that of the logits as they are."""
+    """Return loss (at temperature 1, as in training), accuracy and recalls of (N, C) logits."""
     confusion = confusion_matrix(labels, logits.argmax(dim=1), len(classes))
     return curve_metrics(nll(logits, labels, 1.0), confusion, classes)

@@ -71,7 +71,7 @@ Shown = dict[str, EventAccumulator]
 
 
 @pytest.mark.parametrize("name", ["confusion", "reliability", "risk_coverage", "worst_mistakes"])
-def test_val_is_shown_in_pictures(name: str, shown: Shown) -> None:
+def test_val_has_plots(name: str, shown: Shown) -> None:
     images = shown["val"].Images(f"val/{name}")
     assert [image.step for image in images] == STEPS
     for image in images:
@@ -96,7 +96,7 @@ def test_weights_and_gradients_of_each_layer_have_histograms(shown: Shown) -> No
         assert [each.step for each in shown["train"].Histograms(tag)] == STEPS
 
 
-def test_the_cards_tell_images_and_network(shown: Shown) -> None:
+def test_the_summaries_describe_images_and_network(shown: Shown) -> None:
     def text(tag: str) -> str:
         (card,) = shown["train"].Tensors(f"summary/{tag}/text_summary")
         said: str = card.tensor_proto.string_val[0].decode()
@@ -111,7 +111,7 @@ def test_the_cards_tell_images_and_network(shown: Shown) -> None:
     assert "| `head` | Linear | 3 | 195 |" in text("network")
 
 
-def test_one_page_is_laid_out_for_loss_recall_and_calibration(shown: Shown) -> None:
+def test_the_overview_has_loss_recall_and_calibration(shown: Shown) -> None:
     (layout,) = shown["val"].Tensors("custom_scalars__config__")
     (content,) = layout.tensor_proto.string_val
     for part in (b"loss", b"recall per class", b"ece"):
@@ -123,10 +123,10 @@ def test_the_run_has_its_row_in_the_table_of_hparams(shown: Shown) -> None:
         found = shown["val"].SummaryMetadata(f"_hparams_/{tag}")
         return HParamsPluginData.FromString(found.plugin_data.content)
 
-    told = content("session_start_info").session_start_info.hparams
-    assert told["train.epochs"].number_value == 2
-    assert told["train.optimizer"].string_value == "muon"
-    assert "device" not in told  # changes no figure
+    hparams = content("session_start_info").session_start_info.hparams
+    assert hparams["train.epochs"].number_value == 2
+    assert hparams["train.optimizer"].string_value == "muon"
+    assert "device" not in hparams  # changes no figure
     assert content("session_end_info").HasField("session_end_info")
     experiment = content("experiment").experiment
     assert sum(key.differs for key in experiment.hparam_infos) == 5
@@ -158,20 +158,21 @@ def test_ten_evenly_spaced_epochs_are_shown_with_the_last(
     assert [each for each in measured if is_logged(each, settings)] == expected
 
 
-def test_a_network_without_places_is_shown_without_heat_maps(
+def test_a_network_without_a_cam_is_shown_without_heat_maps(
     make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(*_: object) -> None:
-        raise TypeError("no places are known")
+        raise TypeError("no CAM")
 
     monkeypatch.setattr(summaries, "class_contrast_cam", unknown)
     labels, pixels = torch.tensor([0, 1]), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     compute = Compute(torch.device("cpu"), "float32")
-    state = build_state(make_config(), Preprocessing(32), compute)
+    config = make_config()
+    state = build_state(config, Preprocessing(32), compute)
     split = Split(["a.png", "b.png"], torch.arange(2), labels)
-    with closing(MetricsLogger(tmp_path, None)) as tracker:
+    with closing(MetricsLogger(tmp_path, None)) as logger:
         dataset = Dataset(pixels, split, split, CLASSES, state.preprocessing, "")
-        summaries.log_epoch(tracker, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
+        summaries.log_epoch(logger, config, state, dataset, torch.tensor([[1.0, 2, 3], [3, 2, 1]]))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "val"))
     events.Reload()
     assert len(events.Images("val/worst_mistakes")) == 1

@@ -1,4 +1,4 @@
-"""The weight gradient as a matrix product: the same gradient, the same network."""
+"""Weight gradients by matrix products, and torch.compile: the same network, the same gradient."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from neither.runtime.devices import Compute
-from neither.training.fast_conv import im2col, use_gemm_weight_gradients
+from neither.training.fast_conv import compile_network, im2col, use_gemm_weight_gradients
 
 BFLOAT16 = Compute(torch.device("cpu"), "bfloat16")
 FLOAT32 = Compute(torch.device("cpu"), "float32")
@@ -14,9 +14,7 @@ FLOAT32 = Compute(torch.device("cpu"), "float32")
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 7), (8, 3)])
-def test_neighbourhoods_times_the_kernel_is_the_convolution(
-    stride: int, size: tuple[int, int]
-) -> None:
+def test_im2col_times_the_kernel_is_the_convolution(stride: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 3, *size).to(memory_format=torch.channels_last)
     kernel = torch.randn(5, 3, 3, 3)
@@ -32,9 +30,9 @@ def test_forward_is_the_same_and_gradients_differ_by_rounding(stride: int, size:
     plain = nn.Conv2d(6, 10, 3, stride, padding=1, bias=False)
     plain = plain.to(memory_format=torch.channels_last)
     features = torch.randn(8, 6, size, size).to(memory_format=torch.channels_last)
-    answers = {}
-    for name in ("plain", "swapped"):
-        if name == "swapped":
+    results = {}
+    for name in ("plain", "gemm"):
+        if name == "gemm":
             use_gemm_weight_gradients(plain, BFLOAT16)
         plain.zero_grad()
         inputs = features.clone().requires_grad_()
@@ -45,33 +43,33 @@ def test_forward_is_the_same_and_gradients_differ_by_rounding(stride: int, size:
         assert inputs.grad is not None
         assert plain.weight.grad is not None
         assert plain.weight.grad.dtype == torch.float32
-        answers[name] = (result.detach(), inputs.grad, plain.weight.grad.clone())
+        results[name] = (result.detach(), inputs.grad, plain.weight.grad.clone())
     if -(-size // stride) > 2:  # smaller ones are products all the way
-        assert torch.equal(answers["plain"][0], answers["swapped"][0])
-        assert torch.equal(answers["plain"][1], answers["swapped"][1])
-    torch.testing.assert_close(answers["plain"][0], answers["swapped"][0], rtol=0.02, atol=0.02)
-    torch.testing.assert_close(answers["plain"][1], answers["swapped"][1], rtol=0.02, atol=0.02)
-    torch.testing.assert_close(answers["plain"][2], answers["swapped"][2], rtol=0.02, atol=0.1)
+        assert torch.equal(results["plain"][0], results["gemm"][0])
+        assert torch.equal(results["plain"][1], results["gemm"][1])
+    torch.testing.assert_close(results["plain"][0], results["gemm"][0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(results["plain"][1], results["gemm"][1], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(results["plain"][2], results["gemm"][2], rtol=0.02, atol=0.1)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_one_place_has_the_gradient_of_float32(stride: int) -> None:
+def test_one_position_has_the_gradient_of_float32(stride: int) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(6, 10, 3, stride, padding=1, bias=False)
-    features, wanted = torch.randn(8, 6, 1, 1), torch.randn(8, 10, 1, 1)
-    plain(features).backward(wanted)
+    features, gradient = torch.randn(8, 6, 1, 1), torch.randn(8, 10, 1, 1)
+    plain(features).backward(gradient)
     assert plain.weight.grad is not None
     expected = plain.weight.grad.clone()
     plain.zero_grad()
     use_gemm_weight_gradients(plain, BFLOAT16)
     with BFLOAT16.autocast():
         result = plain(features)
-    result.backward(wanted.to(result.dtype))
+    result.backward(gradient.to(result.dtype))
     torch.testing.assert_close(plain.weight.grad, expected, rtol=0.02, atol=0.05)
 
 
-def test_the_gradient_really_comes_another_way() -> None:
-    """Else the comparison above would compare a thing with itself."""
+def test_only_small_feature_maps_use_the_matrix_product() -> None:
+    """Otherwise the test above would compare a convolution with itself."""
     small = nn.Conv2d(4, 4, 3, padding=1, bias=False)
     use_gemm_weight_gradients(small, BFLOAT16)
     with BFLOAT16.autocast():
@@ -80,7 +78,7 @@ def test_the_gradient_really_comes_another_way() -> None:
     assert "Convolution" in many.grad_fn.name()
 
 
-def test_what_it_is_not_made_for_stays() -> None:
+def test_other_convolutions_are_unchanged() -> None:
     network = nn.Sequential(
         nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 1, bias=False),
         nn.Conv2d(4, 4, 3, bias=False), nn.Conv2d(4, 4, 3, padding=1),
@@ -94,3 +92,33 @@ def test_what_it_is_not_made_for_stays() -> None:
     use_gemm_weight_gradients(network, BFLOAT16)
     assert [type(each) is nn.Conv2d for each in network] == [False] + 6 * [True]
     assert list(network.state_dict()) == names
+
+
+def build_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+
+
+def test_compiled_is_the_same_network(caplog: pytest.LogCaptureFixture) -> None:
+    network, images = build_network(), torch.randn(2, 3, 5, 5)
+    expected = build_network()(images)
+    caplog.set_level("INFO")
+    compile_network(network, torch.device("cpu"))
+    assert caplog.messages[-1].startswith("compile: ")
+    torch.testing.assert_close(network(images), expected)
+    assert list(network.state_dict()) == list(build_network().state_dict())
+
+
+def test_without_a_compiler_the_network_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nand a long explanation")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    network, images = build_network(), torch.randn(2, 3, 5, 5)
+    caplog.set_level("INFO")
+    compile_network(network, torch.device("cpu"))
+    (message,) = caplog.messages
+    assert "(No working C++ compiler found)" in message
+    assert torch.equal(network(images), build_network()(images))

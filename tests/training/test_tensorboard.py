@@ -1,4 +1,4 @@
-"""Curves that train and val share, once each whatever was cut off, and never at a run's cost."""
+"""Train and val share their tags; a resumed run has each point once; disk errors cost curves."""
 
 import errno
 import io
@@ -16,14 +16,16 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
 
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime import files
 from neither.runtime.console import log_to_folder
 from neither.training.summaries import draw_batch
-from neither.training.tensorboard import MetricsLogger
+from neither.training.tensorboard import MetricsLogger, drop_events_from
 
 CLASSES = ("dog", "human", "neither")
 PREPROCESSING = Preprocessing(32)
@@ -31,19 +33,17 @@ RED = (200, 40, 90)
 STEPS_PER_EPOCH = 7
 
 
-def figures(value: float) -> dict[str, float]:
+def make_metrics(value: float) -> dict[str, float]:
     return {"loss": value, "accuracy": 1 - value / 4, "recall/dog": 0.5}
 
 
 def write_epochs(folder: Path, done: int | None, epochs: range, value: float) -> None:
     """Write as one attempt of a run would that went on after `done` epochs."""
-    with closing(
-        MetricsLogger(folder, None if done is None else STEPS_PER_EPOCH * done)
-    ) as tracker:
+    with closing(MetricsLogger(folder, None if done is None else STEPS_PER_EPOCH * done)) as logger:
         for epoch in epochs:
             step = STEPS_PER_EPOCH * epoch
-            train = figures(value + epoch / 100) | {"learning_rate": 0.1}
-            tracker.write_epoch(epoch, step, train, figures(value + epoch / 10))
+            train = make_metrics(value + epoch / 100) | {"learning_rate": 0.1}
+            logger.write_epoch(epoch, step, train, make_metrics(value + epoch / 10))
 
 
 def age_events(folder: Path, seconds: int = 1000) -> None:
@@ -80,7 +80,7 @@ def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:
     write_epochs(tmp_path, None, range(3), 1.0)
     train, val = read_curves(tmp_path, "train"), read_curves(tmp_path, "val")
     assert train.keys() - val.keys() == {"learning_rate"}
-    assert val.keys() == figures(0).keys()
+    assert val.keys() == make_metrics(0).keys()
     assert train["loss"] == pytest.approx({0: 1.0, 7: 1.01, 14: 1.02})
     assert val["loss"] == pytest.approx({0: 1.0, 7: 1.1, 14: 1.2})
 
@@ -89,8 +89,8 @@ def test_metrics_jsonl_has_a_row_for_each_epoch(tmp_path: Path) -> None:
     write_epochs(tmp_path, None, range(3), 1.0)
     rows = read_rows(tmp_path)
     assert [(row["epoch"], row["step"]) for row in rows] == [(0, 0), (1, 7), (2, 14)]
-    assert rows[1]["val"] == figures(1.1)
-    assert rows[1]["train"] == figures(1.01) | {"learning_rate": 0.1}
+    assert rows[1]["val"] == make_metrics(1.1)
+    assert rows[1]["train"] == make_metrics(1.01) | {"learning_rate": 0.1}
 
 
 @pytest.mark.fault("R26")
@@ -127,7 +127,7 @@ def test_lost_rows_of_earlier_epochs_cost_neither_curves_nor_the_run(tmp_path: P
     (tmp_path / "metrics.jsonl").write_text("{half a row")
     with log_to_folder(tmp_path):
         write_epochs(tmp_path, 1, range(2, 4), 3.0)
-    assert "the rows of earlier epochs are lost" in (tmp_path / "log.txt").read_text()
+    assert "metrics.jsonl: cannot be read" in (tmp_path / "log.txt").read_text()
     assert [row["epoch"] for row in read_rows(tmp_path)] == [2, 3]
     assert list(read_curves(tmp_path, "val")["loss"]) == [0, 7, 14, 21]
 
@@ -141,9 +141,9 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_its_curves_anew(tmp_pa
 
 
 def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
-    with closing(MetricsLogger(tmp_path, None)) as tracker:
-        tracker.write_text("config", "name: test\n# not a heading\n")
-        tracker.write_image("training_images", draw_batch(make_batch(40), CLASSES, PREPROCESSING))
+    with closing(MetricsLogger(tmp_path, None)) as logger:
+        logger.write_text("config", "name: test\n# not a heading\n")
+        logger.write_image("training_images", draw_batch(make_batch(40), CLASSES, PREPROCESSING))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
     (text,) = events.Tensors("config/text_summary")
@@ -157,30 +157,30 @@ def test_config_and_training_images_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num", [1, 5])
-def test_a_small_batch_makes_a_sheet_too(num: int, tmp_path: Path) -> None:
-    with closing(MetricsLogger(tmp_path, None)) as tracker:
-        tracker.write_image("training_images", draw_batch(make_batch(num), CLASSES, PREPROCESSING))
+def test_a_small_batch_is_drawn_too(num: int, tmp_path: Path) -> None:
+    with closing(MetricsLogger(tmp_path, None)) as logger:
+        logger.write_image("training_images", draw_batch(make_batch(num), CLASSES, PREPROCESSING))
     events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     events.Reload()
     assert len(events.Images("training_images")) == 1
 
 
-def use_all(tracker: MetricsLogger) -> None:
+def use_all(logger: MetricsLogger) -> None:
     """Write everything that a run writes."""
-    with closing(tracker):
-        tracker.write_text("config", "name: test")
-        tracker.write_image("training_images", draw_batch(make_batch(2), CLASSES, PREPROCESSING))
-        tracker.add("val", lambda writer: writer.add_custom_scalars({}))
+    with closing(logger):
+        logger.write_text("config", "name: test")
+        logger.write_image("training_images", draw_batch(make_batch(2), CLASSES, PREPROCESSING))
+        logger.add("val", lambda writer: writer.add_custom_scalars({}))
         for epoch in range(3):
-            tracker.write_epoch(epoch, epoch, figures(1.0), figures(1.0))
-        tracker.write_text("config", "name: test")
-        tracker.write_image("training_images", draw_batch(make_batch(2), CLASSES, PREPROCESSING))
+            logger.write_epoch(epoch, epoch, make_metrics(1.0), make_metrics(1.0))
+        logger.write_text("config", "name: test")
+        logger.write_image("training_images", draw_batch(make_batch(2), CLASSES, PREPROCESSING))
 
 
 def assert_warned_once(log: Path) -> None:
     text = log.read_text()  # tracebacks of writers' threads too, if a command set their hook
     assert text.count("curves can no longer be written") == 1
-    assert text.count("training goes on") == 1
+    assert text.count("training continues") == 1
 
 
 def full_disk(*_: object) -> None:
@@ -203,10 +203,10 @@ def test_a_full_disk_costs_events_but_no_rows(
 ) -> None:
     ended: list[object] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)  # whoever set one before
-    tracker = MetricsLogger(tmp_path, None)
+    logger = MetricsLogger(tmp_path, None)
     monkeypatch.setattr(RecordWriter, "write", full_disk)
     with log_to_folder(tmp_path):
-        use_all(tracker)
+        use_all(logger)
     assert_warned_once(tmp_path / "log.txt")
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
     assert ended
@@ -231,9 +231,59 @@ def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
 
 
-def test_all_ranks_but_the_first_write_nothing(
+def test_all_ranks_but_rank_0_write_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     use_all(MetricsLogger(None, None))
     assert list(tmp_path.iterdir()) == []
+
+
+def write_events(folder: Path, steps: range) -> Path:
+    writer = SummaryWriter(str(folder))
+    for step in steps:
+        writer.add_text("text", f"at {step}", step)
+        writer.add_scalar("loss", step, step)
+    writer.close()
+    (path,) = folder.iterdir()
+    return path
+
+
+def read_steps(path: Path) -> list[int]:
+    return [event.step for event in EventFileLoader(str(path)).Load() if event.summary.value]
+
+
+def test_steps_from_one_on_are_dropped(tmp_path: Path) -> None:
+    path = write_events(tmp_path, range(5))
+    drop_events_from(tmp_path, 3)
+    assert read_steps(path) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_truncated_event_is_dropped_too(tmp_path: Path) -> None:
+    path = write_events(tmp_path, range(3))
+    path.write_bytes(path.read_bytes()[:-1])
+    drop_events_from(tmp_path, 9)
+    assert read_steps(path) == [0, 0, 1, 1, 2]
+    kept = path.read_bytes()
+    path.write_bytes(kept + kept[:11])  # not even its length
+    drop_events_from(tmp_path, 9)
+    assert path.read_bytes() == kept
+
+
+def test_nothing_to_drop_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = write_events(tmp_path, range(3))
+    before = path.read_bytes(), path.stat().st_ino
+    drop_events_from(tmp_path, 3)
+    assert (path.read_bytes(), path.stat().st_ino) == before
+
+
+def test_a_run_that_begins_anew_leaves_no_events(tmp_path: Path) -> None:
+    write_events(tmp_path, range(3))
+    drop_events_from(tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events.out.tfevents.1.x").write_bytes(b"\4" + bytes(11) + b"\xff" * 4 + bytes(4))
+    with pytest.raises(ValueError, match="not a TensorBoard event file"):
+        drop_events_from(tmp_path, 3)

@@ -1,8 +1,9 @@
-"""Ranks in threads instead of processes: the same code, and no start that takes seconds."""
+"""Training steps of several ranks, run in threads: no process has to start."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -20,18 +21,18 @@ from neither.training.step import train_step
 
 CPU = torch.device("cpu")
 COMPUTE = Compute(CPU, "float32")
-NUM = 11  # images: what is left of two batches of 6 and 5 is cut unevenly
+NUM = 11  # images: two batches of 6 and 5, with uneven shards
 
 
-def begin(config: Config, world: World) -> TrainState:
+def make_state(config: Config, world: World) -> TrainState:
     state = build_state(config, Preprocessing(32), COMPUTE, world=world)
-    state.meet(torch.arange(NUM) % 3)
+    state.set_training_labels(torch.arange(NUM) % 3)
     return state
 
 
-def steps(state: TrainState) -> TrainState:
+def take_steps(config: Config, state: TrainState) -> TrainState:
     """Take the steps of one epoch on noise."""
-    config, world = state.config, state.world
+    world = state.world
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (NUM, 32, 32, 3), generator=generator, dtype=torch.uint8)
     split = Split([], torch.arange(NUM), torch.arange(NUM) % 3)
@@ -61,9 +62,9 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Config, int], list[
 
         monkeypatch.setattr(World, "_reduce", reduce)
         # One after the other: first weights come from a generator that threads share.
-        states = [begin(config, World(rank, size)) for rank in range(size)]
+        states = [make_state(config, World(rank, size)) for rank in range(size)]
         with ThreadPoolExecutor(size) as pool:
-            return list(pool.map(steps, states))
+            return list(pool.map(partial(take_steps, config), states))
 
     return run
 
@@ -79,13 +80,13 @@ def test_uneven_and_empty_parts_add_up_to_the_whole_batch(
         train={"batch_size": 6, "optimizer": "sgd", "lr": 0.01, "label_smoothing": 0.1},
         augmentation={"cutmix": 1.0},
     )
-    alone = steps(begin(config, World()))
+    alone = take_steps(config, make_state(config, World()))
     for state in in_threads(config, size):
         for one, other in zip(alone.network.parameters(), state.network.parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-6, rtol=0)
-        assert torch.equal(alone.tally.confusion, state.tally.confusion)
-        assert torch.allclose(alone.tally.loss, state.tally.loss)
-        assert torch.allclose(alone.tally.norm, state.tally.norm)
+        assert torch.equal(alone.epoch_metrics.confusion, state.epoch_metrics.confusion)
+        assert torch.allclose(alone.epoch_metrics.loss_sum, state.epoch_metrics.loss_sum)
+        assert torch.allclose(alone.epoch_metrics.grad_norm_sum, state.epoch_metrics.grad_norm_sum)
 
 
 def test_all_ranks_hold_the_same_bits_with_statistics_of_all_images(
@@ -94,7 +95,7 @@ def test_all_ranks_hold_the_same_bits_with_statistics_of_all_images(
     config = make_config(train={"batch_size": 6})
     first, *others = in_threads(config, 4)
     for state in others:
-        for network in ("network", "average"):
+        for network in ("network", "ema"):
             mine = getattr(first, network), getattr(state, network)
             dicts = [getattr(each, "network", each).state_dict() for each in mine]
             for name, tensor in dicts[0].items():
@@ -102,7 +103,7 @@ def test_all_ranks_hold_the_same_bits_with_statistics_of_all_images(
     # In the first step the mean over the ranks of the means that enter the first normalisation is
     # that of the whole batch, if weighted by images: what comes before is linear.
     one_step = make_config(train={"batch_size": NUM})
-    alone, whole = steps(begin(one_step, World())), in_threads(one_step, 4)[0]
+    alone, whole = take_steps(one_step, make_state(one_step, World())), in_threads(one_step, 4)[0]
     name = "stem.1.running_mean"
     assert torch.allclose(alone.network.state_dict()[name], whole.network.state_dict()[name],
                           atol=1e-6)  # fmt: skip
