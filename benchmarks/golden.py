@@ -56,6 +56,12 @@ RENAMES = CONFIG_RENAMES | {
     "metrics.json:chance": "metrics.json:expected_if_calibrated",
     "scalars/final": "scalars/best",
     "tensors/card": "tensors/summary",
+    "check_data.json:guessed_without_looking": "check_data.json:macro_recall_from_metadata",
+    "check_data.json:one_coloured": "check_data.json:single_color",
+    "check_data.json:exif_odd": "check_data.json:exif_invalid",
+    "check_data.json:grey": "check_data.json:grayscale",
+    "check_data.json:odd": "check_data.json:irregular_files",
+    "check_data.json:refused": "check_data.json:unreadable_folders",
 }
 _PATTERNS = {
     (old, new): re.compile(rf"(?<!\w){re.escape(old)}(?!\w)") for old, new in RENAMES.items()
