@@ -62,7 +62,15 @@ RENAMES = CONFIG_RENAMES | {
     "check_data.json:grey": "check_data.json:grayscale",
     "check_data.json:odd": "check_data.json:irregular_files",
     "check_data.json:refused": "check_data.json:unreadable_folders",
+    "pt:mirrored": "pt:flip_tta",
+    "pt:shares": "pt:class_frequencies",
+    "looks_like": "predicted",
+    "doubted": "disagreement",
+    "training.tally": "training.epoch_metrics",
+    "training.doubts": "training.label_stats",
 }
+# Values that version 2 adds to checkpoints: version 1 had them in the config alone.
+ADDED = re.compile(r"(best|last|previous)\.pt:(target_precision|source|aliases\b.*)")
 _PATTERNS = {
     (old, new): re.compile(rf"(?<!\w){re.escape(old)}(?!\w)") for old, new in RENAMES.items()
 }
@@ -193,7 +201,7 @@ def rename(values: Mapping[str, Value], used: Counter[tuple[str, str]]) -> Value
 def compare(old: Values, new: Values) -> list[str]:
     """Return a line for each value that is missing on a side or not the same to the bit."""
     missing = [key for key in old if key not in new]
-    extra = [key for key in new if key not in old]
+    extra = [key for key in new if key not in old and not ADDED.fullmatch(key)]
     lines = [f"only old: {key}{_hint(key, old[key], extra, new)}" for key in missing]
     lines += [f"only new: {key}" for key in extra]
     lines += [
