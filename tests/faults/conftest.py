@@ -1,4 +1,4 @@
-"""What many rows need."""
+"""Fixtures: a tiny run, finished or about to start."""
 
 import shutil
 from pathlib import Path
@@ -10,23 +10,9 @@ from faults.tiny import TINY
 from images import make_splits
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Make a folder of images in three splits."""
-    return make_splits(tmp_path / "images")
-
-
-@pytest.fixture
-def config(images: Path, tmp_path: Path) -> Path:
-    """Write a config that trains on it within a second."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY.replace("ROOT", str(images)))
-    return path
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with `images`, `tiny.yaml` and the finished `run`; for reading."""
+    """Return a folder with `images`, `tiny.yaml` and the finished `run`; not to be changed."""
     home = tmp_path_factory.mktemp("trained")
     root = make_splits(home / "images")
     (home / "tiny.yaml").write_text(TINY.replace("ROOT", str(root)))
@@ -37,8 +23,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(trained: Path, tmp_path: Path) -> Path:
-    """Return a copy of it, to be spoiled."""
+    """Return a copy of it that may be changed, but for the images."""
     shutil.copytree(trained / "run", tmp_path / "home" / "run")
     (tmp_path / "home" / "images").symlink_to(trained / "images")
     shutil.copy(trained / "tiny.yaml", tmp_path / "home")
     return tmp_path / "home"
+
+
+@pytest.fixture
+def config(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of the config, beside which a run can start."""
+    return Path(shutil.copy(trained / "tiny.yaml", tmp_path))
+
+
+@pytest.fixture
+def images(trained: Path, config: Path, tmp_path: Path) -> Path:
+    """Return a copy of the images that may be changed; the config names it."""
+    folder = tmp_path / "images"
+    shutil.copytree(trained / "images", folder)
+    config.write_text(TINY.replace("ROOT", str(folder)))
+    return folder

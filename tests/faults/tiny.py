@@ -1,9 +1,10 @@
-"""A run that takes a moment, and how its end is judged."""
+"""A config that trains in a fraction of a second, and checks of how a command ended."""
 
 import csv
 from pathlib import Path
 
 from calls import Done
+from images import CLASSES
 
 TINY = """name: tiny
 classes: [dog, human, neither]
@@ -17,21 +18,24 @@ train: {epochs: 2, batch_size: 8, optimizer: sgd, lr: 0.01}
 """
 
 
-def read_scores(done: Done, folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return the probabilities of each file, as written, by the names of the classes."""
-    assert done.code == 0, done.err
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        return {
-            row["path"]: tuple(row[f"prob_{name}"] for name in ("dog", "human", "neither"))
-            for row in csv.DictReader(file)
-        }
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
 
 
-def assert_refused(done: Done, code: int, *said: str) -> None:
-    """Demand one message that says all this, an exit code, no results and no traceback."""
+def read_probabilities(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the probabilities of each file, as written, in the order of the class names."""
+    return {
+        row["path"]: tuple(row[f"prob_{name}"] for name in CLASSES)
+        for row in read_rows(folder / "predictions.csv")
+    }
+
+
+def assert_refused(done: Done, code: int, *parts: str) -> None:
+    """Require one error message with all these parts, no results and no traceback."""
     assert done.code == code, done.err
     assert done.out == ""
     assert "Traceback" not in done.err
     assert [line for line in done.err.splitlines() if line.startswith(("error: ", "usage: "))]
-    for each in said:
-        assert each in done.err, done.err
+    for part in parts:
+        assert part in done.err, done.err
