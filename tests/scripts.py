@@ -1,42 +1,44 @@
-"""Run the scripts in processes of their own."""
+"""Run the project's scripts in processes of their own, and tests with restricted permissions."""
 
 import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+# Of Linux's capability.h.
+_CAPABILITY_VERSION_3, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 0x20080522, 1, 2
 
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2  # of Linux's prctl.h
 
-
-def drop_rights() -> None:
-    """Make file modes apply to root too, in this process and those it starts.
-
-    Call it between fork and exec; without it tests of permissions pass vacuously as root.
-    """
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None)
-        for right in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-            libc.prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)
+@contextmanager
+def permissions_apply() -> Iterator[None]:
+    """Make permission bits apply to root too, in this thread and in what it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~(1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        assert libc.capset(header, sets) == 0
 
 
 def run_script(
-    name: str,
-    *arguments: str | Path,
-    cwd: Path = ROOT,
-    first: Callable[[], None] | None = None,
-    **environment: str,
+    name: str, *arguments: str | Path, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `scripts/<name>.py` with a timeout; `first` is called in its process before it."""
+    """Run `scripts/<name>.py`; a hang is a failure."""
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / f"{name}.py", *arguments],
         cwd=cwd,
         env=os.environ | environment,
-        preexec_fn=first,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -46,12 +48,11 @@ def run_script(
     )
 
 
-def start_script(name: str, *arguments: str | Path, **environment: str) -> subprocess.Popen[bytes]:
+def start_script(name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
     """Start `scripts/<name>.py` and return at once."""
     return subprocess.Popen(
         [sys.executable, ROOT / "scripts" / f"{name}.py", *arguments],
         cwd=ROOT,
-        env=os.environ | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

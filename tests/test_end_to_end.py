@@ -189,7 +189,14 @@ def test_a_run_in_the_current_folder_can_be_started_over(
 ) -> None:
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
-    arguments = (CONFIG, f"data.root={make_images()}", *SMALL, "train.epochs=0", "--output-dir", ".")
+    arguments = (
+        CONFIG,
+        f"data.root={make_images()}",
+        *SMALL,
+        "train.epochs=0",
+        "--output-dir",
+        ".",
+    )
     assert call("train", *arguments).code == 0
     done = call("train", *arguments, "--fresh")
     assert done.code == 0, done.err

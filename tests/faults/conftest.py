@@ -1,13 +1,23 @@
 """Fixtures: a tiny run, finished or about to start."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from calls import calling
-from faults.tiny import TINY
+from calls import Call, calling
+from faults.tiny import TINY, TinyRun
 from images import make_splits
+from neither.data import workers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decode_in_this_process() -> Iterator[None]:
+    """Start no processes that decode images: each imports torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "num_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +44,12 @@ def home(trained: Path, tmp_path: Path) -> Path:
 def config(trained: Path, tmp_path: Path) -> Path:
     """Return a copy of the config, beside which a run can start."""
     return Path(shutil.copy(trained / "tiny.yaml", tmp_path))
+
+
+@pytest.fixture
+def tiny(trained: Path, config: Path, call: Call) -> TinyRun:
+    """Return a run of the config that has not begun."""
+    return TinyRun(config.with_name("run"), trained / "run", call)
 
 
 @pytest.fixture
