@@ -12,7 +12,7 @@ from images import make_splits
 from neither.data import workers
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def decode_in_this_process() -> Iterator[None]:
     """Start no processes that decode images: each imports torch."""
     with pytest.MonkeyPatch.context() as patch:
