@@ -20,7 +20,7 @@ from typing import Any
 import results
 import torch
 
-GOLDEN = Path(__file__).parent.parent / "tests" / "model" / "golden" / "schema_5.pt"
+GOLDEN = Path(__file__).parent.parent / "tests" / "models" / "golden" / "schema_6.pt"
 
 
 def main() -> int:

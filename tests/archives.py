@@ -51,7 +51,7 @@ class Archive:
 
 
 def labels_of(name: str, part: str) -> list[int]:
-    """Return the label of each image of a set; kinds lie mixed, as they do in the real ones."""
+    """Return the label of each image of a set; kinds are mixed, as in the real sets."""
     num = len(NAMES[name])
     labels = np.arange(num * PER_KIND[name][part]) % num
     return [int(each) for each in np.random.default_rng([num, len(part)]).permutation(labels)]
@@ -104,7 +104,7 @@ def write_archives(folder: Path) -> dict[str, Archive]:
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, archives: dict[str, Archive], address: str) -> None:
-    """Put the sums of the small files and our address in the place of the published ones."""
+    """Replace the published sums and addresses by those of the small files."""
     for name, source in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
         sums = archives[name].members
         monkeypatch.setattr(source, "url", f"{address}/{source.filename}")
@@ -122,8 +122,8 @@ def write_cifar10(folder: Path) -> Archive:
     files = {}
     for number in range(5):
         here = slice(number * size, (number + 1) * size)
-        said = f"training batch {number + 1} of 5"
-        files[f"data_batch_{number + 1}"] = batch10(said, labels[here], planes[here])
+        batch_label = f"training batch {number + 1} of 5"
+        files[f"data_batch_{number + 1}"] = batch10(batch_label, labels[here], planes[here])
     labels, planes = labels_of("cifar10", "test"), planes_of("cifar10", "test")
     files["test_batch"] = batch10("testing batch 1 of 1", labels, planes)
     meta = {"num_cases_per_batch": size, "label_names": NAMES10, "num_vis": 3072}
@@ -132,10 +132,10 @@ def write_cifar10(folder: Path) -> Archive:
     return pack(folder / "cifar-10-python.tar.gz", "cifar-10-batches-py", files)
 
 
-def batch10(said: str, labels: list[int], planes: NDArray[np.uint8]) -> bytes:
+def batch10(batch_label: str, labels: list[int], planes: NDArray[np.uint8]) -> bytes:
     names = [f"{NAMES10[label]}_s_{number:06}.png" for number, label in enumerate(labels)]
     return pickle_of_python_2(
-        {"batch_label": said, "labels": labels, "data": planes, "filenames": names}
+        {"batch_label": batch_label, "labels": labels, "data": planes, "filenames": names}
     )
 
 
@@ -145,11 +145,11 @@ def write_cifar100(folder: Path) -> Archive:
     for part in ("train", "test"):
         labels = labels_of("cifar100", part)
         names = [f"{NAMES100[label]}_s_{number:06}.png" for number, label in enumerate(labels)]
-        said = {"train": "training batch 1 of 1", "test": "testing batch 1 of 1"}[part]
+        batch_label = {"train": "training batch 1 of 1", "test": "testing batch 1 of 1"}[part]
         files[part] = pickle_of_python_2(
             {
                 "filenames": names,
-                "batch_label": said,
+                "batch_label": batch_label,
                 "fine_labels": labels,
                 "coarse_labels": [label // 5 for label in labels],
                 "data": planes_of("cifar100", part),

@@ -142,12 +142,12 @@ def kill_at_random_moments(folder: Path) -> int:
     started = time.monotonic()
     build(folder)
     seconds = time.monotonic() - started
-    dice = random.Random(0)  # noqa: S311 - no secrets here
+    generator = random.Random(0)  # noqa: S311 - no secrets here
     kills = 0
     for number in range(30):
         if number % 3 == 0:
             shutil.rmtree(home)
-        wait = dice.uniform(0, seconds)
+        wait = generator.uniform(0, seconds)
         kills += in_child(partial(killed_after, wait, partial(build, folder))) == -signal.SIGKILL
         if number % 3 == 2:
             check(build(folder), folder)

@@ -1,84 +1,101 @@
-"""The benchmarks still run; what they measure is for people to read."""
+"""The benchmarks still run; their results are for people to read."""
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import across_sources
 import choices
+import many_files
 import pytest
 import results
+import softmax
 import temperatures
 import time_to_accuracy
 import torch
 
+from calls import Call
 from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import nll
-from scripts import ROOT
+
+Run = Callable[..., Any]
 
 
-def test_the_benchmark_of_many_files_runs_on_a_few() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "many_files.py", "900"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("scan, split, index, first batch") == 2
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs a benchmark in the test's folder and returns its figures."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(benchmark: ModuleType, *arguments: str | Path, result: str = "") -> Any:  # noqa: ANN401
+        name = benchmark.__name__
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        benchmark.main()
+        content = json.loads(Path(f"runs/benchmarks/{result or name}.json").read_text())
+        assert content["versions"]["torch"]
+        return content["figures"]
+
+    return run
 
 
-def test_the_benchmark_across_sources_trains_and_scores(
-    make_images: Callable[..., Path], tmp_path: Path
-) -> None:
-    root = make_images()
-    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parts[-3]}"
-            for path in sorted(root.rglob("*.png"))]  # fmt: skip
-    (tmp_path / "half.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
-    config = tmp_path / "tiny.yaml"
-    config.write_text(
-        "name: tiny\nclasses: [dog, human, neither]\ndata: {root: x, image_size: 32}\n"
-        "model: {width: 8}\ntrain: {epochs: 1}\n"
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "name: tiny\nclasses: [dog, human, neither]\nreject_class: neither\n"
+        "data: {root: x, image_size: 32}\nmodel: {width: 8}\n"
+        "train: {epochs: 2, warmup_epochs: 0, validate_every_epochs: 2, batch_size: 8}\n"
     )
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "across_sources.py", config, tmp_path / "half.csv",
-         "--seeds", "3", "train.batch_size=8"],
-        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / "runs/benchmarks/across_sources.json").read_text())
-    assert content["versions"]["torch"]
-    (row,) = content["figures"]["rows"]
+    return path
+
+
+def test_many_files_measures_a_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, num in (("images", 150), ("few", 120)):
+        many_files.make(tmp_path / name, num)
+    many_files.load(tmp_path / "images", tmp_path)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_across_sources_trains_and_scores(
+    make_images: Callable[..., Path], config: Path, run: Run, call: Call, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parts[-3]}"
+            for path in sorted(make_images().rglob("*.png"))]  # fmt: skip
+    (tmp_path / "half.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+
+    def call_here(script: str, *arguments: str) -> None:
+        done = call(Path(script).stem, *arguments)
+        assert done.code == 0, done.err
+
+    monkeypatch.setattr(across_sources, "call", call_here)
+    (row,) = run(across_sources, config, "half.csv", "--seeds", "3")["rows"]
     assert row["seed"] == 3
     assert 0 <= row["macro_recall"] <= 1
     assert row["num_images"] == sum(each.endswith("test") for each in rows)
 
 
-def test_the_benchmark_of_choices_scores_four_networks_of_a_run(
-    make_images: Callable[..., Path], tmp_path: Path
+def test_choices_scores_four_networks_of_a_run(
+    make_images: Callable[..., Path], config: Path, run: Run
 ) -> None:
-    root = make_images()
-    config = tmp_path / "tiny.yaml"
-    config.write_text(
-        "name: tiny\nclasses: [dog, human, neither]\nreject_class: neither\n"
-        "data: {root: x, image_size: 32}\nmodel: {width: 8}\n"
-        "train: {epochs: 2, warmup_epochs: 0, validate_every_epochs: 2, batch_size: 8}\n"
-    )
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "choices.py", config, root, "--seeds", "3",
-         "--hard", "."],
-        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / "runs/benchmarks/choices-hard.json").read_text())
-    rows = {row["choice"]: row for row in content["figures"]["rows"]}
+    figures = run(choices, config, make_images(), "--seeds", "3", "--hard", ".",
+                  result="choices-hard")  # fmt: skip
+    rows = {row["choice"]: row for row in figures["rows"]}
     assert tuple(rows) == choices.CHOICES
-    averaged, plain = rows["last"], rows["last, not averaged"]
-    assert averaged["val_nll"] != plain["val_nll"]
+    assert rows["last"]["val_nll"] != rows["last, not averaged"]["val_nll"]
     assert all(0 <= row["macro_recall"] <= 1 and row["nll"] > 0 for row in rows.values())
+
+
+def test_softmax_tries_each_property_of_the_tests(run: Run) -> None:
+    figures = run(softmax, "--batches", "2")
+    assert len(figures) == 12
+    assert {row["batches"] for row in figures.values()} == {2}
 
 
 def test_hard_negatives_are_drawn_twice_as_often_and_classes_keep_their_size() -> None:
@@ -97,23 +114,12 @@ def test_hard_negatives_are_drawn_twice_as_often_and_classes_keep_their_size() -
     assert {drawn[f"dog/{n}"] for n in range(9)} == {2}
     hard = sum(drawn[f"neither/cat{n}"] for n in range(3))
     assert hard == 9  # of 18: a third of the class, twice as often as the rest
-    assert all(train.rows[place] == 100 + paths.index(path)
-               for place, path in enumerate(train.paths))  # fmt: skip
+    assert all(train.rows[index] == 100 + paths.index(path)
+               for index, path in enumerate(train.paths))  # fmt: skip
     assert choices.harder(lambda: data, config, None)() is data
 
 
-def test_the_benchmark_of_softmax_tries_each_property_of_the_tests(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "softmax.py", "--batches", "2"],
-        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / "runs/benchmarks/softmax.json").read_text())
-    assert len(content["figures"]) == 12
-    assert {row["batches"] for row in content["figures"].values()} == {2}
-
-
-def test_the_benchmark_of_temperatures_has_what_the_product_does_among_the_rest(
+def test_temperatures_includes_the_fit_of_the_product(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -121,8 +127,13 @@ def test_the_benchmark_of_temperatures_has_what_the_product_does_among_the_rest(
     assert temperatures.held(3)(logits, labels) == fit_temperature(logits, labels)
     alone = temperatures.held(0)(logits, labels)
     assert nll(logits, labels, alone) < nll(logits, labels, temperatures.held(10)(logits, labels))
-    sure = 9.0 * torch.eye(3)[labels].double()
-    assert temperatures.held(0)(sure, labels) < 0.1 < temperatures.laplace(sure / 4, labels) < 1
+    confident = 9.0 * torch.eye(3)[labels].double()
+    assert (
+        temperatures.held(0)(confident, labels)
+        < 0.1
+        < temperatures.laplace(confident / 4, labels)
+        < 1
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["temperatures.py", "--draws", "1"])
     monkeypatch.setattr(temperatures, "SIZES", (20,))
@@ -131,7 +142,7 @@ def test_the_benchmark_of_temperatures_has_what_the_product_does_among_the_rest(
     assert len(capsys.readouterr().out.splitlines()) == len(temperatures.WORLDS) + 3
 
 
-def test_a_spread_tells_mean_range_and_number() -> None:
+def test_a_spread_has_mean_range_and_number() -> None:
     assert results.spread([0.5, 0.25, 0.75]) == "0.500 (0.250 - 0.750, n = 3)"
 
 
@@ -139,9 +150,9 @@ def test_curves_are_compared_by_time_and_by_height(capsys: pytest.CaptureFixture
     theirs = [(50.0, 0.4), (100.0, 0.6)]
     ours = [(5.0, 0.3), (10.0, 0.6), (90.0, 0.8), (120.0, 0.9)]
     time_to_accuracy.compare("timm", theirs, ours)
-    said = capsys.readouterr().out
-    assert "timm ends with 0.600 after 100 s" in said
-    assert "ours reaches that in 10 s, 1/10.0 of the time, and 0.800 in as much time" in said
+    out = capsys.readouterr().out
+    assert "timm ends with 0.600 after 100 s" in out
+    assert "ours reaches that in 10 s, 1/10.0 of the time, and 0.800 in as much time" in out
     time_to_accuracy.compare("timm", [(1.0, 0.99)], ours)
     assert "ours reaches that never, and 0.000 in as much time" in capsys.readouterr().out
 
