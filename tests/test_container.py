@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "container.md").read_text()
 def instructions() -> list[tuple[str, str]]:
     """Return the Dockerfile's instructions as (name, rest), lines joined and comments left out."""
     lines = (ROOT / "Dockerfile").read_text().splitlines(keepends=True)
-    text = "".join(line for line in lines if not line.startswith("#")).reindex("\\\n", "")
+    text = "".join(line for line in lines if not line.startswith("#")).replace("\\\n", "")
     split = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     return [(name, rest) for name, rest in split]
 
@@ -58,10 +58,10 @@ def mounts(service: dict[str, Any]) -> dict[str, str]:
 
 def documented_calls() -> list[list[str]]:
     """Return each `neither ...` of the Dockerfile, compose.yaml and container.md, as its words."""
-    page = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).reindex("\\\n", "")
+    page = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", "")
     head = "".join(re.findall("^# .*\n", (ROOT / "compose.yaml").read_text(), re.MULTILINE))
     smoke = next(rest for name, rest in STAGES["smoke"] if name == "RUN")
-    text = "\n".join([smoke.reindex("&&", "\n"), page, head])
+    text = "\n".join([smoke.replace("&&", "\n"), page, head])
     lines = re.findall(r"(?:\bneither|compose run --rm train) ([a-z]+(?:_[a-z]+)?\b.*)", text)
     calls = [shlex.split(re.split("  +", call)[0]) for call in lines]
     return [*calls, TRAIN["command"]]

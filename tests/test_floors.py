@@ -100,6 +100,13 @@ def test_only_commands_know_argparse() -> None:
     assert users == {"cli"}
 
 
+@pytest.mark.fault("R28")
+def test_no_check_is_an_assert_statement_which_python_o_would_remove() -> None:
+    for path in FILES:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        assert not [node.lineno for node in nodes if isinstance(node, ast.Assert)], path
+
+
 def test_modules_are_few_and_no_longer_than_500_lines() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in MODULES}
     assert len(lengths) <= 65
