@@ -12,7 +12,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from neither.data import store
 from neither.models.checkpoint import load_checkpoint
 from neither.training import trainer, validation
 from neither.training.step import train_step
-from scripts import ROOT, permissions_apply, start_script
+from scripts import permissions_apply, start_script
 
 Patch = pytest.MonkeyPatch
 
