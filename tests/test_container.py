@@ -131,6 +131,7 @@ def test_compose_mounts_data_read_only_and_shares_the_runs() -> None:
     assert set(TRAIN["build"]["args"]) <= {"BASE", "TORCH_INDEX"}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of packages that it uses
 def test_tensorboard_takes_its_arguments_and_its_port_is_published() -> None:
     assert TENSORBOARD["entrypoint"] == ["tensorboard"]
     board = program.TensorBoard()

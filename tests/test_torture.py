@@ -15,14 +15,14 @@ from scripts import ROOT
 def test_kills_failing_calls_damage_and_forgery_do_no_harm(tmp_path: Path) -> None:
     """In a process of its own, which forks."""
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "torture.py", "--kills", "2", "--every", "400",
+        [sys.executable, ROOT / "benchmarks" / "torture.py", "--kills", "1", "--every", "450",
          "--flips", "200", "--pictures", "600", "--configs", "30"],
         cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "runs" / "benchmarks" / "torture.json").read_text())["figures"]
     assert figures["broken"] == []
-    assert figures["kills at random moments"]["kills"] >= 2
+    assert figures["kills at random moments"]["kills"] >= 1
     codes = figures["failing calls"]["exit_codes"]
     assert set(codes["kill"]) == {"-9"}
     assert {"6", "0"} >= set(codes["ENOSPC"])

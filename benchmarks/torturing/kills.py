@@ -79,8 +79,8 @@ def fail_each_call(home: Path, every: int, kinds: Iterable[str] = FAULTS) -> dic
     num_calls = struct.unpack("q", counted[:])[0]
     codes: dict[str, Counter[int]] = {kind: Counter() for kind in kinds}
     wrong = []
-    for kind in codes:
-        for call in range(list(codes).index(kind) % every, num_calls, every):
+    for index, kind in enumerate(codes):
+        for call in range(index * every // len(codes), num_calls, every):
             run = home / f"{kind}{call}"
             process = runs.start(config, run, partial(_fail_at, call, kind, counted))
             code = runs.wait(process)
