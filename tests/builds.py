@@ -144,7 +144,7 @@ def kill_at_random_moments(folder: Path) -> int:
     seconds = time.monotonic() - started
     generator = random.Random(0)  # noqa: S311 - no secrets here
     kills = 0
-    for number in range(30):
+    for number in range(18):
         if number % 3 == 0:
             shutil.rmtree(home)
         wait = generator.uniform(0, seconds)

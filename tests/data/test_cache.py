@@ -354,13 +354,3 @@ def test_a_shard_unused_for_a_month_is_deleted_and_no_other(
     again = Cache(entry, SIZE)
     check(again, 1, 2)
     assert len(again) == 2
-
-
-def test_other_files_in_the_cache_do_no_harm(entry: Path, photos: Path, tmp_path: Path) -> None:
-    (entry.parent / "notes.txt").write_text("mine")
-    (entry.parent / "link").symlink_to("gone")
-    (entry / "folder.shard").mkdir()
-    age(entry.parent, 400)
-    assert opened(photos, tmp_path / "spare").parent == entry.parent
-    assert {"notes.txt", "link"} <= set(names(entry.parent))
-    check(Cache(entry, SIZE), 1, 2, 3)

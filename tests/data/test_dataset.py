@@ -260,20 +260,6 @@ def test_twins_between_folders_are_left_out_of_the_lower_split(tmp_path: Path, r
     assert (len(dataset.train.paths), len(dataset.val.paths)) == (4, 4)
 
 
-@pytest.mark.parametrize("kind", ["identical", "black"])
-def test_images_that_are_all_alike_still_load(tmp_path: Path, run: Path, kind: str) -> None:
-    root = tmp_path / "photos"
-    for offset, label in enumerate(CLASSES):
-        for number in range(30):
-            size = (20 + number, 20 + offset)
-            image = photo(0) if kind == "identical" else Image.new("RGB", size)
-            save(image, root / label / f"{number}.png")
-    dataset = load(root, run)
-    assert len(dataset.train.paths) > len(dataset.val.paths) > 0
-    again = load(root, run)
-    assert same(dataset, again)
-
-
 def test_twins_of_images_that_are_in_use_are_left_out_of_a_run_that_goes_on(
     root: Path, run: Path, messages: Callable[[], str]
 ) -> None:

@@ -25,10 +25,3 @@ def test_the_fingerprint_changes_with_every_attribute(name: str) -> None:
     assert other != plain
     assert other.fingerprint() != plain.fingerprint()
     assert replace(other, **{name: getattr(plain, name)}).fingerprint() == plain.fingerprint()
-
-
-def test_it_is_printed_with_its_fingerprint() -> None:
-    crop = Preprocessing(48, "crop")
-    assert str(crop) == f"crop to 48x48 pixels, preprocessing {crop.fingerprint()}"
-    assert len(crop.fingerprint()) == 12
-    assert int(crop.fingerprint(), 16) >= 0

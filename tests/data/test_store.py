@@ -1,5 +1,4 @@
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -172,16 +171,6 @@ def test_a_changed_image_is_decoded_anew_and_no_other(photos: Path, decoded: lis
     assert decoded == ["2.png"]
 
 
-@pytest.mark.parametrize("other", [Preprocessing(9), Preprocessing(8, "pad")])
-def test_another_way_to_decode_has_pixels_of_its_own(
-    photos: Path, decoded: list[str], other: Preprocessing
-) -> None:
-    for _ in range(2):
-        check(build(photos, NAMES), photos, NAMES)
-        check(build(photos, NAMES, other), photos, NAMES, other)
-    assert len(decoded) == 2 * len(NAMES)
-
-
 def test_what_can_not_be_read_today_is_tried_again_tomorrow(
     photos: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,21 +183,6 @@ def test_what_can_not_be_read_today_is_tried_again_tomorrow(
             assert build(photos, NAMES[:1]).reasons == {0: "too large for the memory"}
     assert not list(home.glob("*/*.shard"))
     check(build(photos, NAMES), photos, NAMES)
-
-
-def test_heic_is_read_as_soon_as_the_extra_is_installed(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pillow_heif
-    from PIL import Image
-
-    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(photos / "a.heic")
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "pillow_heif", None)
-        assert "pip install 'neither[heic]'" in build(photos, ["a.heic"]).reasons[0]
-    built = build(photos, ["a.heic"])
-    assert built.reasons == {}
-    check(built, photos, ["a.heic"])
 
 
 # Too many that are unreadable
@@ -335,14 +309,12 @@ def test_a_build_that_is_killed_at_any_moment_leaves_nothing_wrong(many: Path) -
 def test_a_build_in_processes_that_is_killed_leaves_nothing_wrong(many: Path, draw: Draw) -> None:
     for number in range(40, 200):
         draw(many / f"{number:03}.png", number)
-    for num_shards in (1, 5):
-        with started("pool", many) as process:
-            for _ in range(num_shards):
-                assert line(process.stdout) == "published\n"
-            process.kill()
-            process.communicate(timeout=60)  # which ends when all its processes have
-        builds.check(builds.build(many), many)
-        shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+    with started("pool", many) as process:
+        for _ in range(4):
+            assert line(process.stdout) == "published\n"
+        process.kill()
+        process.communicate(timeout=60)  # which ends when all its processes have
+    builds.check(builds.build(many), many)
 
 
 @pytest.mark.usefixtures("watchdog")
@@ -358,18 +330,3 @@ def test_two_builds_at_once_are_both_right_and_decode_each_file_once(
             assert first.communicate("\n", timeout=60)[0] == "right\n"
             assert second.communicate("\n", timeout=60)[0] == "right\n"
     assert sorted(log.read_text().split()) == builds.names_in(many)
-
-
-def test_pixels_stay_as_they_are_while_another_process_builds(
-    many: Path, tmp_path: Path, draw: Draw, home: Path
-) -> None:
-    mapped = builds.build(many)
-    before = mapped.gather(np.arange(40))
-    for number in range(20):
-        draw(many / f"new {number}.png", 500 + number)
-        draw(many / f"{number:03}.png", 900 + number)
-    with started("build", many, tmp_path / "log") as process:
-        assert process.communicate("\n", timeout=60)[0].endswith("right\n")
-    assert len((tmp_path / "log").read_text().splitlines()) == 40
-    shutil.rmtree(home)
-    assert np.array_equal(mapped.gather(np.arange(40)), before)
