@@ -10,24 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from images import make_splits
 from neither.config.schema import Config, Train
+from neither.data.batches import Batch
 from neither.data.dataset import Dataset, Split
-from neither.data.preprocessing import Preprocessing
+from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime import signals
 from neither.runtime.devices import Compute
 from neither.training import summaries, trainer
 from neither.training.run_folder import open_run_folder
 from neither.training.state import build_state
 from neither.training.step import train_step
-from neither.training.summaries import is_logged
+from neither.training.summaries import draw_batch, is_logged
 from neither.training.tensorboard import MetricsLogger
 
 CLASSES = ("dog", "human", "neither")
+RED = (200, 40, 90)
 STEPS = [3, 6]  # after each of two epochs
 
 
@@ -109,6 +112,9 @@ def test_the_summaries_describe_images_and_network(shown: Shown) -> None:
     assert any(row.startswith("    train/dog/broken.png: ") for row in rows)
     assert "| `stem.0` | Conv2d | 8 x 16 x 16 | 216 |" in text("network")
     assert "| `head` | Linear | 3 | 195 |" in text("network")
+    lines = text("config").splitlines()
+    assert "    name: test" in lines
+    assert all(line.startswith("    ") for line in lines)  # Markdown shows it verbatim
 
 
 def test_the_overview_has_loss_recall_and_calibration(shown: Shown) -> None:
@@ -137,6 +143,25 @@ def test_the_run_has_its_row_in_the_table_of_hparams(shown: Shown) -> None:
     curve = {point.step: point.value for point in shown["val"].Scalars("macro_recall")}
     final = shown["val"].Scalars("best/macro_recall")[0].value
     assert final == pytest.approx(curve[3 * int(best)])
+
+
+def draw_reds(num: int) -> NDArray[np.uint8]:
+    """Draw a batch of red images."""
+    preprocessing, labels = Preprocessing(32), torch.arange(num) % 3
+    pixels = torch.tensor(RED, dtype=torch.uint8).expand(num, 32, 32, 3)
+    targets = torch.nn.functional.one_hot(labels).float()
+    batch = Batch(normalize(pixels, preprocessing), labels, targets, torch.arange(num))
+    return draw_batch(batch, CLASSES, preprocessing)
+
+
+def test_a_batch_is_drawn_in_the_colors_before_normalization(shown: Shown) -> None:
+    pixels = draw_reds(40)
+    is_red = (np.abs(pixels.astype(int) - RED) <= 1).all(-1)
+    assert is_red.mean() > 0.3
+    assert 0 < (pixels < 60).all(-1).mean() < 0.1  # labels
+    assert draw_reds(1).shape == draw_reds(5).shape == pixels.shape
+    (image,) = shown["train"].Images("training_images")
+    assert (image.height, image.width) == pixels.shape[:2]
 
 
 @pytest.mark.parametrize(

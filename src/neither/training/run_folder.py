@@ -235,7 +235,14 @@ def write_environment(
         DataError: if the ranks see different images.
         OutputError: if the ranks would compute differently, and so drift apart.
     """
-    _require_same_on_all_ranks(compute, data_fingerprint, world)
+    if not world.all_equal(data_fingerprint):
+        raise DataError("the processes of this training see different images; give all the same")
+    backend = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
+    if not world.all_equal(backend):
+        raise OutputError(
+            f"the processes of this training compute differently: one on {backend}; set device and "
+            "precision, and install the same torch"
+        )
     if not world.is_rank0:
         return
     environment = {
@@ -254,34 +261,19 @@ def write_environment(
         "command": sys.argv,
         "data_fingerprint": data_fingerprint,
     }
-    known = {key: value for key, value in environment.items() if value is not None}
-    if run.resumed is not None:
-        _warn_of_changes(read_environment(run.folder), known)
-    files.write_atomic(run.folder / "environment.json", json.dumps(known, indent=2) + "\n")
-
-
-def _require_same_on_all_ranks(compute: Compute, data_fingerprint: str, world: World) -> None:
-    if not world.all_equal(data_fingerprint):
-        raise DataError("the processes of this training see different images; give all the same")
-    backend = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
-    if not world.all_equal(backend):
-        raise OutputError(
-            f"the processes of this training compute differently: one on {backend}; set device and "
-            "precision, and install the same torch"
-        )
-
-
-def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    before = read_environment(run.folder) if run.resumed else {}
     changes = [
-        f"{key} {before[key]} became {now[key]}"
+        f"{key} {before[key]} became {environment[key]}"
         for key in _KEYS_OF_EXACT_RESUME
-        if key in before and before[key] != now[key]
+        if key in before and before[key] != environment[key]
     ]
     if changes:
         warn(
             "the environment changed, so the result will differ in its last bits from that of an "
             f"uninterrupted run: {', '.join(changes)}"
         )
+    known = {key: value for key, value in environment.items() if value is not None}
+    files.write_atomic(run.folder / "environment.json", json.dumps(known, indent=2) + "\n")
 
 
 def read_environment(run_folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What TensorBoard shows besides curves: the run, val at ten epochs, weights, image grids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,11 +64,16 @@ def log_run(
         first: the first batch.
         splits_file: `splits.csv` of the run.
     """
-    network = describe_network(state.ema.network, state.preprocessing.image_size)
-    logger.write_text("summary/config", to_yaml(config))
-    logger.write_markdown("summary/images", describe_splits(splits_file, config.classes))
-    logger.write_markdown("summary/network", network)
-    logger.write_image("training_images", draw_batch(first, config.classes, state.preprocessing))
+
+    def log_train(writer: "SummaryWriter") -> None:
+        network = describe_network(state.ema.network, state.preprocessing.image_size)
+        images = draw_batch(first, config.classes, state.preprocessing)
+        writer.add_text("summary/config", indent(to_yaml(config), "    "), 0)  # as a code block
+        writer.add_text("summary/images", describe_splits(splits_file, config.classes), 0)
+        writer.add_text("summary/network", network, 0)
+        writer.add_image("training_images", images, 0, dataformats="HWC")
+
+    logger.add("train", log_train)
     logger.add("val", lambda writer: writer.add_custom_scalars(_LAYOUT))
     logger.add("val", lambda writer: write_hparams(writer, config))
 
@@ -111,7 +116,7 @@ def _log_val(
     }
     for tag, figure in figures.items():
         writer.add_image(f"val/{tag}", to_pixels(figure), step, dataformats="HWC")
-    mistakes = draw_mistakes(_worst_mistakes(state, data, probabilities), config.classes)
+    mistakes = draw_worst_mistakes(state, data, probabilities)
     writer.add_image("val/worst_mistakes", mistakes, step, dataformats="HWC")
     for number, name in enumerate(config.classes):
         writer.add_pr_curve(
@@ -129,54 +134,6 @@ def _log_weights(writer: "SummaryWriter", state: TrainState) -> None:
             writer.add_histogram(f"weights/{name}", weights, state.step)
             if weights.grad is not None:
                 writer.add_histogram(f"gradients/{name}", weights.grad, state.step)
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A misclassified image.
-
-    Attributes:
-        path: of the image, relative to the root.
-        pixels: (S, S, 3) uint8 RGB.
-        cam: (h, w) contributions to the predicted class; None for networks without a CAM.
-        label: index of the true class.
-        probabilities: of the C classes.
-    """
-
-    path: str
-    pixels: NDArray[np.uint8]
-    cam: Tensor | None
-    label: int
-    probabilities: Sequence[float]
-
-
-@torch.no_grad()
-def _worst_mistakes(state: TrainState, data: Dataset, probabilities: Tensor) -> list[Mistake]:
-    """Return the most confident mistakes on val."""
-    indices = most_confident_mistakes(probabilities, data.val.labels, _MAX_MISTAKES)
-    if not indices:
-        return []
-    predicted = probabilities.argmax(dim=1)[indices]
-    pixels = data.pixels[data.val.rows[indices]]
-    device = next(state.network.parameters()).device
-    images = normalize(pixels.to(device), state.preprocessing)
-    cams: Sequence[Tensor | None]
-    try:
-        cams = list(
-            class_contrast_cam(state.eval_model, images, predicted.to(device)).float().cpu()
-        )
-    except (TypeError, UserError):  # a network without a CAM
-        cams = [None] * len(indices)
-    return [
-        Mistake(
-            data.val.paths[index],
-            pixels[number].numpy(),
-            cams[number],
-            int(data.val.labels[index]),
-            probabilities[index].tolist(),
-        )
-        for number, index in enumerate(indices)
-    ]
 
 
 _IMAGE = 120  # pixels a side
@@ -242,37 +199,58 @@ def draw_batch(
     return np.asarray(grid.image)
 
 
-def draw_mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> NDArray[np.uint8]:
-    """Draw misclassified images with heat maps, over bars of their probabilities.
+@torch.no_grad()
+def draw_worst_mistakes(
+    state: TrainState, data: Dataset, probabilities: Tensor
+) -> NDArray[np.uint8]:
+    """Draw the most confident mistakes on val as heat maps, over bars of their probabilities.
 
     Red areas contributed to the predicted class, blue ones against it. There are bars for the most
     probable classes and the true one: orange is the predicted class, blue the true one.
 
+    Args:
+        state: with the EMA weights.
+        data: with the val split.
+        probabilities: (N, C) of val.
+
     Returns:
         (H, W, 3) uint8 RGB.
     """
+    classes, labels = data.classes, data.val.labels
+    indices = most_confident_mistakes(probabilities, labels, _MAX_MISTAKES)
     num_bars = min(len(classes), _MAX_BARS)
     width, height = 2 * _IMAGE, 2 * _LINE + _IMAGE + num_bars * _LINE
-    grid = _Grid(max(1, -(-len(mistakes) // _MISTAKE_COLUMNS)), _MISTAKE_COLUMNS, width, height)
-    if not mistakes:
+    grid = _Grid(max(1, -(-len(indices) // _MISTAKE_COLUMNS)), _MISTAKE_COLUMNS, width, height)
+    if not indices:
         grid.write(_GAP, _GAP, "no mistakes", width)
-    for index, mistake in enumerate(mistakes):
-        left, top = grid.corner(index)
-        order = sorted(range(len(classes)), key=lambda number: -mistake.probabilities[number])
-        title = f"{classes[mistake.label]}, predicted {classes[order[0]]}"
-        grid.write(left, top, printable(mistake.path)[-_MAX_PATH_LETTERS:], width, _GRAY)
-        grid.write(left, top + _LINE, title, width)
-        image = _resize(mistake.pixels)
-        if mistake.cam is not None:
-            image = Image.fromarray(draw_heat_map(mistake.pixels, mistake.cam, _IMAGE))
+        return np.asarray(grid.image)
+    pixels = data.pixels[data.val.rows[indices]]
+    device = next(state.network.parameters()).device
+    predicted = probabilities.argmax(dim=1)[indices].to(device)
+    cams: Sequence[Tensor] | None
+    try:
+        images = normalize(pixels.to(device), state.preprocessing)
+        cams = list(class_contrast_cam(state.eval_model, images, predicted).float().cpu())
+    except (TypeError, UserError):  # a network without a CAM
+        cams = None
+    for cell, index in enumerate(indices):
+        left, top = grid.corner(cell)
+        label, values = int(labels[index]), probabilities[index].tolist()
+        order = sorted(range(len(classes)), key=lambda number: -values[number])
+        path = printable(data.val.paths[index])[-_MAX_PATH_LETTERS:]
+        grid.write(left, top, path, width, _GRAY)
+        grid.write(left, top + _LINE, f"{classes[label]}, predicted {classes[order[0]]}", width)
+        image = _resize(pixels[cell].numpy())
+        if cams is not None:
+            image = Image.fromarray(draw_heat_map(pixels[cell].numpy(), cams[cell], _IMAGE))
         grid.image.paste(image, (left, top + 2 * _LINE))
         shown = order[:num_bars]
-        if mistake.label not in shown:
-            shown[-1] = mistake.label
+        if label not in shown:
+            shown[-1] = label
         for line, number in enumerate(shown):
-            color = {mistake.label: _TRUE, order[0]: _PREDICTED}.get(number, _GRAY)
+            color = {label: _TRUE, order[0]: _PREDICTED}.get(number, _GRAY)
             y = top + 2 * _LINE + _IMAGE + line * _LINE
-            grid.draw_bar(left, y, classes[number], mistake.probabilities[number], color)
+            grid.draw_bar(left, y, classes[number], values[number], color)
     return np.asarray(grid.image)
 
 
@@ -290,12 +268,7 @@ def _denormalize(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uin
 
 @torch.no_grad()
 def describe_network(network: nn.Module, image_size: int) -> str:
-    """Return a Markdown table of the layers, in the order of a forward pass.
-
-    Args:
-        network: in evaluation mode.
-        image_size: height and width of the input, in pixels.
-    """
+    """Return a Markdown table of the layers of a network, in the order of a forward pass."""
     rows = ["| layer | kind | output | parameters |\n", "| --- | ---: | ---: | ---: |\n"]
 
     def add_row(name: str, layer: nn.Module, output: object) -> None:

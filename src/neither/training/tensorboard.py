@@ -8,9 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from neither.config.schema import Config
 from neither.reporting.html import read_metrics_rows
 from neither.runtime import files
@@ -78,19 +75,6 @@ class MetricsLogger:
                 writer.flush()
         except OSError as error:
             self._give_up(error)
-
-    def write_text(self, tag: str, text: str) -> None:
-        """Write a text that is shown verbatim, beside the curves of train at step 0."""
-        indented = "".join(f"    {line}\n" for line in text.splitlines())  # a Markdown code block
-        self.write_markdown(tag, indented)
-
-    def write_markdown(self, tag: str, text: str) -> None:
-        """Write Markdown beside the curves of train, at step 0."""
-        self.add("train", lambda writer: writer.add_text(tag, text, 0))
-
-    def write_image(self, tag: str, pixels: NDArray[np.uint8]) -> None:
-        """Write (H, W, 3) uint8 pixels beside the curves of train, at step 0."""
-        self.add("train", lambda writer: writer.add_image(tag, pixels, 0, dataformats="HWC"))
 
     def add(self, split: str, write: Callable[["SummaryWriter"], None]) -> None:
         """Call a function with the writer of a split, unless writing has failed before."""

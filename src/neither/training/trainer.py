@@ -161,7 +161,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
                 train_metrics = _train_epoch(config, state, data, batches, compute, run, bar)
                 logits = metrics = None
                 if is_validated(state.epoch + 1, config.train):
-                    logits, metrics = _validate(config, state, data, compute)
+                    logits, metrics = _validate(config, state, data, compute.device)
                 state.end_epoch(metrics)
                 if logits is not None and summaries.is_logged(state.epoch, config.train):
                     summaries.log_epoch(logger, config, state, data, logits)
@@ -227,10 +227,10 @@ def _train_epoch(
 
 
 def _validate(
-    config: Config, state: TrainState, data: Dataset, compute: Compute
+    config: Config, state: TrainState, data: Dataset, device: torch.device
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Fit temperature and threshold to val; return its (N, C) logits and its metrics."""
-    logits = compute_val_logits(state, data.pixels, data.val, compute.device)
+    logits = compute_val_logits(state, data.pixels, data.val, device)
     state.calibrate(logits, data.val.labels, config.decision.target_precision)
     return logits, val_metrics(logits, data.val.labels, state.temperature, config.classes)
 
@@ -244,15 +244,13 @@ def _log_initial_state(
     run: RunFolder,
 ) -> None:
     """Log the metrics of the random weights at step 0, and what is known before training."""
-    # In random order, because the list of training images is sorted by class.
-    order = torch.from_numpy(permutation(config.seed, 0, len(data.train.rows)))
-    some = order[:_NUM_INITIAL_IMAGES]
-    split = Split([], data.train.rows[some], data.train.labels[some])
+    train = data.train
+    # In random order, because the training images are sorted by class.
+    some = torch.from_numpy(permutation(config.seed, 0, len(train.rows)))[:_NUM_INITIAL_IMAGES]
+    split = Split([], train.rows[some], train.labels[some])
     logits = compute_val_logits(state, data.pixels, split, batches.device)
     train_metrics = logit_metrics(logits, split.labels, config.classes)
-    logits = compute_val_logits(state, data.pixels, data.val, batches.device)
-    state.calibrate(logits, data.val.labels, config.decision.target_precision)
-    state.metrics = val_metrics(logits, data.val.labels, state.temperature, config.classes)
+    _, state.metrics = _validate(config, state, data, batches.device)
     logger.write_epoch(0, 0, train_metrics, state.metrics)
     summaries.log_run(logger, config, state, next(batches.epoch(0)), run.folder / "splits.csv")
 
