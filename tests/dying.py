@@ -1,6 +1,6 @@
-"""Train, but send one of several processes a signal before a step, in its first attempt.
+"""Train without plots, and send one of several processes a signal, in its first attempt.
 
-Usage: torchrun ... dying.py RANK STEP SIGNAL CONFIG ...
+Usage: torchrun ... dying.py RANK STEP SIGNAL CONFIG ...; before step -1 means never
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from neither.cli.train import main
-from neither.training import trainer
+from neither.training import summaries, trainer
 from neither.training.state import TrainState
 from neither.training.step import train_step
 
@@ -18,12 +18,13 @@ def signalled(rank: str, step: int, number: signal.Signals) -> None:
     """Send the signal to this process, if it has this rank, after this many steps."""
     is_meant = os.environ["RANK"] == rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 
-    def take_or_die(state: TrainState, *arguments: Any) -> bool:  # noqa: ANN401
+    def step_or_die(state: TrainState, *arguments: Any) -> bool:  # noqa: ANN401
         if is_meant and state.step == step:
             os.kill(os.getpid(), number)
         return train_step(state, *arguments)
 
-    vars(trainer)["train_step"] = take_or_die
+    vars(trainer)["train_step"] = step_or_die
+    vars(summaries)["log_epoch"] = lambda *_: None  # takes most of the time of a tiny run
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ from neither.inference.classifier import compute_logits
 from neither.models.checkpoint import Checkpoint, load_checkpoint, read_archive, write_archive
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError, DivergedError, OutputError
-from neither.training import summaries, trainer, validation
+from neither.training import trainer, validation
 from neither.training.lr_schedule import lr_factor
 from neither.training.run_folder import open_run_folder
 from neither.training.state import TrainState
 from neither.training.step import train_step
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 EPOCHS = 3
 STEPS_PER_EPOCH = 3
@@ -44,13 +46,6 @@ def make_config(root: Path, **changes: Any) -> Config:  # noqa: ANN401
     return Config.model_validate(values | changes)
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time of so small a run; test_summaries.py tests it."""
-    monkeypatch.setattr(summaries, "log_run", lambda *_: None)
-    monkeypatch.setattr(summaries, "log_epoch", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 21 training images, for batches of 7; tests do not change it."""
@@ -58,13 +53,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(images: Path, no_plots: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run that was not interrupted; tests do not change it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summaries, "log_run", lambda *_: None)
-        patch.setattr(summaries, "log_epoch", lambda *_: None)
-        folder = tmp_path_factory.mktemp("whole") / "run"
-        train(make_config(images), folder)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(make_config(images), folder)
     return folder
 
 

@@ -21,6 +21,8 @@ from neither.training import trainer
 from neither.training.run_folder import open_run_folder
 from scripts import ROOT
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 _ABORTED = "terminate called without an active exception"
 SAVE_EACH_STEP = "checkpoint.save_every_minutes=1e-9"
 TEXT = """name: shared
@@ -91,7 +93,8 @@ def train_alone(home: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(home: Path) -> Path:
     """Return the run of two processes that nothing disturbed."""
-    done = torchrun("scripts/train.py", home / "shared.yaml", "--output-dir", home / "whole")
+    command = (home / "shared.yaml", "--output-dir", home / "whole")
+    done = torchrun("tests/dying.py", "1", "-1", "SIGKILL", *command)  # a step that never comes
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1, "only rank 0 prints"
     assert len(messages(done, "epoch 3 of 3")) == 1
