@@ -68,6 +68,16 @@ RENAMES = CONFIG_RENAMES | {
     "doubted": "disagreement",
     "training.tally": "training.epoch_metrics",
     "training.doubts": "training.label_stats",
+    "epoch_metrics.loss": "epoch_metrics.loss_sum",
+    "epoch_metrics.norm": "epoch_metrics.grad_norm_sum",
+    "label_stats.named": "label_stats.epoch_predicted",
+    "label_stats.losses": "label_stats.loss_sum",
+    "label_stats.loss": "label_stats.epoch_loss",
+    "label_stats.num_doubted": "label_stats.num_disagreements",
+    "label_stats.confidences": "label_stats.confidence_sum",
+    "label_stats.rivals": "label_stats.majority_class",
+    "label_stats.leads": "label_stats.majority_lead",
+    "training.best": "training.best_metrics",
 }
 # Values that version 2 adds to checkpoints: version 1 had them in the config alone.
 ADDED = re.compile(r"(best|last|previous)\.pt:(target_precision|source|aliases\b.*)")
