@@ -118,7 +118,7 @@ def score(checkpoint: Checkpoint, test: ImageTable, folder: Path) -> dict[str, A
     """Return the figures on val that a checkpoint holds, and those on the test images."""
     save_checkpoint(folder / "chosen.pt", checkpoint)
     classifier = load_classifier(folder / "chosen.pt", torch.device("cpu"))
-    metrics = evaluate(classifier, test, None, (), folder).metrics
+    metrics = evaluate(classifier, test, folder).metrics
     return {
         "val_macro_recall": checkpoint.metrics["macro_recall"],
         "val_nll": checkpoint.metrics["calibrated_loss"],
@@ -180,7 +180,7 @@ def not_averaged(last: Checkpoint, run: RunFolder, val: ImageTable) -> Checkpoin
     plain = replace(last, weights=last.training["network"], temperature=1.0, threshold=None)
     save_checkpoint(run.folder / "plain.pt", plain)
     classifier = load_classifier(run.folder / "plain.pt", torch.device("cpu"))
-    evaluation = evaluate(classifier, val, None, (), run.folder)
+    evaluation = evaluate(classifier, val, run.folder)
     assert evaluation.labelled is not None
     logits = evaluation.labelled.probabilities.double().log()  # softmax forgets a constant, no more
     metrics = {"macro_recall": evaluation.metrics["macro_recall"],

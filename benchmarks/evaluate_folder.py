@@ -49,7 +49,7 @@ def main() -> None:
         works: dict[str, Callable[[], object]] = {
             "Pillow alone: open, load": lambda: list(parallel_map(load, paths)),
             "the network alone": lambda: classifier.logits(pixels),
-            "evaluate": lambda: evaluate(classifier, found, None, (), work / "out"),
+            "evaluate": lambda: evaluate(classifier, found, work / "out"),
         }
         rows = {
             what: results.measure(what, len(paths), rounds, each) for what, each in works.items()

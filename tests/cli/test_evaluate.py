@@ -5,13 +5,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from calls import Call
 from checkpoints import save_run
 from cli.runs import CONFIG, SMALL, make_flat, results, run_printed, splits_of, train
 from images import draw_shape, make_splits
 from neither.cli.evaluate import Requirement, read_priors, read_requirement
-from neither.inference.classifier import check_priors
+from neither.data.preprocessing import Preprocessing
+from neither.inference.classifier import Classifier
 from neither.runtime.errors import UsageError
 
 Flat = tuple[Path, Path, str]
@@ -20,11 +23,18 @@ METRICS = {"macro_recall": 0.9, "ece": 0.03, "num_images": 5, "classes": ["a"],
            "per_class": {"a.b": {"recall": 0.5}}, "reject_class": "a"}  # fmt: skip
 
 
+def with_priors(text: str) -> tuple[float, ...]:
+    """Return the priors of a classifier that is given them as on the command line."""
+    classifier = Classifier(
+        nn.Identity(), CLASSES, "neither", Preprocessing(32), 1.0, Path("x"), {},
+        torch.device("cpu"), class_frequencies=(0.5, 0.25, 0.25),
+    )  # fmt: skip
+    return classifier.with_priors(read_priors(text)).priors
+
+
 def test_priors_are_read_in_any_order() -> None:
-    priors = read_priors("neither=0.7,dog=0.1,human=being=0.2")
-    assert check_priors(priors, CLASSES) == [0.1, 0.2, 0.7]
-    rounded = read_priors("dog=0.333,human=being=0.333,neither=0.334")
-    assert check_priors(rounded, CLASSES)[2] == 0.334
+    assert with_priors("neither=0.7,dog=0.1,human=being=0.2") == (0.1, 0.2, 0.7)
+    assert with_priors("dog=0.333,human=being=0.333,neither=0.334")[2] == 0.334
 
 
 @pytest.mark.parametrize(
@@ -43,7 +53,7 @@ def test_priors_are_read_in_any_order() -> None:
 )
 def test_invalid_priors_are_errors(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_priors(read_priors(text), CLASSES)
+        with_priors(text)
 
 
 @pytest.mark.parametrize(

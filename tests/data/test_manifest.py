@@ -297,7 +297,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 def test_any_text_in_a_cell_comes_back(write: Write, rows: list[tuple[str, str]]) -> None:
     rows = list(dict([*rows, ("a", "dog"), ("b", "human")]).items())
-    path = write(*[csv_line(list(row)).rstrip("\n") for row in [("path", "label"), *rows]])
+    path = write(*[csv_line(list(row)).decode().rstrip("\n") for row in [("path", "label"), *rows]])
     labels: dict[str, set[str]] = {}
     for name, label in rows:
         labels.setdefault(os.path.normpath(name), set()).add(label)

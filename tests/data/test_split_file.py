@@ -189,7 +189,7 @@ def test_an_ordinary_path_is_written_as_it_is(path: str) -> None:
                 min_size=2))  # fmt: skip
 @settings(deadline=None)
 def test_a_line_holds_its_cells_whatever_they_hold(cells: list[str]) -> None:
-    line = csv_line(cells)
+    line = csv_line(cells).decode()
     assert line.endswith("\n")
     assert not line.endswith("\r\n")
     assert list(csv.reader(io.StringIO(line * 2, newline=""))) == [cells, cells]

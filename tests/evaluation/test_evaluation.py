@@ -30,10 +30,9 @@ def score(
     classifier: Classifier, images: Path, output_dir: Path, unseen: Path | None = None
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Evaluate as the command does; return what the two files hold."""
-    output_dir.mkdir(exist_ok=True)
     scored = find_evaluation_images(images, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
-    returned = evaluate(classifier, scored, others, set(), output_dir).metrics
+    returned = evaluate(classifier, scored, output_dir, others).metrics
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
     assert metrics == returned
     written = {path.name for path in output_dir.iterdir()}
@@ -256,7 +255,6 @@ def test_the_last_partial_batch_counts_whatever_the_processes(
 def test_images_that_were_trained_on_are_counted_and_told(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
     copy = tmp_path / "unseen" / "kettle" / "0.png"
     copy.parent.mkdir(parents=True)
     copy.write_bytes((labelled / "dog" / "0.png").read_bytes())
@@ -268,7 +266,7 @@ def test_images_that_were_trained_on_are_counted_and_told(
 
     for trained_on, num in ((learned, 4), ({"0" * 64}, None), (set(), None)):
         with log_to_folder(tmp_path):
-            metrics = evaluate(classifier, scored, unseen, trained_on, tmp_path / "out").metrics
+            metrics = evaluate(classifier, scored, tmp_path / "out", unseen, trained_on).metrics
         assert metrics.get("num_trained_on") == num
         log = (tmp_path / "log.txt").read_text()
         assert ("4 of these 10 images" in log) == (num == 4)
@@ -283,9 +281,8 @@ def test_a_manifest_is_scored_row_by_row(
         "path,label\nimages/dog/odd.png,dog\nimages/human/0.png,human\n"
         f"{labelled}/human/1.png,teapot\nimages/human/2.png,\nimages/gone.png,human\n"
     )
-    (tmp_path / "out").mkdir()
     scored = find_evaluation_rows(manifest, None)
-    metrics = evaluate(classifier, scored, None, set(), tmp_path / "out").metrics
+    metrics = evaluate(classifier, scored, tmp_path / "out").metrics
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
     assert metrics["out_of_distribution"]["teapot"]["decided"] == {
@@ -314,7 +311,6 @@ class BrokenNetwork(nn.Module):
 def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_text("of an earlier evaluation\n")
     with pytest.raises(CheckpointError, match="not finite"):
         score(replace(classifier, network=BrokenNetwork()), labelled, tmp_path / "out")

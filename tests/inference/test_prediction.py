@@ -16,7 +16,6 @@ from neither.inference.prediction import (
     Prediction,
     csv_header,
     decide,
-    encode,
     to_bars,
     to_csv,
     to_json,
@@ -63,14 +62,14 @@ def test_of_equal_probabilities_the_first_is_predicted() -> None:
 
 
 def test_csv_bytes() -> None:
-    assert csv_header(CLASSES) == (
+    assert csv_header(CLASSES).decode() == (
         'path,status,predicted,decision,reason,confidence,prob_dog,"prob_human, or so",'
         "true_label,error\n"
     )
-    assert to_csv(READABLE, CLASSES) == (
+    assert to_csv(READABLE, CLASSES).decode() == (
         'dog/1.png,ok,"human, or so",unsure,why,0.750000,0.250000,0.750000,dog,\n'
     )
-    assert to_csv(UNREADABLE, CLASSES) == "./=2.png,unreadable,,,,,,,,empty file\n"
+    assert to_csv(UNREADABLE, CLASSES) == b"./=2.png,unreadable,,,,,,,,empty file\n"
 
 
 def test_json_omits_keys_that_do_not_apply() -> None:
@@ -125,7 +124,7 @@ def test_every_name_reads_back(rows: list[tuple[str, str, str]]) -> None:
         unreadable = Prediction(path, true_label=label, error=error)
         lines.append(to_csv(unreadable, CLASSES))
         assert json.loads(to_json(unreadable))["path"] == path
-    _, *found = read(b"".join(map(encode, lines)))
+    _, *found = read(b"".join(lines))
     assert len(found) == 2 * len(rows)
     for index, (path, label, error) in enumerate(rows):
         good, bad = found[2 * index : 2 * index + 2]
@@ -144,7 +143,7 @@ def test_printed_probabilities_sum_to_one_and_keep_the_prediction(scores: list[f
     classes = ("dog", "human", "neither")
     probabilities = to_probabilities(torch.tensor([scores], dtype=torch.float64))[0].tolist()
     prediction = decide(dict(zip(classes, probabilities, strict=True)), None)
-    (row,) = read(encode(to_csv(prediction, classes)))
+    (row,) = read(to_csv(prediction, classes))
     printed = [float(cell) for cell in row[6:9]]
     assert sum(printed) == pytest.approx(1, abs=2e-6)
     first, second, _ = sorted(probabilities, reverse=True)

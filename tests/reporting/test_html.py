@@ -60,10 +60,9 @@ def evaluated(classifier: Classifier, tmp_path: Path, draw: Draw) -> Evaluation:
         draw(root / "dog" / f"odd {number}.png", "human", number)
     draw(root / "dog" / HOSTILE, "human", 9)
     draw(tmp_path / "unseen" / "teapots" / "1.png", "neither")
-    (tmp_path / "out").mkdir()
     images = find_evaluation_images(root, classifier.classes, None)
     unseen = find_unseen_images(tmp_path / "unseen", classifier.classes)
-    return evaluate(classifier, images, unseen, (), tmp_path / "out")
+    return evaluate(classifier, images, tmp_path / "out", unseen)
 
 
 @pytest.fixture
@@ -109,13 +108,12 @@ def test_each_number_of_the_page_is_that_of_the_metrics(
         draw(root / "dog" / f"odd{number}.png", "human", 2 * number)
         draw(root / "neither" / f"odd{number}.png", "dog", number)
     (root / "human" / "bad.png").write_bytes(b"<html>")
-    (tmp_path / "out").mkdir()
     images = find_evaluation_images(root, classifier.classes, None)
-    labelled = evaluate(classifier, images, None, (), tmp_path / "out").labelled
+    labelled = evaluate(classifier, images, tmp_path / "out").labelled
     assert labelled is not None
     median = float(labelled.probabilities.max(dim=1).values.median())
     strict = replace(classifier, threshold=median, target_precision=0.9)
-    evaluation = evaluate(strict, images, None, (), tmp_path / "out")
+    evaluation = evaluate(strict, images, tmp_path / "out")
     path, metrics = tmp_path / "report.html", evaluation.metrics
     write_report(path, metrics, evaluation.labelled, CONTEXT)
     text = path.read_text("utf-8")
@@ -151,8 +149,7 @@ def test_without_labels_there_are_decisions_but_no_matrix(
 ) -> None:
     draw(tmp_path / "flat" / "1.png", "human")
     images = find_evaluation_images(tmp_path / "flat", classifier.classes, None)
-    (tmp_path / "out").mkdir()
-    evaluation = evaluate(classifier, images, None, (), tmp_path / "out")
+    evaluation = evaluate(classifier, images, tmp_path / "out")
     assert evaluation.labelled is None
     write_report(tmp_path / "report.html", evaluation.metrics, None, ReportContext("x", "flat"))
     text = (tmp_path / "report.html").read_text("utf-8")
@@ -200,7 +197,7 @@ def test_cells_show_the_most_confident_mistakes_and_the_least_confident_hits_fir
     assert [[cell.num_images for cell in row] for row in cells] == [[2, 3, 0], [0] * 3, [0] * 3]
     assert [each.path for each in cells[0][0].thumbnails] == ["1.png", "0.png"]
     assert [each.path for each in mistakes] == ["3.png", "4.png", "2.png"]
-    assert [each.confidence for each in mistakes] == [1.0, 0.8, 0.7]
+    assert [each.probabilities[each.predicted] for each in mistakes] == [1.0, 0.8, 0.7]
     assert mistakes == cells[0][1].thumbnails
     first, missing, _ = mistakes
     assert first.probabilities == {"dog": 0.0, "human": 1.0, "neither": 0.0}
@@ -230,7 +227,9 @@ def test_numbers_of_thumbnails_and_paths_are_bounded(
     for cell in (cells[0][0], cells[0][1], cells[2][1]):
         assert (len(cell.thumbnails), len(cell.paths), cell.num_images) == (3, 3, 10)
         assert not {each.path for each in cell.thumbnails} & set(cell.paths)
-    assert [(each.true, each.confidence) for each in mistakes] == [("neither", 0.99)] * 2
+    assert [(each.true, each.probabilities["human"]) for each in mistakes] == [
+        ("neither", 0.99)
+    ] * 2
 
 
 def test_with_many_classes_there_is_no_matrix_and_bars_are_few(tmp_path: Path, draw: Draw) -> None:

@@ -74,7 +74,7 @@ class _Input(NamedTuple):
 def _predict(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.inference.explain import Explainer
-    from neither.inference.prediction import UNSURE, csv_header, encode
+    from neither.inference.prediction import UNSURE, csv_header
 
     for path in arguments.paths:
         if path != _STANDARD_INPUT and not Path(path).exists():
@@ -89,13 +89,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     info(f"images are decoded as in training: {classifier.preprocessing}")
     must_finish = folders is not None or explainer is not None
     if arguments.format == "csv":
-        _write(encode(csv_header(classifier.classes)), must_finish)
+        _write(csv_header(classifier.classes), must_finish)
     counts: Counter[str] = Counter()
     inputs, copies = tee(_list_inputs(arguments.paths))
     results = classifier.predict_files(each.path for each in copies)
     for (path, below), (prediction, _, _) in zip(inputs, results, strict=True):
-        line = _format(prediction, classifier.classes, arguments.format)
-        _write(encode(line), must_finish)
+        _write(_format(prediction, classifier.classes, arguments.format), must_finish)
         decision = prediction.decision or _UNREADABLE
         counts[decision] += 1
         if folders is not None:
@@ -135,14 +134,14 @@ def _below(path: Path) -> str:
     return path.as_posix() if is_below else path.name
 
 
-def _format(prediction: "Prediction", classes: tuple[str, ...], kind: str) -> str:
+def _format(prediction: "Prediction", classes: tuple[str, ...], kind: str) -> bytes:
     from neither.inference.prediction import to_bars, to_csv, to_json
 
     if kind == "csv":
         return to_csv(prediction, classes)
     if kind == "jsonl":
-        return to_json(prediction)
-    return to_bars(prediction, blocks=_can_print_blocks())
+        return to_json(prediction).encode()
+    return to_bars(prediction, blocks=_can_print_blocks()).encode()
 
 
 def _can_print_blocks() -> bool:

@@ -24,10 +24,9 @@ def write_splits(
 ) -> None:
     """Write one row for each image, atomically."""
     with files.atomic_writer(path) as file:
-        file.write(csv_line(_COLUMNS).encode())
+        file.write(csv_line(_COLUMNS))
         for row in _rows(table, store, assignment):
-            # surrogateescape: file names may hold bytes that are not UTF-8.
-            file.write(csv_line([safe_cell(row[0]), *row[1:]]).encode("utf-8", "surrogateescape"))
+            file.write(csv_line([safe_cell(row[0]), *row[1:]]))
 
 
 def data_fingerprint(table: ImageTable, store: ImageStore, assignment: SplitAssignment) -> str:
@@ -146,15 +145,16 @@ def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
         raise DataError(f"{path}: cannot be read back: {error}; start over with --fresh") from error
 
 
-def csv_line(cells: Sequence[str]) -> str:
-    """Return one CSV row that ends in a line feed.
+def csv_line(cells: Sequence[str]) -> bytes:
+    """Return one CSV row that ends in a line feed, as UTF-8.
 
-    With a line feed as its line terminator, csv before Python 3.13 does not quote a carriage return
-    in a cell, and the row cannot be read back.
+    Bytes of a file name that are not UTF-8 are kept as they are (`surrogateescape`). With a line
+    feed as its line terminator, csv before Python 3.13 does not quote a carriage return in a cell,
+    and the row cannot be read back.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(cells)
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
 
 
 def safe_cell(path: str) -> str:

@@ -180,12 +180,11 @@ def _calibration_error(
 def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR_WEIGHT) -> float:
     """Find the temperature with the lowest negative log-likelihood (Guo et al., 2017).
 
-    A prior keeps T near 1 where there are few labels. In b = 1 / T the likelihood is convex. Added
-    to it is prior * (b - 1 - ln b), a gamma distribution with its mode at b = 1 and the weight of
-    about three images. Hundreds of labels outweigh it. Without it, a few labels that are all
-    predicted correctly would give T = 0. The sum is strictly convex, so bisection finds the zero of
-    its slope. The prior is 0 at T = 1 and positive elsewhere, so on these images the result is
-    never worse than T = 1.
+    A prior keeps T near 1 where there are few labels: without it, a few labels that are all
+    predicted correctly would give T = 0. In b = 1 / T the loss is convex. Added to it is
+    prior * (b - 1 - ln b), a gamma distribution with its mode at b = 1; hundreds of labels outweigh
+    it. Bisection finds the zero of the slope. The prior is 0 at T = 1 and positive elsewhere, so on
+    these images the result is never worse than T = 1.
 
     Args:
         logits: (N, C), finite, of images that were not trained on.
@@ -202,22 +201,16 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR_WEIGHT)
     if len(labels) == 0:
         raise ValueError("no image to fit a temperature on")
     scores = logits.double()
+    label_scores = scores.gather(1, labels[:, None])[:, 0]
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(_NUM_BISECTIONS):
         middle = (low + high) / 2
-        if _nll_slope(scores, labels, middle) + prior * (1 - 1 / middle) <= 0:
-            low = middle
-        else:
-            high = middle
+        expected_scores = (to_probabilities(scores, 1 / middle) * scores).sum(dim=1)
+        slope = float((expected_scores - label_scores).sum()) + prior * (1 - 1 / middle)
+        low, high = (middle, high) if slope <= 0 else (low, middle)
     fitted = min(max(2 / (low + high), MIN_TEMPERATURE), MAX_TEMPERATURE)
     # Where 1 is the optimum, rounding may make its neighbour worse in the last digit.
     return fitted if nll(scores, labels, fitted) <= nll(scores, labels, 1.0) else 1.0
-
-
-def _nll_slope(scores: Tensor, labels: Tensor, inverse: float) -> float:
-    """Return d(NLL)/db: the expected scores under softmax less the scores of the labels, summed."""
-    expected = (to_probabilities(scores, 1 / inverse) * scores).sum(dim=1)
-    return float((expected - scores.gather(1, labels[:, None])[:, 0]).sum())
 
 
 def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float | None:
@@ -234,8 +227,11 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
         the target.
     """
     values, ties = group_ties(confidences)
-    num_accepted = _sum_from_top(torch.ones_like(confidences), ties, len(values))
-    num_correct = _sum_from_top(hits.double(), ties, len(values))
+
+    def sum_from_top(counts: Tensor) -> Tensor:
+        return sum_by_group(counts, ties, len(values)).flip(0).cumsum(dim=0).flip(0)
+
+    num_accepted, num_correct = sum_from_top(torch.ones_like(confidences)), sum_from_top(hits)
     reached = (num_correct >= target * num_accepted - 1e-9).nonzero()
     if not len(reached):
         return None
@@ -243,8 +239,3 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
     threshold = float(values[index]) - _EPSILON
     is_between = index == 0 or threshold > float(values[index - 1])
     return threshold if is_between else float(values[index])
-
-
-def _sum_from_top(values: Tensor, ties: Tensor, num: int) -> Tensor:
-    """Sum, for each distinct confidence, the values of all images that reach it."""
-    return sum_by_group(values, ties, num).flip(0).cumsum(dim=0).flip(0)

@@ -7,10 +7,10 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from neither.evaluation.metrics import (
 )
 from neither.evaluation.selective import rejection_metrics, selective_metrics
 from neither.inference.classifier import Classifier
-from neither.inference.prediction import UNSURE, csv_header, encode, to_csv
+from neither.inference.prediction import UNSURE, csv_header, to_csv
 from neither.models.checkpoint import find_checkpoint
 from neither.runtime import files
 from neither.runtime.console import info, printable, progress_bar, warn
@@ -81,9 +81,8 @@ class Evaluation:
     unreadable_folders: Sequence[str]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of `predictions.csv`: where the file is, its path and label in the row."""
+class _Row(NamedTuple):
+    """The file of one row of `predictions.csv`, and path and label in the row."""
 
     file: Path
     path: str
@@ -137,10 +136,15 @@ def evaluate_path(
     output_dir = output_dir or home / "evaluations" / name
     for root in roots:
         files.require_outside(output_dir, root)
-    files.make_folder(output_dir)
-    evaluation = evaluate(classifier, images, unseen, _trained_on(model), output_dir)
-    # An old report must not remain beside new metrics, even if writing the new one fails.
-    (output_dir / "report.html").unlink(missing_ok=True)
+    splits_file = model / "splits.csv"
+    trained_on: Collection[str] = ()
+    if splits_file.is_file():
+        trained_on = read_hashes(splits_file, "train")
+    else:
+        info(
+            "a bare checkpoint does not record which images it was trained on; its run folder does"
+        )
+    evaluation = evaluate(classifier, images, output_dir, unseen, trained_on)
     return replace(evaluation, name=name, source=source)
 
 
@@ -159,70 +163,56 @@ def _find_images(model: Path, path: Path, split: str | None, classifier: Classif
     return find_evaluation_images(path, classifier.classes, split, classifier.aliases)
 
 
-def _trained_on(model: Path) -> set[str]:
-    """Return the hashes of a run's training images; a bare checkpoint does not know them."""
-    splits_file = model / "splits.csv"
-    if not splits_file.is_file():
-        info(
-            "a bare checkpoint does not record which images it was trained on; its run folder does"
-        )
-        return set()
-    return read_hashes(splits_file, "train")
-
-
 def evaluate(
     classifier: Classifier,
     images: ImageTable,
-    unseen: ImageTable | None,
-    trained_on: Collection[str],
     output_dir: Path,
+    unseen: ImageTable | None = None,
+    trained_on: Collection[str] = (),
 ) -> Evaluation:
     """Predict every image and write `metrics.json` and `predictions.csv`.
+
+    An old `report.html` in the folder is deleted, as it does not describe the new results.
 
     Args:
         classifier: to evaluate.
         images: to evaluate it on. A label that is no class makes an image out of distribution.
-        unseen: further out-of-distribution images, if any. Their rows come last, with paths
-            relative to the root of `images` too.
+        output_dir: folder for the two files.
+        unseen: further out-of-distribution images. Their rows come last, with paths relative to the
+            root of `images` too.
         trained_on: SHA-256 hashes of the classifier's training images, if they are known.
-        output_dir: existing folder for the two files.
-
-    Raises:
-        CheckpointError: if a logit is not finite.
-        OutputError: if a decoding process was killed.
     """
+    files.make_folder(output_dir)
     classes = classifier.classes
     rows = _list_rows(images, unseen)
-    unreadable_folders = [*images.unreadable_folders]
-    if unseen is not None:
-        unreadable_folders += unseen.unreadable_folders
+    unreadable_folders = [
+        message for table in filter(None, (images, unseen)) for message in table.unreadable_folders
+    ]
     for message in unreadable_folders:
         warn(message)
     logits: list[Tensor] = []
     labelled: list[_Row] = []
-    unlabelled: Counter[str] = Counter()
-    out_of_distribution: dict[str, Counter[str]] = defaultdict(Counter)
+    decisions: dict[str, Counter[str]] = defaultdict(Counter)  # by label that is no class
     errors: list[str] = []
     num_trained_on = 0
     with (
         files.atomic_writer(output_dir / "predictions.csv") as file,
         progress_bar("evaluating", len(rows)) as bar,
     ):
-        file.write(encode(csv_header(classes)))
+        file.write(csv_header(classes))
         results = classifier.predict_files(row.file for row in rows)
         for row, (prediction, row_logits, sha256) in zip(rows, results, strict=True):
             bar.advance()
             num_trained_on += sha256 in trained_on
             prediction = replace(prediction, path=row.path, true_label=row.label)
-            file.write(encode(to_csv(prediction, classes)))
+            file.write(to_csv(prediction, classes))
             if row_logits is None:
                 errors.append(f"{printable(row.path)}: {prediction.error}")
             elif row.label in classes:
                 logits.append(row_logits)
                 labelled.append(row)
             else:
-                counts = out_of_distribution[row.label] if row.label else unlabelled
-                counts[prediction.decision] += 1
+                decisions[row.label][prediction.decision] += 1
     if errors:
         warn(f"{len(errors):,} files could not be read; predictions.csv lists each")
     for error in errors[:_MAX_LISTED]:
@@ -247,7 +237,7 @@ def evaluate(
     }
     metrics |= {name: value for name, value in optional.items() if value is not None}
     predictions = None
-    if logits:
+    if labelled:
         labels = torch.tensor([classes.index(row.label) for row in labelled])
         metrics |= compute_metrics(classifier, torch.stack(logits), labels)
         predictions = LabelledPredictions(
@@ -256,15 +246,20 @@ def evaluate(
             labels,
             classifier.probabilities(torch.stack(logits)),
         )
-    decisions = classes if classifier.threshold is None else (*classes, UNSURE)
-    if unlabelled:
-        metrics["unlabelled"] = _decision_counts(unlabelled, decisions)
-    if out_of_distribution:
-        metrics["out_of_distribution"] = {
-            folder: _decision_counts(counts, decisions)
-            for folder, counts in sorted(out_of_distribution.items())
+    possible = classes if classifier.threshold is None else (*classes, UNSURE)
+    counts = {
+        label: {
+            "num_images": decided.total(),
+            "decided": {decision: decided[decision] for decision in possible},
         }
+        for label, decided in sorted(decisions.items())
+    }
+    if "" in counts:
+        metrics["unlabelled"] = counts.pop("")
+    if counts:
+        metrics["out_of_distribution"] = counts
     files.write_atomic(output_dir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    (output_dir / "report.html").unlink(missing_ok=True)
     return Evaluation(
         metrics, predictions, output_dir.name, images.root, output_dir, unreadable_folders
     )
@@ -284,13 +279,6 @@ def _list_rows(images: ImageTable, unseen: ImageTable | None) -> list[_Row]:
     return rows
 
 
-def _decision_counts(counts: Mapping[str, int], decisions: Sequence[str]) -> dict[str, Any]:
-    return {
-        "num_images": sum(counts.values()),
-        "decided": {decision: counts[decision] for decision in decisions},
-    }
-
-
 def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Compute all metrics of labelled images; a metric that does not apply is absent.
 
@@ -308,19 +296,16 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
     confidences, predicted = probabilities.max(dim=1)
     hits = predicted == labels
     confusion = confusion_matrix(labels, predicted, len(classes))
+    hit_rate = accuracy(confusion)
     best_temperature = calibration.fit_temperature(scores, labels, prior=0)
     errors = {
         "ece": calibration.expected_calibration_error(probabilities, labels),
         "adaptive_ece": calibration.adaptive_calibration_error(probabilities, labels),
         "classwise_ece": calibration.classwise_calibration_error(probabilities, labels),
     }
-    selective = {
-        name: value
-        for name, value in asdict(selective_metrics(confidences, hits)).items()
-        if value is not None
-    }
+    selective = selective_metrics(confidences, hits)
     metrics: dict[str, Any] = {
-        "accuracy": accuracy(confusion),
+        "accuracy": hit_rate,
         "macro_recall": macro_recall(confusion),
         "nll": nll(scores, labels, 1.0),
         "confusion_matrix": confusion.tolist(),
@@ -333,17 +318,16 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
         "refinement": nll(scores, labels, best_temperature),
         "reliability": calibration.reliability_bins(probabilities, labels),
         "intervals": {
-            "accuracy": list(wilson_interval(accuracy(confusion), len(hits))),
+            "accuracy": list(wilson_interval(hit_rate, len(hits))),
             "macro_recall": list(macro_recall_interval(labels, hits)),
             "nll": list(mean_interval(cross_entropies(scores, labels, 1.0))),
         },
     }
     if classifier.reject_class is not None:
         reject = classes.index(classifier.reject_class)
-        rejection = rejection_metrics(probabilities, labels, reject)
-        if rejection is not None:
+        if rejection := rejection_metrics(probabilities, labels, reject):
             shared = {name: selective[name] for name in ("aurc", "augrc")}
-            metrics["rejection"] = asdict(rejection) | shared
+            metrics["rejection"] = rejection | shared
     metrics["selective"] = selective
     accepted = confidences >= (classifier.threshold or 0.0)
     metrics["decision"] = {

@@ -123,13 +123,7 @@ def per_class_metrics(
 
 
 def curve_metrics(loss: float, confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """Return the metrics that make curves over epochs; train and val have the same names.
-
-    Args:
-        loss: mean over the images.
-        confusion: (C, C) int64 counts.
-        classes: C names.
-    """
+    """Return the metrics that make curves over epochs; train and val have the same names."""
     named = {
         f"recall/{name}": recall
         for name, recall in zip(classes, recalls(confusion), strict=True)
@@ -155,7 +149,7 @@ def wilson_interval(fraction: float, num: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def bootstrap_interval(num_images: int, compute: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+def _bootstrap(num_images: int, compute: Callable[[Tensor], Tensor]) -> tuple[float, float]:
     """Return the 95 % percentile interval of a metric (Efron's bootstrap, 1979).
 
     Args:
@@ -175,34 +169,22 @@ def bootstrap_interval(num_images: int, compute: Callable[[Tensor], Tensor]) -> 
 
 def mean_interval(values: Tensor) -> tuple[float, float]:
     """Return the bootstrap interval of the mean of (N,) float64 values, one for each image."""
-    return bootstrap_interval(len(values), lambda counts: counts @ values / len(values))
+    return _bootstrap(len(values), lambda counts: counts @ values / len(values))
 
 
 def macro_recall_interval(labels: Tensor, hits: Tensor) -> tuple[float, float]:
-    """Return the bootstrap interval of the macro recall.
-
-    Args:
-        labels: (N,) int64.
-        hits: (N,) bool, which predictions are correct.
-    """
+    """Return the bootstrap interval of the macro recall of (N,) labels and hits (bool)."""
     members = [(labels == index).double() for index in sorted(set(labels.tolist()))]
 
     def compute(counts: Tensor) -> Tensor:
         recalls = [counts @ (own * hits) / (counts @ own) for own in members]
         return torch.stack(recalls).nanmean(dim=0)
 
-    return bootstrap_interval(len(labels), compute)
+    return _bootstrap(len(labels), compute)
 
 
 def chunk_draws(draw_size: int) -> Iterator[int]:
-    """Split the 1,000 random draws of an interval into chunks that fit into memory.
-
-    Args:
-        draw_size: numbers in one draw, 1 or more.
-
-    Yields:
-        The number of draws in each chunk.
-    """
+    """Yield numbers of draws, 1,000 together, such that each chunk of draws fits into memory."""
     chunk = max(1, min(_NUM_DRAWS, _MAX_CHUNK_SIZE // draw_size))
     for start in range(0, _NUM_DRAWS, chunk):
         yield min(chunk, _NUM_DRAWS - start)

@@ -1,87 +1,58 @@
 """Selective prediction: what is gained by accepting only confident predictions.
 
-`SelectiveMetrics` rank images by the confidence of their prediction, `RejectionMetrics` by how
+`selective_metrics` rank images by the confidence of their prediction, `rejection_metrics` by how
 little they look like the reject class. Images with the same score count half in the areas under
 curves; a threshold accepts all images that reach it.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neither.evaluation.metrics import group_ties, sum_by_group
 
-COVERAGES = (0.95, 0.9, 0.8)
+_COVERAGES = (0.95, 0.9, 0.8)
 _FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)
 _NO_SCORE = -1.0  # below every probability
 
 
-@dataclass(frozen=True)
-class SelectiveMetrics:
-    """What is gained by withholding the least confident predictions.
-
-    Attributes:
-        aurc: area under the risk-coverage curve: mean error rate over all coverages (Geifman and
-            El-Yaniv, 2017).
-        augrc: area under the generalised risk-coverage curve: mean over all coverages of the
-            fraction of images that are accepted and wrong (Traub et al., 2024).
-        accuracy_at: accuracy of the most confident 95, 90 and 80 %.
-        coverage_at_99: largest fraction of images whose accuracy is 99 %; 0 if there is none.
-        auroc: probability that a correct prediction is more confident than a wrong one; None if all
-            are correct, or all wrong.
-    """
-
-    aurc: float
-    augrc: float
-    accuracy_at: dict[str, float]
-    coverage_at_99: float
-    auroc: float | None
-
-
-@dataclass(frozen=True)
-class RejectionMetrics:
-    """How well known images, those of the other classes, are separated from the reject class.
-
-    Attributes:
-        auroc: probability that a known image has a higher 1 - p(reject class) than one to reject.
-        fpr_at_95_tpr: fraction of images to reject that are accepted where 95 % of the known are.
-        oscr: area under the fraction of known images that are accepted and correct, over the
-            fraction of images to reject that are accepted (Dhamija et al., 2018).
-        ccr_at_fpr: that fraction of known images where at most so many to reject are accepted.
-    """
-
-    auroc: float
-    fpr_at_95_tpr: float
-    oscr: float
-    ccr_at_fpr: dict[str, float]
-
-
-def selective_metrics(confidences: Tensor, hits: Tensor) -> SelectiveMetrics:
+def selective_metrics(confidences: Tensor, hits: Tensor) -> dict[str, Any]:
     """Compute what withholding the least confident predictions gains.
 
     Args:
         confidences: (N,) float64, N of 1 or more.
         hits: (N,) bool, which predictions are correct.
+
+    Returns:
+        aurc: area under the risk-coverage curve: mean error rate over all coverages (Geifman and
+            El-Yaniv, 2017).
+        augrc: area under the generalised risk-coverage curve: mean over all coverages of the
+            fraction of images that are accepted and wrong (Traub et al., 2024).
+        accuracy_at: accuracy of the most confident 95, 90 and 80 %, by coverage.
+        coverage_at_99: largest fraction of images whose accuracy is 99 %; 0 if there is none.
+        auroc: probability that a correct prediction is more confident than a wrong one; absent if
+            all are correct, or all wrong.
     """
     num = len(hits)
     errors = _cumulative_errors(confidences, hits)
     risks = errors / torch.arange(1, num + 1, dtype=torch.float64)
     reached = (risks <= 0.01 + 1e-12).nonzero()
-    has_both = bool(hits.any()) and not bool(hits.all())
-    return SelectiveMetrics(
-        float(risks.mean()),
-        float(errors.mean() / num),
-        {f"{each:g}": 1 - float(risks[max(1, round(each * num)) - 1]) for each in COVERAGES},
-        (int(reached.max()) + 1) / num if len(reached) else 0.0,
-        auroc(confidences[hits], confidences[~hits]) if has_both else None,
-    )
+    metrics: dict[str, Any] = {
+        "aurc": float(risks.mean()),
+        "augrc": float(errors.mean() / num),
+        "accuracy_at": {
+            f"{each:g}": 1 - float(risks[max(1, round(each * num)) - 1]) for each in _COVERAGES
+        },
+        "coverage_at_99": (int(reached.max()) + 1) / num if len(reached) else 0.0,
+    }
+    if hits.any() and not hits.all():
+        metrics["auroc"] = auroc(confidences[hits], confidences[~hits])
+    return metrics
 
 
-def rejection_metrics(
-    probabilities: Tensor, labels: Tensor, reject: int
-) -> RejectionMetrics | None:
-    """Compute how well known images are separated from those of the reject class.
+def rejection_metrics(probabilities: Tensor, labels: Tensor, reject: int) -> dict[str, Any]:
+    """Compute how well images of the other, known classes are separated from the reject class.
 
     Args:
         probabilities: (N, C) float64.
@@ -89,11 +60,18 @@ def rejection_metrics(
         reject: index of the reject class.
 
     Returns:
-        None if there is no known image, or none to reject.
+        Nothing if there is no known image, or none to reject; else
+
+        auroc: probability that a known image has a higher 1 - p(reject class) than one to reject.
+        fpr_at_95_tpr: fraction of images to reject that are accepted where 95 % of the known are.
+        oscr: area under the fraction of known images that are accepted and correct, over the
+            fraction of images to reject that are accepted (Dhamija et al., 2018).
+        ccr_at_fpr: that fraction of known images where at most so many to reject are accepted, by
+            false positive rate.
     """
     is_known = labels != reject
     if is_known.all() or not is_known.any():
-        return None
+        return {}
     scores = 1 - probabilities[:, reject]
     others = probabilities.clone()
     others[:, reject] = _NO_SCORE
@@ -101,12 +79,14 @@ def rejection_metrics(
     # A known image that is taken for another known class is never correct, whatever the threshold.
     correct = best[is_known].where(predicted[is_known] == labels[is_known], _NO_SCORE)
     rejected = best[~is_known]
-    return RejectionMetrics(
-        auroc(scores[is_known], scores[~is_known]),
-        fpr_at_tpr(scores[is_known], scores[~is_known], 0.95),
-        auroc(correct, rejected),
-        {f"{rate:g}": _tpr_at_fpr(correct, rejected, rate) for rate in _FALSE_POSITIVE_RATES},
-    )
+    return {
+        "auroc": auroc(scores[is_known], scores[~is_known]),
+        "fpr_at_95_tpr": fpr_at_tpr(scores[is_known], scores[~is_known], 0.95),
+        "oscr": auroc(correct, rejected),
+        "ccr_at_fpr": {
+            f"{rate:g}": _tpr_at_fpr(correct, rejected, rate) for rate in _FALSE_POSITIVE_RATES
+        },
+    }
 
 
 def risk_coverage(
@@ -130,13 +110,7 @@ def risk_coverage(
 
 
 def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int) -> list[int]:
-    """Return the indices of wrong predictions by falling confidence, at most `limit`.
-
-    Args:
-        probabilities: (N, C).
-        labels: (N,) int64.
-        limit: most indices to return.
-    """
+    """Return the indices of wrong predictions by falling confidence, at most `limit`."""
     confidences, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero()[:, 0]
     order = confidences[wrong].argsort(descending=True, stable=True)

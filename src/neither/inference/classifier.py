@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from neither.data.dataset import MappedPixels
-from neither.data.decode import DecodedFile, decode, decode_array, decode_file, decode_image
+from neither.data.decode import decode, decode_array, decode_file, decode_image
 from neither.data.image_file import UnreadableError, read_file
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.data.workers import parallel_map
@@ -147,21 +147,18 @@ class Classifier:
         decoded = parallel_map(partial(decode_file, preprocessing=self.preprocessing), to_decode)
         files = zip(decoded, to_return, strict=True)
         while batch := list(islice(files, BATCH_SIZE)):
-            yield from self._predict_batch(batch)
-
-    def _predict_batch(self, batch: Sequence[tuple[DecodedFile, Path]]) -> Iterator[FilePrediction]:
-        pixels = [file.pixels for file, _ in batch if file.pixels is not None]
-        paths = [str(path) for file, path in batch if file.pixels is not None]
-        logits = torch.empty(0, len(self.classes))
-        if pixels:
-            logits = self.logits(torch.from_numpy(np.stack(pixels)))
-        readable = zip(self._predict(logits, paths), logits, strict=True)
-        for file, path in batch:
-            if file.pixels is None:
-                unreadable = Prediction(str(path), error=file.reason)
-                yield FilePrediction(unreadable, None, file.sha256.hex())
-            else:
-                yield FilePrediction(*next(readable), file.sha256.hex())
+            pixels = [file.pixels for file, _ in batch if file.pixels is not None]
+            readable = [str(path) for file, path in batch if file.pixels is not None]
+            logits = torch.empty(0, len(self.classes))
+            if pixels:
+                logits = self.logits(torch.from_numpy(np.stack(pixels)))
+            results = zip(self._predict(logits, readable), logits, strict=True)
+            for file, path in batch:
+                if file.pixels is None:
+                    unreadable = Prediction(str(path), error=file.reason)
+                    yield FilePrediction(unreadable, None, file.sha256.hex())
+                else:
+                    yield FilePrediction(*next(results), file.sha256.hex())
 
     def _predict(self, logits: Tensor, paths: Sequence[str]) -> list[Prediction]:
         return [
@@ -225,34 +222,22 @@ class Classifier:
             priors: fraction of each class, above 0; together 1.
 
         Raises:
-            UsageError: if a class is missing or unknown, or a fraction is wrong.
+            UsageError: if a class is missing or unknown, a fraction is not in (0, 1), or the sum
+                is not 1.
             CheckpointError: if the class frequencies of training are unknown or 0.
         """
         if not self.class_frequencies or not all(self.class_frequencies):
             raise CheckpointError("this checkpoint does not know how common each class was")
-        return replace(self, priors=tuple(check_priors(priors, self.classes)))
-
-
-def check_priors(priors: Mapping[str, float], classes: Sequence[str]) -> list[float]:
-    """Validate priors and return them in the order of the classes.
-
-    Args:
-        priors: fraction of each class by name, above 0; together 1.
-        classes: names.
-
-    Raises:
-        UsageError: if a class is missing or unknown, a fraction is not in (0, 1), or the sum not 1.
-    """
-    problems = [f"{name} is not a class" for name in priors if name not in classes]
-    problems += [f"{name} is missing" for name in classes if name not in priors]
-    wrong = {name: prior for name, prior in priors.items() if not 0 < prior < 1}
-    problems += [f"{name} is {prior:g}, but must be in (0, 1)" for name, prior in wrong.items()]
-    if problems:
-        raise UsageError(f"priors: {printable('; '.join(problems))}")
-    total = math.fsum(priors.values())
-    if abs(total - 1) > _SUM_TOLERANCE:
-        raise UsageError(f"priors: they must sum to 1, but sum to {total:g}")
-    return [priors[name] for name in classes]
+        problems = [f"{name} is not a class" for name in priors if name not in self.classes]
+        problems += [f"{name} is missing" for name in self.classes if name not in priors]
+        wrong = {name: prior for name, prior in priors.items() if not 0 < prior < 1}
+        problems += [f"{name} is {prior:g}, but must be in (0, 1)" for name, prior in wrong.items()]
+        if problems:
+            raise UsageError(f"priors: {printable('; '.join(problems))}")
+        total = math.fsum(priors.values())
+        if abs(total - 1) > _SUM_TOLERANCE:
+            raise UsageError(f"priors: they must sum to 1, but sum to {total:g}")
+        return replace(self, priors=tuple(priors[name] for name in self.classes))
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:

@@ -68,19 +68,14 @@ def _digits_to_distinguish(one: float, other: float) -> int:
     return next((num for num in digits if f"{one:.{num}f}" != f"{other:.{num}f}"), _MAX_DIGITS)
 
 
-def encode(line: str) -> bytes:
-    """Encode a line as UTF-8; bytes of a file name that are not UTF-8 are kept as they are."""
-    return line.encode("utf-8", "surrogateescape")
-
-
-def csv_header(classes: Sequence[str]) -> str:
+def csv_header(classes: Sequence[str]) -> bytes:
     """Return the first line of `predictions.csv`."""
     probabilities = [f"prob_{name}" for name in classes]
     return csv_line(["path", "status", "predicted", "decision", "reason", "confidence",
                      *probabilities, "true_label", "error"])  # fmt: skip
 
 
-def to_csv(prediction: Prediction, classes: Sequence[str]) -> str:
+def to_csv(prediction: Prediction, classes: Sequence[str]) -> bytes:
     """Return a line of `predictions.csv`; probabilities have six decimals."""
     path, label = safe_cell(prediction.path), prediction.true_label
     if not prediction.probabilities:

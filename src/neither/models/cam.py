@@ -28,14 +28,18 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
     if isinstance(network, FlipTTA):
         flipped = class_activation_maps(network.network, images.flip(3)).flip(3)
         return (class_activation_maps(network.network, images) + flipped) / 2
-    if isinstance(network, SmallCNN):
-        return _pooled_contributions(network.stages(network.stem(images)), network.head)
-    if isinstance(network, TorchvisionNetwork):
-        return _pooled_contributions(_pooled_feature_map(network, images), network.head)
     if isinstance(network, SoftmaxRegression):
         weights = network.head.weight.reshape(-1, *images.shape[1:])
         return torch.einsum("bkhw,ckhw->bchw", images, weights)
-    raise TypeError(f"{type(network).__name__} has no class activation maps")
+    if isinstance(network, SmallCNN):
+        features = network.stages(network.stem(images))
+    elif isinstance(network, TorchvisionNetwork):
+        features = _pooled_feature_map(network, images)
+    else:
+        raise TypeError(f"{type(network).__name__} has no class activation maps")
+    num_positions = features.shape[2] * features.shape[3]
+    maps: Tensor = torch.einsum("bkhw,ck->bchw", features, network.head.weight) / num_positions
+    return maps
 
 
 def class_contrast_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
@@ -53,12 +57,6 @@ def class_contrast_cam(network: nn.Module, images: Tensor, classes: Tensor) -> T
     """
     maps = class_activation_maps(network, images)
     return maps[torch.arange(len(classes)), classes] - maps.mean(dim=1)
-
-
-def _pooled_contributions(features: Tensor, head: nn.Linear) -> Tensor:
-    num_positions = features.shape[2] * features.shape[3]
-    maps: Tensor = torch.einsum("bkhw,ck->bchw", features, head.weight) / num_positions
-    return maps
 
 
 def _pooled_feature_map(network: TorchvisionNetwork, images: Tensor) -> Tensor:

@@ -131,12 +131,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content, has_trailer = read_archive(path)
     try:
         return _parse(content, has_trailer)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise CheckpointError(
-            f"{path}: {'.'.join(map(str, first['loc']))} of this checkpoint is missing or wrong: "
-            f"{first['msg']}"
-        ) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -210,7 +204,14 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         raise CheckpointError("incomplete or damaged: its checksum is missing")
     if schema in _V1_SCHEMAS:
         content = _translate_v1(content)
-    checkpoint = _ADAPTER.validate_python(content)
+    try:
+        checkpoint = TypeAdapter(Checkpoint).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{field} of this checkpoint is missing or wrong: {first['msg']}"
+        ) from error
     classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
     if (
         len(set(classes)) < len(classes)
@@ -225,9 +226,6 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         )
     check_values(named_tensors({"weights": checkpoint.weights, "training": checkpoint.training}))
     return checkpoint
-
-
-_ADAPTER = TypeAdapter(Checkpoint)
 
 
 def _translate_v1(content: dict[str, Any]) -> dict[str, Any]:
@@ -248,11 +246,7 @@ def _translate_v1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_archive(path: Path, content: dict[str, Any]) -> None:
-    """Write plain values and tensors with a checksum trailer, atomically.
-
-    Raises:
-        OutputError: if the disk is full or the folder not writable; an old file stays unchanged.
-    """
+    """Write plain values and tensors with a checksum trailer, atomically."""
     # Through memory: torch's own writer leaves a partial file and no errno on a full disk.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -274,9 +268,7 @@ def checksum_trailer(archive: bytes | memoryview) -> bytes:
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read a file of `write_archive`, or one without a checksum trailer.
-
-    Nothing is parsed before the checksum has been compared. Tensors are loaded to the CPU.
+    """Read an archive to the CPU; nothing is parsed before the checksum has been compared.
 
     Returns:
         The content, and whether the file has a trailer.
@@ -325,10 +317,9 @@ def _check_trailer(file: BinaryIO, size: int) -> bool:
     if length != size - _TRAILER.size:
         raise CheckpointError(f"damaged: {size - _TRAILER.size:,} bytes instead of {length:,}")
     file.seek(0)
-    digest, remaining = hashlib.sha256(), length
-    while remaining and (chunk := file.read(min(remaining, _CHUNK_BYTES))):
-        digest.update(chunk)
-        remaining -= len(chunk)
+    digest = hashlib.sha256()
+    for start in range(0, length, _CHUNK_BYTES):
+        digest.update(file.read(min(_CHUNK_BYTES, length - start)))
     if digest.digest() != expected:
         raise CheckpointError("damaged: the checksum differs")
     return True

@@ -9,10 +9,10 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -46,6 +46,8 @@ _JPEG_QUALITY = 70
 _WEAK_MODEL_ISSUES = 0.1  # of the training images; more label issues mean that the model is weak
 _GOOD_RECALL = 0.9  # macro recall, from which on the summary is green
 _MAX_BYTES = 1 << 26  # of a file of the run
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,6 @@ class Thumbnail:
         uri: a small JPEG as a data URI; empty if the file cannot be read any more.
         true: its class.
         predicted: the most probable class.
-        confidence: the probability of the predicted class.
         probabilities: of the most probable classes and the true one, by name.
     """
 
@@ -90,7 +91,6 @@ class Thumbnail:
     uri: str
     true: str
     predicted: str
-    confidence: float
     probabilities: Mapping[str, float]
 
 
@@ -119,9 +119,6 @@ def report_evaluation(model: Path, evaluation: Evaluation) -> None:
     Args:
         model: run folder or checkpoint file.
         evaluation: of this model.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written.
     """
     home = model if model.is_dir() else find_checkpoint(model).parent
     predict = shlex.join(["python", "scripts/predict.py", str(model), "FOLDER"])
@@ -158,7 +155,7 @@ def write_report(
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])
     issues = (context.label_issues or ())[:_MAX_LABEL_ISSUES]
-    uris = encode_thumbnails([context.image_root / issue["path"] for issue in issues])
+    uris = parallel_map(_encode_thumbnail, [context.image_root / issue["path"] for issue in issues])
     max_issues = _WEAK_MODEL_ISSUES * context.num_train_images
     page = render_template(
         "report.html.jinja",
@@ -236,17 +233,14 @@ def select_thumbnails(
 
     Returns:
         C rows of C cells, none for more than 40 classes; the most confident mistakes of all.
-
-    Raises:
-        OutputError: if a decoding process was killed.
-        Stopped: if a signal asks for an end.
     """
     mistakes = most_confident_mistakes(predictions.probabilities, predictions.labels, MAX_MISTAKES)
-    cells = _group_by_cell(predictions) if len(classes) <= _MAX_MATRIX_CLASSES else {}
+    numbers = range(len(classes)) if len(classes) <= _MAX_MATRIX_CLASSES else ()
+    cells = _group_by_cell(predictions) if numbers else {}
     num_shown = min(MAX_CELL_THUMBNAILS, MAX_THUMBNAILS // max(1, len(cells)))
     chosen = {index for cell in cells.values() for index in cell[:num_shown]} | set(mistakes)
     order = sorted(chosen)
-    uris = encode_thumbnails([predictions.files[index] for index in order])
+    uris = parallel_map(_encode_thumbnail, [predictions.files[index] for index in order])
     thumbnails = {
         index: _make_thumbnail(predictions, classes, index, uri)
         for index, uri in zip(order, uris, strict=True)
@@ -254,16 +248,14 @@ def select_thumbnails(
 
     def make_cell(row: int, column: int) -> ConfusionCell:
         indices = cells.get((row, column), [])
-        shown, listed = indices[:num_shown], indices[num_shown : num_shown + _MAX_CELL_PATHS]
         return ConfusionCell(
             classes[row],
             classes[column],
             len(indices),
-            [thumbnails[index] for index in shown],
-            [predictions.paths[index] for index in listed],
+            [thumbnails[index] for index in indices[:num_shown]],
+            [predictions.paths[index] for index in indices[num_shown:][:_MAX_CELL_PATHS]],
         )
 
-    numbers = range(len(classes)) if cells else ()
     matrix = [[make_cell(row, column) for column in numbers] for row in numbers]
     return matrix, [thumbnails[index] for index in mistakes]
 
@@ -286,26 +278,13 @@ def _make_thumbnail(
 ) -> Thumbnail:
     label, probabilities = int(predictions.labels[index]), predictions.probabilities[index].tolist()
     order = sorted(range(len(classes)), key=lambda number: -probabilities[number])
-    shown = {classes[number]: probabilities[number]
-             for number in sorted({*order[:_MAX_BARS], label})}  # fmt: skip
-    predicted = order[0]
-    return Thumbnail(
-        predictions.paths[index], uri, classes[label], classes[predicted],
-        probabilities[predicted], shown,
-    )  # fmt: skip
-
-
-def encode_thumbnails(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield a small JPEG of each file as a data URI; an empty one if it cannot be read.
-
-    Raises:
-        OutputError: if a decoding process was killed.
-        Stopped: if a signal asks for an end.
-    """
-    return parallel_map(_encode_thumbnail, paths)
+    shown = sorted({*order[:_MAX_BARS], label})
+    bars = {classes[number]: probabilities[number] for number in shown}
+    return Thumbnail(predictions.paths[index], uri, classes[label], classes[order[0]], bars)
 
 
 def _encode_thumbnail(path: Path) -> str:
+    """Return a small JPEG of a file as a data URI; an empty one if the file cannot be read."""
     try:
         image = open_upright(read_file(path), _THUMBNAIL_SIZE).image
     except UnreadableError:
@@ -322,54 +301,43 @@ def read_metrics_rows(run: Path) -> list[dict[str, Any]]:
     Returns:
         The last row of each epoch; none, after a warning, if the file is damaged.
     """
-    rows = _read(run / "metrics.jsonl", _parse_metrics)
-    return list({row["epoch"]: row for row in rows}.values())
+
+    def parse(text: str) -> list[dict[str, Any]]:
+        rows: dict[int, dict[str, Any]] = {}
+        for row in map(json.loads, text.removesuffix("\n").split("\n")):
+            metrics = {
+                split: {name: float(value) for name, value in row[split].items()}
+                for split in ("train", "val")
+                if split in row or split == "train"
+            }
+            epoch = int(row["epoch"])
+            rows[epoch] = {"epoch": epoch, "step": int(row["step"]), **metrics}
+        return list(rows.values())
+
+    return _read(run / "metrics.jsonl", parse)
 
 
-def read_label_issues(run: Path) -> list[Mapping[str, str]]:
+def read_label_issues(run: Path) -> list[dict[str, str]]:
     """Read `label_issues.csv`; return no rows, after a warning, if the file is damaged."""
-    return _read(run / "label_issues.csv", _parse_label_issues)
+
+    def parse(text: str) -> list[dict[str, str]]:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        for row in rows:
+            columns = (row["path"], row["label"], row["predicted"])
+            if None in columns or not 0 <= float(row["disagreement"]) <= 1:
+                raise ValueError("unexpected columns or values")
+        return rows
+
+    return _read(run / "label_issues.csv", parse)
 
 
-def _parse_metrics(text: str) -> list[dict[str, Any]]:
-    rows = []
-    for line in text.removesuffix("\n").split("\n"):
-        row = json.loads(line)
-        metrics = {
-            split: {name: float(value) for name, value in row[split].items()}
-            for split in ("train", "val")
-            if split in row or split == "train"
-        }
-        rows.append({"epoch": int(row["epoch"]), "step": int(row["step"]), **metrics})
-    return rows
-
-
-def _parse_label_issues(text: str) -> list[Mapping[str, str]]:
-    rows: list[Mapping[str, str]] = list(csv.DictReader(io.StringIO(text, newline="")))
-    for row in rows:
-        columns = (row["path"], row["label"], row["predicted"])
-        if None in columns or not 0 <= float(row["disagreement"]) <= 1:
-            raise ValueError("unexpected columns or values")
-    return rows
-
-
-def _read(path: Path, parse: Callable[[str], list[Any]]) -> list[Any]:
+def _read(path: Path, parse: Callable[[str], list[_Row]]) -> list[_Row]:
     """Parse the text of a file; warn and return no rows if it is huge or damaged."""
     if not path.is_file():  # also not a device, which never ends
         return []
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_BYTES).decode("utf-8", "surrogateescape")
-        return parse(text)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-        csv.Error,
-    ) as error:
+            return parse(file.read(_MAX_BYTES).decode("utf-8", "surrogateescape"))
+    except Exception as error:  # damage raises any of a dozen types
         warn(f"{printable(path)}: cannot be read: {error}; it is ignored")
         return []

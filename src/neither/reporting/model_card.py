@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,12 @@ def describe_splits(splits_file: Path, classes: Sequence[str]) -> str:
     Raises:
         DataError: if the file cannot be read back.
     """
-    counts = Counter((split, label) for _, label, split, _, _ in read_splits(splits_file))
+    counts: Counter[tuple[str, str]] = Counter()
+    left_out: list[str] = []
+    for path, label, split, _, reason in read_splits(splits_file):
+        counts[split, label] += 1
+        if not split and len(left_out) < _MAX_LISTED:
+            left_out.append(f"    {printable(path)}: {printable(reason)}\n")
     rows = [
         [split or "left out", *(f"{counts[split, name]:,}" for name in classes),
          f"{sum(counts[split, name] for name in classes):,}"]
@@ -77,11 +81,6 @@ def describe_splits(splits_file: Path, classes: Sequence[str]) -> str:
     ]  # fmt: skip
     table = [["images", *map("`{}`".format, classes), "all"], ["---", *["---:"] * len(rows[0][1:])]]
     text = "".join(f"| {' | '.join(row)} |\n" for row in table + rows)
-    left_out = (row for row in read_splits(splits_file) if not row[2])
-    lines = [
-        f"    {printable(path)}: {printable(reason)}\n"
-        for path, _, _, _, reason in islice(left_out, _MAX_LISTED)
-    ]
-    if lines:
-        text += f"\nLeft out, the first {len(lines)}; `splits.csv` lists each:\n\n{''.join(lines)}"
-    return text
+    if left_out:
+        text += f"\nLeft out, the first {len(left_out)}; `splits.csv` lists each:\n\n"
+    return text + "".join(left_out)

@@ -156,9 +156,9 @@ def write_label_issues(path: Path, rows: Sequence[dict[str, str]]) -> None:
     """Write `label_issues.csv` atomically; warn and go on if the disk is full."""
     try:
         with files.atomic_writer(path) as file:
-            file.write(csv_line(_COLUMNS).encode())
+            file.write(csv_line(_COLUMNS))
             for row in rows:
                 cells = [safe_cell(row["path"]), *(row[name] for name in _COLUMNS[1:])]
-                file.write(csv_line(cells).encode("utf-8", "surrogateescape"))
+                file.write(csv_line(cells))
     except OSError as error:
         warn(f"{path}: cannot be written: {error}; training continues without it")

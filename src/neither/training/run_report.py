@@ -20,7 +20,6 @@ from neither.reporting.model_card import write_model_card
 from neither.runtime.console import read_warnings
 from neither.runtime.devices import choose_compute
 from neither.runtime.errors import DataError, UserError
-from neither.runtime.files import make_folder
 from neither.training.run_folder import RunFolder, read_environment
 
 _MAX_WARNINGS = 20
@@ -47,10 +46,8 @@ def report_run(config: Config, run: RunFolder) -> None:
     source, splits_file = config.data.source, run.folder / "splits.csv"
     classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
     folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
-    make_folder(folder)
     val = read_split(splits_file, source, "val")
-    evaluation = evaluate(classifier, val, None, (), folder)
-    (folder / "report.html").unlink(missing_ok=True)  # of an earlier evaluation
+    evaluation = evaluate(classifier, val, folder)
     if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
     evaluate_text = evaluate_command(config, run.folder)
