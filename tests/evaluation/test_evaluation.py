@@ -311,6 +311,7 @@ class BrokenNetwork(nn.Module):
 def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_text("of an earlier evaluation\n")
     with pytest.raises(CheckpointError, match="not finite"):
         score(replace(classifier, network=BrokenNetwork()), labelled, tmp_path / "out")

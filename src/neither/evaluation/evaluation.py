@@ -136,9 +136,8 @@ def evaluate_path(
     output_dir = output_dir or home / "evaluations" / name
     for root in roots:
         files.require_outside(output_dir, root)
-    splits_file = model / "splits.csv"
     trained_on: Collection[str] = ()
-    if splits_file.is_file():
+    if (splits_file := model / "splits.csv").is_file():
         trained_on = read_hashes(splits_file, "train")
     else:
         info(

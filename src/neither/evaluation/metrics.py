@@ -105,10 +105,6 @@ def per_class_metrics(
     """Return precision, recall, f1 and the number of images of each class, by name.
 
     A metric whose denominator is 0 is absent.
-
-    Args:
-        confusion: (C, C) int64 counts; row = true class, column = predicted class.
-        classes: C names.
     """
     columns = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
     rows = zip(classes, *(column.tolist() for column in columns), strict=True)
@@ -150,12 +146,10 @@ def wilson_interval(fraction: float, num: int) -> tuple[float, float]:
 
 
 def _bootstrap(num_images: int, compute: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a metric (Efron's bootstrap, 1979).
+    """Return the 95 % percentile interval of a metric of N images (Efron's bootstrap, 1979).
 
-    Args:
-        num_images: N of 1 or more.
-        compute: takes (D, N) float64, how often each image occurs in each of D resampled sets, and
-            returns the (D,) metrics; NaN where a set has none.
+    `compute` takes (D, N) float64, how often each image occurs in each of D resampled sets, and
+    returns the (D,) metrics; NaN where a set has none.
     """
     generator = torch.Generator().manual_seed(_SEED)
     metrics = []

@@ -181,13 +181,7 @@ class Classifier:
     def scores(self, logits: Tensor) -> Tensor:
         """Divide logits by the temperature and shift them to the priors (Saerens et al., 2002).
 
-        Softmax of the scores gives the probabilities.
-
-        Args:
-            logits: (N, C).
-
-        Returns:
-            (N, C) float64.
+        Softmax of the scores gives the probabilities; both are (N, C) float64.
         """
         scores = logits.double() / self.temperature
         if not self.priors:
@@ -241,12 +235,7 @@ class Classifier:
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:
-    """Load a run's `best.pt`, or one checkpoint file.
-
-    Raises:
-        UsageError: if the path does not exist.
-        CheckpointError: if the checkpoint cannot be used.
-    """
+    """Load a run's `best.pt`, or one checkpoint file, as `load_checkpoint` does."""
     checkpoint = load_checkpoint(path)
     return Classifier(
         checkpoint.build().to(device),
@@ -282,9 +271,6 @@ def compute_logits(
 
     Returns:
         (N, C) float32 on the CPU.
-
-    Raises:
-        Stopped: if a signal asks for an end.
     """
     parts = []
     padded = torch.zeros((BATCH_SIZE, *pixels.shape[1:]), dtype=torch.uint8)

@@ -68,9 +68,6 @@ def compute_heat_map(classifier: Classifier, pixels: NDArray[np.uint8], label: i
 
     Returns:
         (h, w) float32 on the CPU.
-
-    Raises:
-        UsageError: if the network has no class activation maps.
     """
     batch = torch.from_numpy(pixels[None]).to(classifier.device)
     images = normalize(batch, classifier.preprocessing)

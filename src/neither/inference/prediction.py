@@ -55,17 +55,14 @@ def decide(
     confidence = probabilities[predicted]
     decision, reason = predicted, "no threshold"
     if threshold is not None:
-        accepted = confidence >= threshold
-        digits = _MIN_DIGITS if accepted else _digits_to_distinguish(confidence, threshold)
-        decision = predicted if accepted else UNSURE
-        reason = f"{confidence:.{digits}f} {'>=' if accepted else '<'} {threshold:.{digits}f}"
+        decision, sign, digits = predicted, ">=", _MIN_DIGITS
+        if confidence < threshold:
+            decision, sign = UNSURE, "<"
+            # As many decimals as show the difference, so that no reason reads 0.9877 < 0.9877.
+            while digits < _MAX_DIGITS and f"{confidence:.{digits}f}" == f"{threshold:.{digits}f}":
+                digits += 1
+        reason = f"{confidence:.{digits}f} {sign} {threshold:.{digits}f}"
     return Prediction(path, probabilities, predicted, decision, reason, confidence)
-
-
-def _digits_to_distinguish(one: float, other: float) -> int:
-    """Return how many decimals show a difference, so that no reason reads 0.9877 < 0.9877."""
-    digits = range(_MIN_DIGITS, _MAX_DIGITS)
-    return next((num for num in digits if f"{one:.{num}f}" != f"{other:.{num}f}"), _MAX_DIGITS)
 
 
 def csv_header(classes: Sequence[str]) -> bytes:
@@ -107,12 +104,7 @@ def to_json(prediction: Prediction) -> str:
 
 
 def to_bars(prediction: Prediction, blocks: bool = True) -> str:
-    """Return a line for a terminal: the decision, the largest probabilities as bars, the path.
-
-    Args:
-        prediction: of one image.
-        blocks: use block characters; otherwise ASCII.
-    """
+    """Return a line for a terminal: the decision, the largest probabilities as bars, the path."""
     path, pairs = printable(prediction.path), list(prediction.probabilities.items())
     if not pairs:
         return f"{'unreadable':{_NAME_WIDTH}}  {path}: {printable(prediction.error)}\n"

@@ -39,9 +39,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            _conv(3, width, stride=2), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(*_conv_bn(3, width, stride=2), nn.ReLU(inplace=True))
         blocks: list[nn.Module] = []
         channels = width
         for multiple, num_blocks in _STAGES:
@@ -66,11 +64,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Sequential(
-            _conv(in_channels, out_channels, stride),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
+            *_conv_bn(in_channels, out_channels, stride), nn.ReLU(inplace=True)
         )
-        self.second = nn.Sequential(_conv(out_channels, out_channels), nn.BatchNorm2d(out_channels))
+        self.second = nn.Sequential(*_conv_bn(out_channels, out_channels, stride=1))
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             # Pooling before the 1x1 convolution uses every pixel (He et al., 2019, "ResNet-D").
@@ -136,7 +132,8 @@ def _init_near_zero(head: nn.Linear, std: float) -> None:
     nn.init.zeros_(head.bias)
 
 
-def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def _conv_bn(in_channels: int, out_channels: int, stride: int) -> tuple[nn.Module, nn.Module]:
     # PyTorch's default initialisation learns fastest here, before batch norm: both He's and blocks
     # that start as the identity were worse after few epochs.
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    return conv, nn.BatchNorm2d(out_channels)

@@ -6,7 +6,6 @@ They are read only when a run starts; later its checkpoints hold all weights.
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -15,7 +14,11 @@ from torch import Tensor
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import check_values, load_weights
-from neither.models.torchvision_networks import TorchvisionNetwork, check_network_name
+from neither.models.torchvision_networks import (
+    TorchvisionNetwork,
+    check_network_name,
+    published_weights,
+)
 from neither.runtime import files
 from neither.runtime.console import info
 from neither.runtime.errors import CheckpointError, UsageError
@@ -33,7 +36,8 @@ def match_preprocessing(preprocessing: Preprocessing, settings: Model) -> Prepro
     """
     if settings.weights == "none":
         return preprocessing
-    transforms = _torchvision_weights(settings.name).transforms()
+    check_network_name(settings.name)
+    transforms = published_weights(settings.name).transforms()
     return replace(preprocessing, mean=tuple(transforms.mean), std=tuple(transforms.std))
 
 
@@ -51,7 +55,7 @@ def load_pretrained(network: TorchvisionNetwork, settings: Model, image_size: in
         OutputError: if the weights cannot be downloaded.
         Stopped: if a signal asks for an end during the download.
     """
-    published = _torchvision_weights(settings.name)
+    published = published_weights(settings.name)
     size = published.transforms().crop_size[0]
     note = f"torchvision's own weights are for images of {size} pixels"
     path = Path(settings.weights).expanduser()
@@ -74,14 +78,6 @@ def load_pretrained(network: TorchvisionNetwork, settings: Model, image_size: in
             f"{path}: for {settings.name} with {image_size} pixels {error}; {note}"
         ) from error
     info(f"weights: {path}, without the head; {note}, images here have {image_size}")
-
-
-def _torchvision_weights(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
-    """Return torchvision's default weights of a network, with url and transforms."""
-    check_network_name(name)
-    from torchvision import models
-
-    return models.get_model_weights(name).DEFAULT
 
 
 def _download(name: str, url: str) -> Path:

@@ -28,44 +28,21 @@ def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Compute `to_probabilities` without checks and without conversion, for an exported graph.
-
-    Args:
-        logits: (B, C), any floating-point type.
-        temperature: T > 0.
-
-    Returns:
-        (B, C) in [0, 1], of the same type.
-    """
+    """Compute `to_probabilities` without checks and without conversion, for an exported graph."""
     return torch.softmax(logits / temperature, dim=1)
 
 
 def to_log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Compute the logarithm of `to_probabilities`, exact where a probability rounds to zero.
 
-    Args:
-        logits: (B, C), any floating-point type; the result is computed in float64.
-        temperature: T > 0.
-
-    Returns:
-        (B, C) float64, at most 0.
-
-    Raises:
-        ValueError: if a logit is not finite, or T not above 0.
+    Takes and raises the same; returns (B, C) float64, at most 0.
     """
     _check_finite(logits, temperature)
     return torch.log_softmax(logits.double() / temperature, dim=1)
 
 
 def label_probabilities(losses: Tensor) -> Tensor:
-    """Compute the probability of each label from its cross entropy: exp(-loss).
-
-    Args:
-        losses: (N,) cross entropy in nats, at least 0, any floating-point type.
-
-    Returns:
-        (N,) in [0, 1], of the same type.
-    """
+    """Compute exp(-losses): the (N,) probabilities of labels from their cross entropy in nats."""
     return (-losses).exp()
 
 

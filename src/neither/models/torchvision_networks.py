@@ -80,6 +80,13 @@ def check_network_name(name: str) -> None:
         )
 
 
+def published_weights(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
+    """Return torchvision's own weights of one of its networks, with url and transforms."""
+    from torchvision import models
+
+    return models.get_model_weights(name).DEFAULT
+
+
 def check_image_size(network: TorchvisionNetwork, name: str, num: int, size: int) -> None:
     """Check with a forward pass that a network can train on images of a size.
 
@@ -136,9 +143,7 @@ def _size_error(name: str, images: str, error: Exception) -> Exception:
     """Return a `UsageError` that the network cannot take these images; out of memory stays."""
     if is_out_of_memory(error):
         return error
-    from torchvision import models
-
-    size = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
+    size = published_weights(name).transforms().crop_size[0]
     reason = str(error).strip().partition("\n")[0]
     return UsageError(
         f"data.image_size: {name} cannot train on {images} ({reason}); torchvision's own weights "

@@ -96,14 +96,10 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class ConfusionCell:
-    """The images of one true and one predicted class.
+    """The images of one true class, the row, and one predicted class, the column.
 
-    Attributes:
-        true: class of the row.
-        predicted: class of the column.
-        num_images: number of images.
-        thumbnails: of some: of mistakes the most confident first, of others the least confident.
-        paths: of further images.
+    Some have a thumbnail: of mistakes the most confident, of others the least confident. `paths`
+    are those of further images.
     """
 
     true: str
@@ -114,12 +110,7 @@ class ConfusionCell:
 
 
 def report_evaluation(model: Path, evaluation: Evaluation) -> None:
-    """Write `report.html` beside the other results of an evaluation.
-
-    Args:
-        model: run folder or checkpoint file.
-        evaluation: of this model.
-    """
+    """Write the report of a run or checkpoint file beside the other results of its evaluation."""
     home = model if model.is_dir() else find_checkpoint(model).parent
     predict = shlex.join(["python", "scripts/predict.py", str(model), "FOLDER"])
     context = ReportContext(
@@ -150,7 +141,6 @@ def write_report(
     Raises:
         OSError: if the disk is full or the folder cannot be written.
         OutputError: if a decoding process was killed.
-        Stopped: if a signal asks for an end.
     """
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])

@@ -59,15 +59,7 @@ def write_model_card(
 
 
 def describe_splits(splits_file: Path, classes: Sequence[str]) -> str:
-    """Return a Markdown table of the images of each class and split, and some that are excluded.
-
-    Args:
-        splits_file: `splits.csv` of the run.
-        classes: names.
-
-    Raises:
-        DataError: if the file cannot be read back.
-    """
+    """Return a Markdown table of the images by class and split, and the first that are left out."""
     counts: Counter[tuple[str, str]] = Counter()
     left_out: list[str] = []
     for path, label, split, _, reason in read_splits(splits_file):

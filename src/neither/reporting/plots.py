@@ -44,9 +44,10 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], metric: str, as_percent: bool
     values: list[float] = []
     for split, color in (("train", _TRAIN), ("val", _VAL)):
         points = [
-            (row["epoch"], row[split][metric]) for row in rows if metric in row.get(split, {})
+            (row["epoch"], value)
+            for row in rows
+            if math.isfinite(value := row.get(split, {}).get(metric, math.nan))
         ]
-        points = [(epoch, value) for epoch, value in points if math.isfinite(value)]
         if points:
             values += [value for _, value in points]
             marker = "o" if len(points) == 1 else None
@@ -62,12 +63,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], metric: str, as_percent: bool
 
 
 def plot_reliability(bins: Sequence[Mapping[str, float]], title: str = "") -> Figure:
-    """Plot the accuracy of each bin of confidence with its 95 % interval.
-
-    Args:
-        bins: from `reliability_bins`.
-        title: of the plot.
-    """
+    """Plot the accuracy of each bin of `reliability_bins` with its 95 % interval."""
     figure, axes = _new_figure("confidence", "accuracy", True, title)
     accuracies = np.array([row["accuracy"] for row in bins])
     intervals = [wilson_interval(row["accuracy"], int(row["num_images"])) for row in bins]
@@ -87,12 +83,9 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], title: str = "") -> Fi
 def plot_risk_coverage(
     points: Sequence[tuple[float, float]], target_precision: float, title: str = ""
 ) -> Figure:
-    """Plot the error rate of the accepted images over the fraction of images that is accepted.
+    """Plot `risk_coverage`: the error rate of the accepted images over their fraction.
 
-    Args:
-        points: from `risk_coverage`.
-        target_precision: that the threshold is fitted to, drawn as the error rate it allows.
-        title: of the plot.
+    A dashed line shows the error rate that the target precision of the threshold allows.
     """
     figure, axes = _new_figure("images accepted, most confident first", "error rate", True, title)
     target = 1 - target_precision
