@@ -117,21 +117,6 @@ def test_a_threshold_leaves_the_unsure_to_a_person(
         assert row["reason"].split()[1] == (">=" if is_sure else "<")
 
 
-def test_temperature_reaches_the_probabilities_and_not_the_answers(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
-    cool, cool_rows = score(classifier, labelled, tmp_path / "cool")
-    hot, hot_rows = score(replace(classifier, temperature=5.0), labelled, tmp_path / "hot")
-    for key in ("nll", "brier", "ece", "temperature"):
-        assert cool[key] != hot[key]
-    for key in ("accuracy", "macro_recall", "confusion_matrix", "per_class", "decision"):
-        assert cool[key] == hot[key]
-    assert cool["refinement"] == pytest.approx(hot["refinement"])
-    for one, other in zip(cool_rows, hot_rows, strict=True):
-        assert one["predicted"] == other["predicted"]
-        assert float(one["confidence"]) > float(other["confidence"])
-
-
 def test_unreadable_files_keep_their_row_and_leave_the_figures_alone(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
@@ -226,17 +211,6 @@ def test_unseen_images_have_rows_relative_to_the_scored_folder(
     assert metrics == alone | {"num_images": 11}
 
 
-def test_two_evaluations_write_the_same_bytes(
-    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
-) -> None:
-    draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
-    for name in ("one", "other"):
-        score(classifier, labelled, tmp_path / name, tmp_path / "unseen")
-    for name in ("metrics.json", "predictions.csv"):
-        first = (tmp_path / "one" / name).read_bytes()
-        assert first == (tmp_path / "other" / name).read_bytes()
-
-
 def test_the_last_partial_batch_counts_whatever_the_processes(
     classifier: Classifier, tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,25 +293,6 @@ def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
     assert left.read_text() == "of an earlier evaluation\n"
 
 
-def test_two_classes_must_choose_even_for_a_teapot(
-    classifier: Classifier, tmp_path: Path, draw: Draw
-) -> None:
-    forced = replace(classifier, network=TwoColours(), classes=("human", "dog"), reject_class=None)
-    draw(tmp_path / "images" / "dog" / "0.png", "dog")
-    draw(tmp_path / "images" / "neither" / "0.png", "neither", 1)
-    metrics, rows = score(forced, tmp_path / "images", tmp_path / "out")
-    assert metrics["confusion_matrix"] == [[0, 0], [0, 1]]
-    assert metrics["out_of_distribution"]["neither"]["num_images"] == 1
-    assert {row["predicted"] for row in rows} <= {"human", "dog"}
-
-
-class TwoColours(nn.Module):
-    """Green against red."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean(dim=(2, 3))[:, [1, 0]]
-
-
 # Red is a dog, green a human, blue neither: one logit each, at temperature 1.25.
 LOGITS = torch.tensor([[5.0, 0, 0]] * 3 + [[0, 5.0, 0]] * 3 + [[0, 0, 5.0]] * 3 + [[0, 2.5, 0]])
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
@@ -377,15 +332,3 @@ def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:
     assert "auroc" not in alone["selective"]
     assert "null" not in json.dumps(alone)
     assert "NaN" not in json.dumps(alone)
-
-
-def test_other_priors_move_every_figure(classifier: Classifier) -> None:
-    known = replace(classifier, class_frequencies=(0.25, 0.5, 0.25))
-    priors = known.with_priors({"dog": 0.05, "human": 0.05, "neither": 0.9})
-    # p * prior / frequency, and all divided by their sum.
-    parts = [0.05 / 0.25, math.exp(2) * 0.05 / 0.5, 0.9 / 0.25]
-    expected = [each / sum(parts) for each in parts]
-    assert priors.probabilities(LOGITS[-1:])[0].tolist() == pytest.approx(expected)
-    assert compute_metrics(priors, LOGITS, LABELS)["accuracy"] == 1.0
-    same = known.with_priors(dict(zip(known.classes, known.class_frequencies, strict=True)))
-    assert same.probabilities(LOGITS).allclose(known.probabilities(LOGITS))

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics and a table by hand; intervals against theory."""
+"""Metrics against scikit-learn, intervals against theory."""
 
 import math
 import warnings
@@ -12,11 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-)
 
 from neither.evaluation.metrics import (
     accuracy,
@@ -56,17 +51,14 @@ def make_logits(num: int, seed: int, spread: float = 5.0) -> tuple[Tensor, Tenso
 
 @given(answers)
 @quick
-def test_confusion_accuracy_and_macro_recall_agree_with_the_oracles(
+def test_confusion_accuracy_and_macro_recall_agree_with_scikit_learn(
     pairs: list[tuple[int, int]],
 ) -> None:
     labels, predicted = columns(pairs)
     confusion = confusion_matrix(labels, predicted, NUM_CLASSES)
     every = list(range(NUM_CLASSES))
     assert confusion.tolist() == oracle.confusion_matrix(labels, predicted, labels=every).tolist()
-    assert torch.equal(confusion, multiclass_confusion_matrix(predicted, labels, NUM_CLASSES))
     assert accuracy(confusion) == oracle.accuracy_score(labels, predicted)
-    theirs = multiclass_accuracy(predicted, labels, NUM_CLASSES, average="micro")
-    assert accuracy(confusion) == pytest.approx(theirs.item(), rel=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of predictions without images
         balanced = oracle.balanced_accuracy_score(labels, predicted)
@@ -75,13 +67,12 @@ def test_confusion_accuracy_and_macro_recall_agree_with_the_oracles(
 
 @given(answers)
 @quick
-def test_per_class_metrics_agree_with_the_oracles(pairs: list[tuple[int, int]]) -> None:
+def test_per_class_metrics_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = columns(pairs)
     found = per_class_metrics(confusion_matrix(labels, predicted, NUM_CLASSES), CLASSES)
     precision, recall, f1, num_images = oracle.precision_recall_fscore_support(
         labels, predicted, labels=list(range(NUM_CLASSES)), zero_division=np.nan
     )
-    their_f1 = multiclass_f1_score(predicted, labels, NUM_CLASSES, average=None)
     assert list(found) == list(CLASSES)
     for number, row in enumerate(found.values()):
         assert row["num_images"] == num_images[number]
@@ -92,7 +83,6 @@ def test_per_class_metrics_agree_with_the_oracles(pairs: list[tuple[int, int]]) 
         if "recall" in row:
             assert row["recall"] == pytest.approx(recall[number], rel=1e-12)
             assert row["f1"] == pytest.approx(f1[number], rel=1e-12)
-            assert row["f1"] == pytest.approx(their_f1[number].item(), rel=1e-6)
 
 
 @given(st.integers(1, 60), st.integers(0, 1000), st.floats(0.5, 4))
@@ -118,23 +108,6 @@ def test_the_order_of_the_images_changes_no_bit_of_nll(seed: int, random: Random
     assert nll(logits, labels, 1.3).hex() == nll(logits[order], labels[order], 1.3).hex()
 
 
-def test_hand_worked_table() -> None:
-    assert accuracy(HAND) == 7 / 10
-    assert recalls(HAND) == [3 / 4, 4 / 6, None]
-    assert macro_recall(HAND) == pytest.approx((3 / 4 + 4 / 6) / 2)
-    assert per_class_metrics(HAND, CLASSES) == {
-        "dog": {"precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "num_images": 4},
-        "human": {"precision": 4 / 5, "recall": 4 / 6, "f1": 8 / 11, "num_images": 6},
-        "neither": {"num_images": 0},
-    }
-
-
-def test_a_class_that_is_predicted_without_having_images_has_a_precision_alone() -> None:
-    confusion = confusion_matrix(torch.tensor([0, 0]), torch.tensor([2, 0]), NUM_CLASSES)
-    assert per_class_metrics(confusion, CLASSES)["neither"] == {"precision": 0.0, "num_images": 0}
-    assert macro_recall(confusion) == 0.5
-
-
 def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
     assert curve_metrics(0.25, HAND, CLASSES) == {
         "loss": 0.25,
@@ -145,16 +118,6 @@ def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
     }
 
 
-def test_counts_add_up_whatever_the_batches() -> None:
-    labels, predicted = columns([(index % 3, index % 2) for index in range(50)])
-    parts = [confusion_matrix(labels[start : start + 16], predicted[start : start + 16], 3)
-             for start in range(0, 50, 16)]  # fmt: skip
-    whole = confusion_matrix(labels, predicted, 3)
-    assert torch.equal(torch.stack(parts).sum(0), whole)
-    assert whole.sum() == 50
-    assert whole[2, 0] == sum(index % 3 == 2 and index % 2 == 0 for index in range(50))
-
-
 def test_nothing_to_score_is_an_error_not_a_zero() -> None:
     with pytest.raises(ValueError, match="no image"):
         accuracy(EMPTY)
@@ -163,11 +126,6 @@ def test_nothing_to_score_is_an_error_not_a_zero() -> None:
     with pytest.raises(ValueError, match="no image"):
         nll(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 1.0)
     assert recalls(EMPTY) == [None, None, None]
-
-
-def test_a_logit_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        nll(torch.tensor([[0.0, math.nan]]), torch.tensor([0]), 1.0)
 
 
 def test_the_interval_of_a_fraction_is_that_of_the_binomial() -> None:

@@ -175,11 +175,6 @@ def test_risk_coverage_and_mistakes_by_hand() -> None:
     assert most_confident_mistakes(probabilities, labels, 9) == [3, 4, 2]
 
 
-def test_risks_of_equal_confidences_do_not_depend_on_the_order() -> None:
-    tied = tensor([0.6, 0.4]).expand(4, 2)
-    assert [risk for _, risk in risk_coverage(tied, torch.tensor([0, 0, 1, 1]))] == [0.5] * 4
-
-
 def test_a_long_curve_keeps_its_ends() -> None:
     num = 10_000
     confidences = torch.linspace(1, 0.51, num, dtype=torch.float64)

@@ -65,8 +65,3 @@ def test_a_network_without_an_averaged_feature_map_is_refused(name: str, size: i
     network = build_network(Model(name=name), 3, size, seed=1).eval()
     with pytest.raises(UsageError, match=f"--explain: with images of {size} pixels"):
         class_activation_maps(network, torch.randn(1, 3, size, size))
-
-
-def test_an_unknown_network_is_refused() -> None:
-    with pytest.raises(TypeError, match="Linear"):
-        class_activation_maps(nn.Linear(2, 2), torch.zeros(1, 2))

@@ -6,8 +6,6 @@ import io
 import math
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from copy import deepcopy
@@ -158,9 +156,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "image size of 0": {"preprocessing": {"image_size": 0}},
     "deviation of 0": {"preprocessing": {"image_size": 32, "std": (0.2, 0.0, 0.2)}},
     "temperature of 0": {"temperature": 0.0},
-    "infinite temperature": {"temperature": math.inf},
     "threshold above 1": {"threshold": 1.5},
-    "target precision above 1": {"target_precision": 1.5},
     "frequency below 0": {"class_frequencies": (-0.5, 0.5, 1.0)},
     "no classes": {"classes": ()},
     "alias of a number": {"aliases": {"a": 1}},
@@ -278,18 +274,6 @@ def test_a_wrong_config_of_version_1_is_refused(config: object, path: Path) -> N
 # Weights and paths
 
 
-def test_weights_of_another_network_are_refused_naming_the_first_differences(saved: Path) -> None:
-    wider = replace(load_checkpoint(saved), model=Model(width=16))
-    with pytest.raises(CheckpointError) as refused:
-        wider.build()
-    assert str(refused.value) == (
-        "the weights fit another network: "
-        "head.weight: (3, 64) in the checkpoint, (3, 128) wanted; "
-        "stages.0.first.0.weight: (16, 8, 3, 3) in the checkpoint, (32, 16, 3, 3) wanted; "
-        "stages.0.first.1.bias: (16,) in the checkpoint, (32,) wanted"
-    )
-
-
 def test_missing_and_unknown_weights_are_named_and_leave_the_network_unchanged() -> None:
     network = nn.Linear(3, 2)
     before = network.weight.clone()
@@ -345,36 +329,18 @@ def whole() -> bytes:
     return GOLDEN[-1].read_bytes()
 
 
-def sample(length: int) -> list[int]:
-    """Some offsets of a file, and all near its end, where the trailer is."""
-    return [*range(0, length - 200, 23), *range(length - 200, length)]
-
-
-@pytest.mark.fault("K01")
-def test_tensors_have_dotted_names() -> None:
-    nested = {"a": torch.ones(1), "b": {"word": "dog", "list": [torch.ones(2, 3)]}}
-    assert [name for name, _ in named_tensors(nested)] == ["a", "b.list.0"]
-
-
-@pytest.mark.fault("K03")
-def test_a_truncated_file_is_refused(path: Path, whole: bytes) -> None:
-    for length in sample(len(whole)):
-        assert is_refused(path, whole[:length]), length
-
-
-@pytest.mark.fault("K02")
-def test_extra_bytes_are_refused(path: Path, whole: bytes) -> None:
-    for number in (1, 2, TRAILER_BYTES, 1000, 100_000):
-        assert is_refused(path, whole + bytes(number)), number
-        assert is_refused(path, bytes(number) + whole), number
-    assert is_refused(path, whole + whole)
-
-
-def test_a_flipped_bit_is_refused(path: Path, whole: bytes) -> None:
-    for offset in sample(len(whole)):
+@pytest.mark.fault("K01", "K02", "K03")
+def test_a_damaged_file_is_refused(path: Path, whole: bytes) -> None:
+    """Cut or changed at some offsets, and at all near its end, where the trailer is; extended."""
+    for offset in (*range(0, len(whole) - 60, 97), *range(len(whole) - 60, len(whole))):
+        assert is_refused(path, whole[:offset]), offset
         flipped = bytearray(whole)
         flipped[offset] ^= 1 << offset % 8
         assert is_refused(path, bytes(flipped)), offset
+    for number in (1, TRAILER_BYTES, 100_000):
+        assert is_refused(path, whole + bytes(number)), number
+        assert is_refused(path, bytes(number) + whole), number
+    assert is_refused(path, whole + whole)
 
 
 @pytest.mark.fault("K01", "K02", "K03", "K06")
@@ -476,59 +442,46 @@ def test_a_file_runs_no_code(attack: Callable[[Path], object], path: Path, tmp_p
     assert canary.exists()  # the attack works on a careless reader
 
 
-def compressed(path: Path) -> None:
-    """An archive whose zeros take a thousandth of their size on disk."""
+def write_compressed(path: Path) -> None:
     buffer = io.BytesIO()
-    torch.save({"weight": torch.zeros(50_000_000)}, buffer)
+    torch.save({"weight": torch.zeros(1000)}, buffer)
     with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(path, "w") as small:
         for part in plain.namelist():
             small.writestr(part, plain.read(part), zipfile.ZIP_DEFLATED)
 
 
-def overlapping(path: Path) -> None:
-    """An archive whose directory names one part a thousand times."""
+def write_overlapping(path: Path) -> None:
+    """Write an archive whose directory names one part a thousand times."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}))
         archive.writestr("a/data/0", bytes(2**20))
         archive.filelist += [archive.filelist[1]] * 1000
 
 
-def many_keys(path: Path) -> None:
-    torch.save({str(number): number for number in range(700_000)}, path)
-
-
-def expanded(path: Path) -> None:
-    """A tensor of 10^11 numbers, each of them the same four bytes."""
-    torch.save({"weight": torch.zeros(1).expand(100_000_000_000)}, path)
-
-
-MEASURED = """
-import resource, sys
-from pathlib import Path
-from neither.models.checkpoint import read_archive
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for path in sys.argv[1:]:
-    try:
-        read_archive(Path(path))
-    except Exception as error:
-        print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+@pytest.mark.fault("K05")
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_compressed, "compressed"),
+        (write_overlapping, "overlaps"),
+        (lambda path: torch.save({"text": "x" * 2**23}, path), "too many values"),
+    ],
+    ids=["compressed", "overlapping", "large pickle"],
+)
+def test_a_file_that_would_grow_is_refused_before_it_is_loaded(
+    write: Callable[[Path], None], reason: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path)
+    monkeypatch.setattr(torch, "load", None)
+    assert_refused(path, reason)
+    add_trailer(path)
+    assert_refused(path, reason)
 
 
 @pytest.mark.fault("K05")
-def test_a_file_that_would_grow_is_refused_in_little_memory(tmp_path: Path) -> None:
-    paths = []
-    for write in (compressed, overlapping, many_keys, expanded):
-        paths += [tmp_path / f"{write.__name__}.pt", tmp_path / f"{write.__name__} trailer.pt"]
-        write(paths[-2])
-        paths[-1].write_bytes(paths[-2].read_bytes())
-        add_trailer(paths[-1])
-    done = subprocess.run([sys.executable, "-c", MEASURED, *paths], capture_output=True, text=True,
-                          timeout=120, check=True)  # fmt: skip
-    *errors, growth = done.stdout.splitlines()
-    reasons = ("compressed", "overlaps", "too many values", "more numbers than the file holds")
-    assert len(errors) == len(paths)
-    assert all(reasons[number // 2] in error for number, error in enumerate(errors))
-    if sys.platform == "linux":
-        assert int(growth) < 200_000  # kilobytes
+def test_a_tensor_of_more_numbers_than_the_file_is_refused(path: Path) -> None:
+    """A hundred billion numbers, each of them the same four bytes."""
+    torch.save({"weight": torch.zeros(1).expand(100_000_000_000)}, path)
+    assert_refused(path, "more numbers than the file holds")
+    add_trailer(path)
+    assert_refused(path, "more numbers than the file holds")

@@ -80,12 +80,6 @@ def test_a_file_as_old_as_torch_0_3_is_loaded(tmp_path: Path) -> None:
     assert_loaded(load(tmp_path / "old.pth", "densenet121"), weights)
 
 
-def test_a_file_with_another_number_of_classes_is_loaded(tmp_path: Path) -> None:
-    weights = weights_of(NAME) | {"fc.weight": torch.zeros(12, 1024), "fc.bias": torch.zeros(12)}
-    torch.save(weights, tmp_path / "own.pth")
-    assert_loaded(load(tmp_path / "own.pth"), weights)
-
-
 def test_weights_of_another_network_are_refused_with_the_first_differences(tmp_path: Path) -> None:
     torch.save(weights_of("mnasnet0_5"), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=rf"other\.pth: for {NAME} ") as refused:

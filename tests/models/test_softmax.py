@@ -193,12 +193,6 @@ def test_the_cross_entropy_of_equal_logits_is_ln_3(size: float) -> None:
     assert nll(torch.full((4, 3), size), torch.arange(4) % 3, 1.0) == pytest.approx(math.log(3))
 
 
-@pytest.mark.property("P9")
-def test_the_cross_entropy_of_no_image_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no image"):
-        nll(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 1.0)
-
-
 def _row(scores: Sequence[float], temperature: float = 1.0) -> list[float]:
     row: list[float] = to_probabilities(torch.tensor([scores]), temperature)[0].tolist()
     return row
