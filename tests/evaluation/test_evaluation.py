@@ -1,4 +1,4 @@
-"""Scoring folders: what is counted where, and what the files say."""
+"""Evaluating folders: what is counted where, and the content of the files."""
 
 import csv
 import io
@@ -26,13 +26,13 @@ from neither.runtime.errors import CheckpointError
 Draw = Callable[..., None]
 
 
-def score(
-    classifier: Classifier, images: Path, output_dir: Path, unseen: Path | None = None
+def run_evaluate(
+    classifier: Classifier, path: Path, output_dir: Path, unseen: Path | None = None
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Evaluate as the command does; return what the two files hold."""
-    scored = find_evaluation_images(images, classifier.classes, None)
+    images = find_evaluation_images(path, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
-    returned = evaluate(classifier, scored, output_dir, others).metrics
+    returned = evaluate(classifier, images, output_dir, others).metrics
     metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
     assert metrics == returned
     written = {path.name for path in output_dir.iterdir()}
@@ -60,16 +60,16 @@ def labelled(tmp_path: Path, draw: Draw) -> Path:
     return root
 
 
-def test_figures_of_a_labelled_folder(
+def test_metrics_of_a_labelled_folder(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
-    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    metrics, rows = run_evaluate(classifier, labelled, tmp_path / "out")
     assert metrics.pop("nll") > 0
-    for figures_of_probabilities in (
+    for key in (
         "brier", "ece", "adaptive_ece", "classwise_ece", "expected_if_calibrated", "refinement",
         "reliability", "intervals", "selective",
     ):  # fmt: skip
-        assert metrics.pop(figures_of_probabilities)
+        assert metrics.pop(key)
     assert metrics == {
         "schema_version": 1,
         "num_images": 8,
@@ -92,16 +92,18 @@ def test_figures_of_a_labelled_folder(
     assert by_path(rows)["dog/odd.png"]["predicted"] == "human"
 
 
-def test_a_threshold_leaves_the_unsure_to_a_person(
+def test_below_the_threshold_a_decision_is_unsure(
     classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
 ) -> None:
-    draw(labelled / "teapot" / "sure.png", "dog")
-    draw(labelled / "teapot" / "doubtful.png", "dog", 100)
-    _, rows = score(classifier, labelled, tmp_path / "first")
+    draw(labelled / "teapot" / "confident.png", "dog")
+    draw(labelled / "teapot" / "faint.png", "dog", 100)
+    _, rows = run_evaluate(classifier, labelled, tmp_path / "first")
     confidences = {row["path"]: float(row["confidence"]) for row in rows}
-    assert confidences["teapot/doubtful.png"] < confidences["teapot/sure.png"]
-    threshold = sum(confidences[f"teapot/{name}.png"] for name in ("doubtful", "sure")) / 2
-    metrics, rows = score(replace(classifier, threshold=threshold), labelled, tmp_path / "out")
+    assert confidences["teapot/faint.png"] < confidences["teapot/confident.png"]
+    threshold = sum(confidences[f"teapot/{name}.png"] for name in ("faint", "confident")) / 2
+    metrics, rows = run_evaluate(
+        replace(classifier, threshold=threshold), labelled, tmp_path / "out"
+    )
     assert metrics["threshold"] == threshold
     assert metrics["out_of_distribution"]["teapot"] == {
         "num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 0, "unsure": 1},
@@ -109,21 +111,21 @@ def test_a_threshold_leaves_the_unsure_to_a_person(
     known = [row for row in rows if row["true_label"] != "teapot"]
     accepted = [row for row in known if row["decision"] != "unsure"]
     assert metrics["decision"]["coverage"] == len(accepted) / len(known)
-    right = [row for row in accepted if row["predicted"] == row["true_label"]]
-    assert metrics["decision"]["precision"] == len(right) / len(accepted)
+    correct = [row for row in accepted if row["predicted"] == row["true_label"]]
+    assert metrics["decision"]["precision"] == len(correct) / len(accepted)
     for row in rows:
-        is_sure = float(row["confidence"]) >= threshold
-        assert row["decision"] == (row["predicted"] if is_sure else "unsure")
-        assert row["reason"].split()[1] == (">=" if is_sure else "<")
+        is_accepted = float(row["confidence"]) >= threshold
+        assert row["decision"] == (row["predicted"] if is_accepted else "unsure")
+        assert row["reason"].split()[1] == (">=" if is_accepted else "<")
 
 
-def test_unreadable_files_keep_their_row_and_leave_the_figures_alone(
+def test_unreadable_files_have_rows_and_change_no_metric(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
-    before, rows_before = score(classifier, labelled, tmp_path / "before")
+    before, rows_before = run_evaluate(classifier, labelled, tmp_path / "before")
     (labelled / "dog" / "1b.png").write_text("this is no image")
     (labelled / "human" / "0.jpg").touch()
-    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    metrics, rows = run_evaluate(classifier, labelled, tmp_path / "out")
     assert metrics.pop("num_unreadable") == 2
     assert before.pop("num_unreadable") == 0
     assert metrics == before
@@ -137,12 +139,24 @@ def test_unreadable_files_keep_their_row_and_leave_the_figures_alone(
         assert filled == {"path": path, "status": "unreadable", "true_label": label}
 
 
+def test_if_no_file_is_readable_there_are_rows_and_no_accuracy(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "dog").mkdir(parents=True)
+    for number in range(BATCH_SIZE + 1):
+        (tmp_path / "images" / "dog" / f"{number}.png").write_text("this is no image")
+    metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "out")
+    assert (metrics["num_images"], metrics["num_unreadable"]) == (0, BATCH_SIZE + 1)
+    assert metrics.keys().isdisjoint(("accuracy", "unlabelled", "out_of_distribution"))
+    assert {row["status"] for row in rows} == {"unreadable"}
+
+
 def test_an_unlabelled_folder_has_predictions_but_no_accuracy(
     classifier: Classifier, tmp_path: Path, draw: Draw
 ) -> None:
     draw(tmp_path / "images" / "one.png", "dog")
     draw(tmp_path / "images" / "holiday" / "two.png", "neither")
-    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "out")
+    metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "out")
     assert metrics == {
         "schema_version": 1,
         "num_images": 2,
@@ -158,26 +172,28 @@ def test_an_unlabelled_folder_has_predictions_but_no_accuracy(
     }
 
 
-def test_a_file_is_scored_alone(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
-    metrics, (row,) = score(classifier, labelled / "dog" / "odd.png", tmp_path / "out")
+def test_one_file_is_evaluated_alone(
+    classifier: Classifier, labelled: Path, tmp_path: Path
+) -> None:
+    metrics, (row,) = run_evaluate(classifier, labelled / "dog" / "odd.png", tmp_path / "out")
     assert metrics["num_images"] == 1
     assert "accuracy" not in metrics
     assert (row["path"], row["predicted"], row["true_label"]) == ("odd.png", "human", "")
-    _, rows = score(classifier, labelled, tmp_path / "all")
+    _, rows = run_evaluate(classifier, labelled, tmp_path / "all")
     same = by_path(rows)["dog/odd.png"]
     assert {row[f"prob_{name}"] == same[f"prob_{name}"] for name in classifier.classes} == {True}
 
 
-def test_foreign_folders_have_their_rows_and_no_part_in_accuracy(
+def test_out_of_distribution_folders_have_rows_and_no_part_in_accuracy(
     classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
 ) -> None:
-    alone, _ = score(classifier, labelled, tmp_path / "alone")
-    for number, colour in enumerate(["dog", "neither", "neither"]):
-        draw(labelled / "teapot" / f"{number}.png", colour)
+    alone, _ = run_evaluate(classifier, labelled, tmp_path / "alone")
+    for number, color in enumerate(["dog", "neither", "neither"]):
+        draw(labelled / "teapot" / f"{number}.png", color)
     draw(labelled / "dogs" / "0.png", "human")  # nearly a class is no class
     draw(labelled / "stray.png", "dog")  # beside the folders: no label at all
     (labelled / "teapot" / "bad.png").touch()
-    metrics, rows = score(classifier, labelled, tmp_path / "out")
+    metrics, rows = run_evaluate(classifier, labelled, tmp_path / "out")
     assert metrics["out_of_distribution"] == {
         "dogs": {"num_images": 1, "decided": {"dog": 0, "human": 1, "neither": 0}},
         "teapot": {"num_images": 3, "decided": {"dog": 1, "human": 0, "neither": 2}},
@@ -191,14 +207,14 @@ def test_foreign_folders_have_their_rows_and_no_part_in_accuracy(
     assert found["stray.png"]["true_label"] == ""
 
 
-def test_unseen_images_have_rows_relative_to_the_scored_folder(
+def test_unseen_images_have_rows_relative_to_the_evaluated_folder(
     classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
 ) -> None:
-    alone, rows_alone = score(classifier, labelled, tmp_path / "alone")
+    alone, rows_alone = run_evaluate(classifier, labelled, tmp_path / "alone")
     draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
     draw(tmp_path / "unseen" / "lamp" / "0.png", "neither")
     draw(tmp_path / "unseen" / "1.png", "neither")
-    metrics, rows = score(classifier, labelled, tmp_path / "out", tmp_path / "unseen")
+    metrics, rows = run_evaluate(classifier, labelled, tmp_path / "out", tmp_path / "unseen")
     assert rows[: len(rows_alone)] == rows_alone
     assert [(row["path"], row["true_label"]) for row in rows[len(rows_alone) :]] == [
         ("../unseen/1.png", "unseen"),
@@ -217,37 +233,37 @@ def test_the_last_partial_batch_counts_whatever_the_processes(
     num = BATCH_SIZE + 6
     for number in range(num):
         # Only the images past the first batch are wrong.
-        colour = "dog" if number < BATCH_SIZE else "human"
-        draw(tmp_path / "images" / "dog" / f"{number:03}.png", colour)
-    metrics, rows = score(classifier, tmp_path / "images", tmp_path / "one")
+        color = "dog" if number < BATCH_SIZE else "human"
+        draw(tmp_path / "images" / "dog" / f"{number:03}.png", color)
+    metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "one")
     assert metrics["confusion_matrix"] == [[BATCH_SIZE, 6, 0], [0, 0, 0], [0, 0, 0]]
     assert len(rows) == metrics["num_images"] == num
     monkeypatch.setattr(workers, "num_cores", lambda: 2)
-    assert score(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
+    assert run_evaluate(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
 
 
-def test_images_that_were_trained_on_are_counted_and_told(
+def test_images_that_were_trained_on_are_counted(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "unseen" / "kettle" / "0.png"
     copy.parent.mkdir(parents=True)
     copy.write_bytes((labelled / "dog" / "0.png").read_bytes())
-    (labelled / "dog" / "bad.png").write_bytes(b"was learned from before it was damaged")
-    scored = find_evaluation_images(labelled, classifier.classes, None)
+    (labelled / "dog" / "bad.png").write_bytes(b"was used for training before it was damaged")
+    images = find_evaluation_images(labelled, classifier.classes, None)
     unseen = find_unseen_images(tmp_path / "unseen", classifier.classes)
-    learned = {sha256((labelled / "dog" / name).read_bytes()).hexdigest()
+    used = {sha256((labelled / "dog" / name).read_bytes()).hexdigest()
                for name in ("0.png", "1.png", "bad.png")}  # fmt: skip
 
-    for trained_on, num in ((learned, 4), ({"0" * 64}, None), (set(), None)):
+    for trained_on, num in ((used, 4), ({"0" * 64}, None), (set(), None)):
         with log_to_folder(tmp_path):
-            metrics = evaluate(classifier, scored, tmp_path / "out", unseen, trained_on).metrics
+            metrics = evaluate(classifier, images, tmp_path / "out", unseen, trained_on).metrics
         assert metrics.get("num_trained_on") == num
         log = (tmp_path / "log.txt").read_text()
         assert ("4 of these 10 images" in log) == (num == 4)
         (tmp_path / "log.txt").unlink()
 
 
-def test_a_manifest_is_scored_row_by_row(
+def test_a_manifest_is_evaluated_row_by_row(
     classifier: Classifier, labelled: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "rows.csv"
@@ -255,8 +271,8 @@ def test_a_manifest_is_scored_row_by_row(
         "path,label\nimages/dog/odd.png,dog\nimages/human/0.png,human\n"
         f"{labelled}/human/1.png,teapot\nimages/human/2.png,\nimages/gone.png,human\n"
     )
-    scored = find_evaluation_rows(manifest, None)
-    metrics = evaluate(classifier, scored, tmp_path / "out").metrics
+    images = find_evaluation_rows(manifest, None)
+    metrics = evaluate(classifier, images, tmp_path / "out").metrics
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
     assert metrics["out_of_distribution"]["teapot"]["decided"] == {
@@ -276,7 +292,7 @@ def test_a_manifest_is_scored_row_by_row(
 
 
 class BrokenNetwork(nn.Module):
-    """What damaged weights make of every image."""
+    """A network with damaged weights."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.new_full((len(images), 3), math.nan)
@@ -288,7 +304,7 @@ def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_text("of an earlier evaluation\n")
     with pytest.raises(CheckpointError, match="not finite"):
-        score(replace(classifier, network=BrokenNetwork()), labelled, tmp_path / "out")
+        run_evaluate(replace(classifier, network=BrokenNetwork()), labelled, tmp_path / "out")
     (left,) = (tmp_path / "out").iterdir()
     assert left.read_text() == "of an earlier evaluation\n"
 
@@ -296,22 +312,21 @@ def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
 # Red is a dog, green a human, blue neither: one logit each, at temperature 1.25.
 LOGITS = torch.tensor([[5.0, 0, 0]] * 3 + [[0, 5.0, 0]] * 3 + [[0, 0, 5.0]] * 3 + [[0, 2.5, 0]])
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
-SURE = math.exp(4) / (math.exp(4) + 2)
-LESS = math.exp(2) / (math.exp(2) + 2)
+HIGH = math.exp(4) / (math.exp(4) + 2)
+LOW = math.exp(2) / (math.exp(2) + 2)
 
 
-def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
+def test_all_metrics_by_hand(classifier: Classifier) -> None:
     found = compute_metrics(classifier, LOGITS, LABELS)
-    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found))
-    losses = [-math.log(SURE)] * 9 + [-math.log((1 - LESS) / 2)]
+    losses = [-math.log(HIGH)] * 9 + [-math.log((1 - LOW) / 2)]
     assert found["accuracy"] == 0.9
     assert found["macro_recall"] == pytest.approx((1 + 1 + 3 / 4) / 3)
     assert found["nll"] == pytest.approx(sum(losses) / 10)
     assert found["refinement"] <= found["nll"]
-    assert found["ece"] == pytest.approx((9 * (1 - SURE) + LESS) / 10)
+    assert found["ece"] == pytest.approx((9 * (1 - HIGH) + LOW) / 10)
     assert found["reliability"] == [
-        {"num_images": 1, "confidence": pytest.approx(LESS), "accuracy": 0.0},
-        {"num_images": 9, "confidence": pytest.approx(SURE), "accuracy": 1.0},
+        {"num_images": 1, "confidence": pytest.approx(LOW), "accuracy": 0.0},
+        {"num_images": 9, "confidence": pytest.approx(HIGH), "accuracy": 1.0},
     ]
     assert found["selective"]["accuracy_at"] == {"0.95": 0.9, "0.9": 1.0, "0.8": 1.0}
     # 1 - p(neither): the wrong one of neither is between the known images and its fellows.
@@ -326,7 +341,7 @@ def test_every_figure_of_a_table_worked_by_hand(classifier: Classifier) -> None:
     assert set(found["expected_if_calibrated"]) == {"ece", "adaptive_ece", "classwise_ece"}
 
 
-def test_what_does_not_apply_is_absent(classifier: Classifier) -> None:
+def test_metrics_that_do_not_apply_are_absent(classifier: Classifier) -> None:
     alone = compute_metrics(classifier, LOGITS[:3], LABELS[:3])
     assert "rejection" not in alone
     assert "auroc" not in alone["selective"]

@@ -44,7 +44,7 @@ def test_ties_are_the_mean_over_all_their_orders(pairs: list[tuple[int, bool]]) 
 
 
 def test_selective_metrics_by_hand() -> None:
-    # By confidence: right, right, wrong, right; errors among the first k: 0, 0, 1, 1.
+    # By confidence: correct, correct, wrong, correct; errors among the first k: 0, 0, 1, 1.
     found = measure([(8, True), (6, True), (5, False), (3, True)])
     assert found["aurc"] == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
     assert found["augrc"] == pytest.approx((0 + 0 + 1 + 1) / 16)
@@ -53,23 +53,11 @@ def test_selective_metrics_by_hand() -> None:
     assert found["accuracy_at"] == {"0.95": 0.75, "0.9": 0.75, "0.8": pytest.approx(2 / 3)}
 
 
-@pytest.mark.property("P21")
-def test_augrc_follows_from_auroc_and_accuracy() -> None:
-    """(1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2 (Traub et al., 2024), up to 1 / n."""
-    generator = torch.Generator().manual_seed(0)
-    confidences = torch.rand(20_000, dtype=torch.float64, generator=generator)
-    hits = torch.rand(20_000, dtype=torch.float64, generator=generator) < 0.5 + confidences / 2
-    found = selective_metrics(confidences, hits)
-    accuracy = float(hits.double().mean())
-    expected = (1 - found["auroc"]) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
-    assert found["augrc"] == pytest.approx(expected, abs=1e-4)
-
-
-def test_all_right_and_all_wrong() -> None:
-    right, wrong = measure([(5, True), (3, True)]), measure([(5, False), (3, False)])
-    assert (right["aurc"], right["augrc"], right["coverage_at_99"]) == (0, 0, 1)
+def test_all_correct_and_all_wrong() -> None:
+    correct, wrong = measure([(5, True), (3, True)]), measure([(5, False), (3, False)])
+    assert (correct["aurc"], correct["augrc"], correct["coverage_at_99"]) == (0, 0, 1)
     assert (wrong["aurc"], wrong["augrc"], wrong["coverage_at_99"]) == (1, 0.75, 0)
-    assert "auroc" not in right | wrong
+    assert "auroc" not in correct | wrong
 
 
 scores = st.lists(st.integers(0, 12).map(lambda n: n / 12), min_size=1, max_size=25)
@@ -101,20 +89,20 @@ def test_false_positive_rate_at_a_true_positive_rate() -> None:
 
 
 def oscr_by_hand(probabilities: Tensor, labels: Tensor, reject: int) -> float:
-    """Go through all pairs: a right known image above one to be rejected, ties half."""
+    """Go through all pairs: a correct known image above one to be rejected, ties half."""
     known = [number for number in range(probabilities.shape[1]) if number != reject]
     total, pairs = 0.0, 0
     for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
         if label == reject:
             continue
         best = max(row[number] for number in known)
-        right = max(known, key=lambda number: row[number]) == label
+        correct = max(known, key=lambda number: row[number]) == label
         for other, other_label in zip(probabilities.tolist(), labels.tolist(), strict=True):
             if other_label != reject:
                 continue
             pairs += 1
             theirs = max(other[number] for number in known)
-            total += right * ((best > theirs) + (best == theirs) / 2)
+            total += correct * ((best > theirs) + (best == theirs) / 2)
     return total / pairs
 
 
@@ -132,9 +120,9 @@ def test_oscr_counts_each_pair_once_and_ties_half(num: int, seed: int) -> None:
     found = rejection_metrics(probabilities, labels, 2)
     assert found["oscr"] == pytest.approx(oscr_by_hand(probabilities, labels, 2), abs=1e-12)
     known = labels != 2
-    right = (probabilities[:, :2].argmax(dim=1) == labels)[known].double().mean()
-    assert 0 <= found["oscr"] <= float(right)
-    assert all(0 <= each <= float(right) + 1e-12 for each in found["ccr_at_fpr"].values())
+    correct = (probabilities[:, :2].argmax(dim=1) == labels)[known].double().mean()
+    assert 0 <= found["oscr"] <= float(correct)
+    assert all(0 <= each <= float(correct) + 1e-12 for each in found["ccr_at_fpr"].values())
 
 
 def test_rejection_metrics_by_hand() -> None:

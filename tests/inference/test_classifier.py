@@ -1,6 +1,5 @@
 """Logits that do not depend on the batch, priors, and files in order whatever they contain."""
 
-import math
 import os
 import signal
 from dataclasses import replace
@@ -54,7 +53,7 @@ def make_pixels(num: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.property("P18")
 @pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_logits_do_not_depend_on_the_other_images_of_a_batch(name: str) -> None:
+def test_logits_do_not_depend_on_the_other_images_or_the_index_in_a_batch(name: str) -> None:
     classifier, pixels = make_classifier(name), make_pixels(2 * BATCH_SIZE + 2)
     alone = torch.cat([classifier.logits(image[None]) for image in pixels[:5]])
     assert len({tuple(logits) for logits in alone.tolist()}) == 5
@@ -62,15 +61,10 @@ def test_logits_do_not_depend_on_the_other_images_of_a_batch(name: str) -> None:
         logits = classifier.logits(pixels[:num])
         assert logits.shape == (num, 3)
         assert torch.equal(logits[:5], alone[:num]), num
-
-
-@pytest.mark.property("P18")
-@pytest.mark.parametrize("name", ["small_cnn", "softmax_regression"])
-def test_logits_do_not_depend_on_the_index_in_a_batch(name: str) -> None:
-    classifier, pixels = make_classifier(name), make_pixels(BATCH_SIZE)
-    straight = classifier.logits(pixels)
+    straight = classifier.logits(pixels[:BATCH_SIZE])
     for shift in (1, 17, 32, 63):
-        assert torch.equal(classifier.logits(pixels.roll(shift, 0)), straight.roll(shift, 0))
+        rolled = classifier.logits(pixels[:BATCH_SIZE].roll(shift, 0))
+        assert torch.equal(rolled, straight.roll(shift, 0)), shift
 
 
 def test_logits_are_those_of_the_network_on_normalised_pixels() -> None:
@@ -91,13 +85,6 @@ def test_indices_choose_images_in_their_order() -> None:
     every = compute_logits(network, pixels, torch.arange(6), PREPROCESSING, CPU)
     some = compute_logits(network, pixels, torch.tensor([4, 0, 4]), PREPROCESSING, CPU)
     assert torch.equal(some, every[[4, 0, 4]])
-
-
-@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 16 / 17), (2.0, 4 / 5)])
-def test_probabilities_follow_the_temperature(temperature: float, expected: float) -> None:
-    logits = torch.tensor([[0.0, math.log(16)]])
-    probabilities = make_classifier(temperature=temperature).probabilities(logits)
-    assert probabilities[0, 1].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_signal_stops_between_batches() -> None:
@@ -214,9 +201,3 @@ def test_an_unreadable_file_gets_an_error(tmp_path: Path) -> None:
     assert results[1].prediction.error == "empty file"
     assert results[2].prediction.error == os.strerror(2).lower()
     assert [bool(result.sha256) for result in results] == [True, True, False]
-
-
-@pytest.mark.parametrize("num", [0, BATCH_SIZE])
-def test_there_are_as_many_results_as_files(num: int, tmp_path: Path) -> None:
-    paths = make_files(tmp_path, num, set())
-    assert len(list(make_classifier("softmax_regression").predict_files(paths))) == num

@@ -39,11 +39,11 @@ def weights_of(name: str) -> dict[str, Tensor]:
     return state
 
 
-def load(weights: str | Path, name: str = NAME, size: int = 64) -> TorchvisionNetwork:
+def load(weights: str | Path, name: str = NAME, seed: int | None = 0) -> TorchvisionNetwork:
     settings = Model(name=name, weights=str(weights))
-    network = build_network(settings, 3, size, seed=0)
+    network = build_network(settings, 3, 64, seed)
     assert isinstance(network, TorchvisionNetwork)
-    load_pretrained(network, settings, size)
+    load_pretrained(network, settings, 64)
     return network
 
 
@@ -94,7 +94,7 @@ def test_weights_for_another_image_size_are_refused_with_the_size(tmp_path: Path
     torch.save({name: torch.zeros(()).expand(shape) for name, shape in shapes.items()},
                tmp_path / "vit.pth")  # fmt: skip
     with pytest.raises(CheckpointError, match=r"\(1, 50, 768\) .* \(1, 5, 768\) .* 224 pixels"):
-        load(tmp_path / "vit.pth", "vit_b_32")
+        load(tmp_path / "vit.pth", "vit_b_32", seed=None)
 
 
 def truncate(path: Path) -> None:

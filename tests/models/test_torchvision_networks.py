@@ -35,7 +35,7 @@ FAMILIES = {
 }
 
 
-def build(name: str, size: int = 64, seed: int = 0) -> TorchvisionNetwork:
+def build(name: str, size: int = 64, seed: int | None = 0) -> TorchvisionNetwork:
     network = build_network(Model(name=name), 3, size, seed)
     assert isinstance(network, TorchvisionNetwork)
     return network
@@ -46,18 +46,20 @@ def make_images(num: int = 4, size: int = 64) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_gets_a_head_for_the_classes_and_learns(name: str) -> None:
-    network = build(name)
+def test_every_family_gets_a_head_for_the_classes_and_uses_every_weight(name: str) -> None:
+    """On the device `meta`, which computes shapes alone; RegNets need a real one."""
+    seed = 0 if name.startswith("regnet_") else None
+    network = build(name, seed=seed)
     assert network.replaced == FAMILIES[name]
     assert isinstance(network.head, nn.Linear)
-    logits = network(make_images(2))
+    logits = network(make_images(2).to(network.head.weight.device))
     assert logits.shape == (2, 3)
     logits.square().sum().backward()
     unused = [name for name, weights in network.named_parameters() if weights.grad is None]
     assert not unused  # auxiliary heads would be
 
 
-@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "swin_t", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "squeezenet1_1"])
 def test_a_network_is_built_again_from_its_weights_alone(name: str) -> None:
     """Without a seed the RNG is not used."""
     trained = build(name).eval()

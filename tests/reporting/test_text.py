@@ -1,4 +1,4 @@
-"""Sentences and tables: each number of the metrics is shown, none says more than it can."""
+"""Sentences and tables show each number of the metrics and claim no more than it shows."""
 
 from typing import Any
 
@@ -104,13 +104,12 @@ def test_out_of_distribution_folders_have_rows(capsys: pytest.CaptureFixture[str
 
 def make_metrics(**other: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return metrics of 100 images of which 90 are classified correctly."""
-    plain = {
+    decision = {"target_precision": 0.98, "coverage": 0.6, "precision": 0.95}
+    per_class = {"dog": {"recall": 0.9}, "neither": {"recall": 0.91}}
+    return LABELLED | {
         "num_images": 100, "accuracy": 0.9, "macro_recall": 0.9, "reject_class": "neither",
-        "confusion_matrix": [[45, 5], [5, 45]], "threshold": 0.7,
-        "per_class": {"dog": {"recall": 0.9}, "neither": {"recall": 0.91}},
-        "decision": {"target_precision": 0.98, "coverage": 0.6, "precision": 0.95},
-    }  # fmt: skip
-    return plain | other
+        "confusion_matrix": [[45, 5], [5, 45]], "per_class": per_class, "decision": decision,
+    } | other  # fmt: skip
 
 
 def test_the_summary_is_accuracy_confidence_and_the_reject_class() -> None:
@@ -141,7 +140,7 @@ def test_few_confident_predictions_are_counted(decision: dict[str, float], part:
     assert "No threshold reached a precision of 98.0 %" in summary_sentences(without)[1]
 
 
-def test_hardly_better_than_chance_is_said() -> None:
+def test_hardly_better_than_chance_is_mentioned() -> None:
     assert "chance" in summary_sentences(make_metrics(macro_recall=0.55))[1]
     assert is_near_chance(0.45, 3)
     assert not is_near_chance(0.48, 3)

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -46,8 +46,6 @@ _JPEG_QUALITY = 70
 _WEAK_MODEL_ISSUES = 0.1  # of the training images; more label issues mean that the model is weak
 _GOOD_RECALL = 0.9  # macro recall, from which on the summary is green
 _MAX_BYTES = 1 << 26  # of a file of the run
-
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -321,7 +319,7 @@ def read_label_issues(run: Path) -> list[dict[str, str]]:
     return _read(run / "label_issues.csv", parse)
 
 
-def _read(path: Path, parse: Callable[[str], list[_Row]]) -> list[_Row]:
+def _read(path: Path, parse: Callable[[str], list[Any]]) -> list[Any]:
     """Parse the text of a file; warn and return no rows if it is huge or damaged."""
     if not path.is_file():  # also not a device, which never ends
         return []
