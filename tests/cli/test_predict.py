@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,7 @@ import pytest
 from calls import Call
 from checkpoints import save_run
 from images import CLASSES, draw_shape
-from neither.cli.predict import DecisionFolders
-from neither.runtime.errors import OutputError
+from neither.cli.predict import copy_to_decision
 from scripts import ROOT
 
 PREDICT = [sys.executable, str(ROOT / "scripts" / "predict.py")]
@@ -144,6 +144,9 @@ def test_nothing_is_written_into_the_image_folder(call: Call, tmp_path: Path, mo
     for flag in ("--sort-into", "--explain"):
         assert call("predict", model, folder, flag, folder / "out").code == 2
     assert not (folder / "out").exists()
+    assert (
+        call("predict", model, folder, "--sort-into", model / "checkpoints" / "best.pt").code == 6
+    )
 
 
 def test_missing_paths_exit_2_and_empty_folders_3(call: Call, tmp_path: Path, model: Path) -> None:
@@ -192,14 +195,14 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def test_copies_keep_their_path_below_the_decision(tmp_path: Path) -> None:
-    folders = DecisionFolders(tmp_path / "sorted" / "here")
-    folders.copy(write(tmp_path / "in" / "a.jpg", b"1"), "a.jpg", "dog")
-    folders.copy(write(tmp_path / "in" / "x" / "y" / "a.jpg", b"2"), "x/y/a.jpg", "unsure")
+    copy = partial(copy_to_decision, tmp_path / "sorted" / "here")
+    copy(write(tmp_path / "in" / "a.jpg", b"1"), "a.jpg", "dog")
+    copy(write(tmp_path / "in" / "x" / "y" / "a.jpg", b"2"), "x/y/a.jpg", "unsure")
     name = os.fsdecode(b"\xff\n'.jpg")
-    folders.copy(write(tmp_path / "in" / name, b"3"), name, "dog")
-    folders.copy(tmp_path / "in" / "gone.jpg", "gone.jpg", "unreadable")
+    copy(write(tmp_path / "in" / name, b"3"), name, "dog")
+    copy(tmp_path / "in" / "gone.jpg", "gone.jpg", "unreadable")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "in" / "a.jpg")
-    folders.copy(tmp_path / "link.jpg", "link.jpg", "dog")
+    copy(tmp_path / "link.jpg", "link.jpg", "dog")
     assert not (tmp_path / "sorted" / "here" / "dog" / "link.jpg").is_symlink()
     assert tree(tmp_path / "sorted" / "here") == {
         "dog/a.jpg": b"1", "unsure/x/y/a.jpg": b"2", f"dog/{name}": b"3", "dog/link.jpg": b"1",
@@ -207,11 +210,9 @@ def test_copies_keep_their_path_below_the_decision(tmp_path: Path) -> None:
 
 
 def test_copies_overwrite_nothing_and_are_made_once(tmp_path: Path) -> None:
-    folders = DecisionFolders(tmp_path / "sorted")
+    copy = partial(copy_to_decision, tmp_path / "sorted")
     for content in (b"1", b"2", b"1", b"3", b"2"):
-        folders.copy(write(tmp_path / "in" / "a.tar.jpg", content), "a.tar.jpg", "dog")
+        copy(write(tmp_path / "in" / "a.tar.jpg", content), "a.tar.jpg", "dog")
     assert tree(tmp_path / "sorted") == {
         "dog/a.tar.jpg": b"1", "dog/a.tar-2.jpg": b"2", "dog/a.tar-3.jpg": b"3",
     }  # fmt: skip
-    with pytest.raises(OutputError):
-        DecisionFolders(write(tmp_path / "file", b"") / "below")

@@ -66,6 +66,9 @@ def test_values_have_the_lines_of_their_keys() -> None:
     assert {path: document.location(path) for path in lines} == {
         path: f"c.yaml:{line}" for path, line in lines.items()
     }
+    document = read(b"\xef\xbb\xbfa: 1\r\nb: x\r\n")  # a byte order mark, Windows line ends
+    assert document.values == {"a": 1, "b": "x"}
+    assert document.location(("b",)) == "c.yaml:2"
 
 
 @pytest.mark.parametrize(
@@ -100,12 +103,6 @@ def test_duplicate_keys_are_listed_with_the_other_errors() -> None:
     assert found[3].endswith("c.yaml:1")
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_accepted() -> None:
-    document = read(b"\xef\xbb\xbfa: 1\r\nb: x\r\n")
-    assert document.values == {"a": 1, "b": "x"}
-    assert document.location(("b",)) == "c.yaml:2"
-
-
 def test_a_tag_runs_nothing(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for tag in ("!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir"):
@@ -117,19 +114,15 @@ def test_a_tag_runs_nothing(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_a_file_may_have_64_kilobytes() -> None:
+def test_a_file_may_have_64_kilobytes_and_20_levels() -> None:
     text = "a: 1\n#".ljust(65_536, "x")
     assert read(text).values == {"a": 1}
     with pytest.raises(UsageError, match="65,536"):
         read(text + "x")
-
-
-@pytest.mark.parametrize("brackets", ["[]", "{}"])
-def test_nesting_may_be_20_levels_deep(brackets: str) -> None:
-    before, after = ("[", "]") if brackets == "[]" else ("{a: ", "}")
-    assert read("a: " + before * 18 + brackets + after * 18).values
-    with pytest.raises(UsageError, match="20 levels"):
-        read("a: " + before * 19 + brackets + after * 19)
+    for before, inner, after in (("[", "[]", "]"), ("{a: ", "{}", "}")):
+        assert read("a: " + before * 18 + inner + after * 18).values
+        with pytest.raises(UsageError, match="20 levels"):
+            read("a: " + before * 19 + inner + after * 19)
 
 
 @pytest.mark.parametrize(
@@ -150,30 +143,21 @@ def test_scalars_are_decimal_numbers_booleans_null_or_text(text: str, value: obj
     assert type(found) is type(value)
 
 
-def test_an_override_replaces_one_value() -> None:
+def test_an_override_replaces_or_adds_one_value_or_section() -> None:
     document = read("a: 1\ns:\n  b: 2\n  c: 3\n")
     override(document, "s.b=[x, 1e-3]")
     assert document.values == {"a": 1, "s": {"b": ("x", 1e-3), "c": 3}}
     assert document.location(("s", "b", 0)) == "command line: s.b=[x, 1e-3]"
     assert document.location(("s", "c")) == "c.yaml:4"
     assert document.texts["s", "b", 1] == "1e-3"
-
-
-def test_an_override_of_a_section_replaces_all_below_it() -> None:
-    document = read("s:\n  b: 2\n  c: 3\n")
-    override(document, "s.b=5")
-    override(document, "s={b: 7}")
-    assert document.values == {"s": {"b": 7}}
+    override(document, "s={b: 7}")  # all of the section
+    assert document.values == {"a": 1, "s": {"b": 7}}
     for key in ("b", "c"):
         assert document.location(("s", key)) == "command line: s={b: 7}"
     assert document.texts["s", "b"] == "7"
-
-
-def test_an_override_makes_the_sections_that_it_needs() -> None:
-    document = read("a: 1")
-    override(document, "s.t.b=2")
-    assert document.values == {"a": 1, "s": {"t": {"b": 2}}}
-    assert document.location(("s", "t", "missing")) == "command line: s.t.b=2"
+    override(document, "r.t.b=2")  # sections that are not in the file
+    assert document.values == {"a": 1, "s": {"b": 7}, "r": {"t": {"b": 2}}}
+    assert document.location(("r", "t", "missing")) == "command line: r.t.b=2"
 
 
 @pytest.mark.parametrize(
@@ -410,21 +394,14 @@ def test_any_override_gives_a_config_or_names_the_command_line(
     assert message.startswith("command line: ")  # the file itself has no error
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "dangling link"])
-def test_a_config_must_be_a_regular_file(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "config.yaml"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "dangling link":
-        path.symlink_to("nowhere")
-    reason = "not a regular file" if kind in ("folder", "fifo") else "no such file"
-    with pytest.raises(UsageError, match=rf"config\.yaml: {reason}"):
-        load_config(path)
-
-
-def test_a_file_that_is_not_yaml_gives_one_error(tmp_path: Path) -> None:
+def test_a_config_must_be_a_regular_file_of_yaml(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("missing", "folder", "fifo", "link"):
+        reason = "not a regular file" if name in ("folder", "fifo") else "no such file"
+        with pytest.raises(UsageError, match=rf"{name}: {reason}"):
+            load_config(tmp_path / name)
     path = tmp_path / "config.yaml"
     path.write_text("name: x\n  classes: [a, b\n")
     with pytest.raises(UsageError, match=rf"\A{path}:2:\d+: [^\n]+\Z"):

@@ -1,29 +1,95 @@
+"""CIFAR: small archives, served by this machine, are downloaded, read and sorted into classes."""
+
 import os
 import re
 import signal
+import socket
+import threading
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from archives import NAMES10, NAMES100, planes_of
+from archives import (
+    NAMES,
+    NAMES10,
+    NAMES100,
+    Archive,
+    labels_of,
+    planes_of,
+    publish,
+    sum_of,
+    write_archives,
+)
 from neither.datasets.cifar import (
     HUMANS,
     UNSEEN,
     VAL_FRACTION,
     OfficialSet,
     choose_images,
+    fetch_sets,
     is_prepared,
     write_images,
 )
-from neither.runtime import signals
+from neither.runtime import files, signals
 from neither.runtime.errors import OutputError
 
 SPLITS = ("train", "val", "test")
+UNREACHABLE = "http://127.0.0.1:1"  # a port without a server
 Location = tuple[str, str, str, str, str, int]  # split, label, source, kind, official part, index
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive]:
+    return write_archives(tmp_path_factory.mktemp("published"))
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - named by the library
+        pass
+
+
+@pytest.fixture
+def published(
+    archives: dict[str, Archive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Let torchvision find the small archives; yield the folder that a local server serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for archive in archives.values():
+        (folder / archive.file.name).write_bytes(archive.file.read_bytes())
+    handler = partial(_Handler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("no_proxy", "*")
+        publish(monkeypatch, archives, f"http://127.0.0.1:{server.server_port}")
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def sets(
+    archives: dict[str, Archive], tmp_path_factory: pytest.TempPathFactory
+) -> list[OfficialSet]:
+    """Return the small sets, read from archives that were copied into the folder by hand."""
+    folder = tmp_path_factory.mktemp("by_hand")
+    for archive in archives.values():
+        (folder / archive.file.name).write_bytes(archive.file.read_bytes())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        publish(monkeypatch, archives, UNREACHABLE)
+        return fetch_sets(folder)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +101,7 @@ def made(sets: list[OfficialSet], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def locations(made: Path) -> list[Location]:
-    """Return what the path of each image says, of the splits and of the unseen kinds."""
+    """Return the parts of each image's path, of the splits and of the unseen kinds."""
     found = []
     for path in sorted(made.rglob("*.png")):
         split, label, name = path.relative_to(made).parts
@@ -51,7 +117,153 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
-def test_each_image_lies_where_its_kind_belongs(locations: list[Location]) -> None:
+# Downloading and reading
+
+
+def check_content(sets: list[OfficialSet]) -> None:
+    parts = [("cifar10", "train"), ("cifar10", "test"), ("cifar100", "train"), ("cifar100", "test")]
+    assert [(each.name, each.part) for each in sets] == parts
+    for each in sets:
+        planes = planes_of(each.name, each.part)
+        assert each.kinds == [NAMES[each.name][k] for k in labels_of(each.name, each.part)]
+        expected = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        assert np.array_equal(each.pixels, expected)
+
+
+def fail(folder: Path) -> str:
+    with pytest.raises(OutputError) as caught:
+        fetch_sets(folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    cause = caught.value.__cause__
+    assert not isinstance(cause, HTTPError) or cause.fp.closed  # or the connection would stay open
+    return text
+
+
+def test_archives_in_the_folder_are_not_downloaded(sets: list[OfficialSet]) -> None:
+    check_content(sets)
+
+
+@pytest.mark.usefixtures("published")
+def test_archives_are_downloaded_once_without_warnings_or_progress_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load = CIFAR10._load_meta
+
+    def load_and_warn(self: CIFAR10) -> None:
+        warnings.warn("dtype(): align should be passed as a boolean", UserWarning, stacklevel=1)
+        load(self)
+
+    monkeypatch.setattr(CIFAR10, "_load_meta", load_and_warn)
+    check_content(fetch_sets(tmp_path / "cache" / "cifar"))
+    out, err = capfd.readouterr()
+    assert not set("%\r") & set(out + err)
+    for source in (CIFAR10, CIFAR100):
+        monkeypatch.setattr(source, "url", f"{UNREACHABLE}/{source.filename}")
+    check_content(fetch_sets(tmp_path / "cache" / "cifar"))
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("damaged", ["cifar-10-batches-py/data_batch_2", "cifar-10-python.tar.gz"])
+def test_damaged_files_are_replaced(tmp_path: Path, damaged: str) -> None:
+    cache = tmp_path / "cache"
+    fetch_sets(cache)
+    (cache / damaged).write_bytes(b"half")
+    (cache / "cifar-10-batches-py" / "data_batch_1").unlink()
+    check_content(fetch_sets(cache))
+
+
+@pytest.mark.usefixtures("published")
+def test_without_a_network_the_message_names_the_files_and_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CIFAR10, "url", f"{UNREACHABLE}/cifar-10-python.tar.gz")
+    text = fail(tmp_path / "cache")
+    assert text.startswith(f"CIFAR10 cannot be downloaded from {CIFAR10.url} (")
+    assert "Connection refused" in text
+    assert "cifar-10-python.tar.gz and cifar-100-python.tar.gz" in text
+    assert text.endswith(f"into {tmp_path / 'cache'}")
+
+
+def test_unusable_archives_and_folders_are_errors_of_one_line(
+    tmp_path: Path,
+    published: Path,
+    archives: dict[str, Archive],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in fail(tmp_path / "file" / "cache")
+    (published / "cifar-100-python.tar.gz").unlink()
+    text = fail(tmp_path / "cache")
+    assert text.startswith("CIFAR100 cannot be downloaded from ")
+    assert "not found" in text.lower()
+    (published / "cifar-10-python.tar.gz").write_bytes(b"<html>Please log in</html>")
+    assert "corrupted" in fail(tmp_path / "other_cache")
+    content = archives["cifar10"].file.read_bytes()
+    half = len(content) // 2
+    for bad in (content[:half], content[:half] + bytes(half), b"no archive at all"):
+        (published / "cifar-10-python.tar.gz").write_bytes(bad)
+        monkeypatch.setattr(CIFAR10, "tgz_md5", sum_of(bad))
+        fail(tmp_path / "other_cache")
+
+
+@contextmanager
+def answering(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None]
+) -> Iterator[None]:
+    """Let CIFAR-10 come from a server that answers its one connection like this."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            connection, _ = server.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        port = server.getsockname()[1]
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{port}/cifar-10-python.tar.gz")
+        yield
+        thread.join()
+
+
+@pytest.mark.usefixtures("published")
+def test_a_server_without_http_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b"hello\r\n\r\n")
+
+    with answering(monkeypatch, answer):
+        assert "hello" in fail(tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("end", ["timeout", "signal"])
+def test_a_timeout_or_a_signal_ends_the_wait_for_a_silent_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    over = threading.Event()
+
+    def answer(_: socket.socket) -> None:
+        if end == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+        over.wait(20)
+
+    with answering(monkeypatch, answer), signals.installed():
+        if end == "timeout":
+            monkeypatch.setattr(files, "_TIMEOUT_SECONDS", 0.2)
+            assert "timed out" in fail(tmp_path / "cache")
+        else:
+            with pytest.raises(signals.Stopped):
+                fetch_sets(tmp_path / "cache")
+        over.set()
+    assert socket.getdefaulttimeout() is None
+
+
+# Choosing and writing
+
+
+def test_each_image_is_in_the_folder_of_its_class(locations: list[Location]) -> None:
     for split, label, source, kind, part, _ in locations:
         assert kind in (NAMES10 if source == "cifar10" else NAMES100)
         assert (part == "test") == (split in ("test", "unseen"))
@@ -67,8 +279,7 @@ def test_the_unseen_kinds_are_in_no_split(locations: list[Location]) -> None:
     assert len(set(UNSEEN)) == 20
     assert set(UNSEEN) < set(NAMES100) - set(HUMANS)
     assert {"wolf", "fox", "chimpanzee"} < set(UNSEEN)
-    shown = {kind for split, _, _, kind, _, _ in locations if split != "unseen"}
-    assert not shown & set(UNSEEN)
+    assert not {kind for split, _, _, kind, *_ in locations if split != "unseen"} & set(UNSEEN)
     unseen = Counter(kind for split, _, _, kind, _, _ in locations if split == "unseen")
     assert unseen == {kind: 4 for kind in UNSEEN}  # noqa: C420 - all that the test set has
 
@@ -89,24 +300,19 @@ def test_half_of_either_source_is_neither(locations: list[Location], split: str)
 def test_neither_comes_from_all_kinds_evenly(
     locations: list[Location], split: str, source: str
 ) -> None:
-    kinds = Counter(
-        kind
-        for of, label, by, kind, *_ in locations
-        if (of, label, by) == (split, "neither", source)
-    )
-    everything = NAMES10 if source == "cifar10" else NAMES100
-    possible = set(everything) - {"dog", *UNSEEN, *HUMANS}
+    kinds = Counter(each[3] for each in locations if each[:3] == (split, "neither", source))
+    possible = set(NAMES[source]) - {"dog", *UNSEEN, *HUMANS}
     assert len(possible) == (9 if source == "cifar10" else 75)
     counts = [kinds[kind] for kind in possible]
     assert max(counts) - min(counts) <= 1
     assert sum(counts) == kinds.total()
 
 
-def test_where_a_kind_is_short_the_others_stand_in(sets: list[OfficialSet]) -> None:
+def test_other_kinds_make_up_for_a_rare_one(sets: list[OfficialSet]) -> None:
     test = sets[3]
     things = ["apple", "bed", "bee", "bowl", "bus", "can"]
     kept = [index for index, kind in enumerate(test.kinds) if kind in (*HUMANS, *things[1:])]
-    kept.append(test.kinds.index("apple"))  # 1 apple and 4 of each of the others, for 20 locations
+    kept.append(test.kinds.index("apple"))  # 1 apple and 4 of each of the others, to choose 20
     few = replace(test, pixels=test.pixels[kept], kinds=[test.kinds[index] for index in kept])
     names = [path for path in choose_images([*sets[:3], few]) if path.startswith("test/neither")]
     counts = Counter(path.split("_")[1] for path in names if "cifar100" in path)
@@ -115,10 +321,10 @@ def test_where_a_kind_is_short_the_others_stand_in(sets: list[OfficialSet]) -> N
     assert counts.total() == 20
 
 
-def test_val_is_a_share_of_the_official_train_set_and_apart_from_train(
+def test_val_is_a_fraction_of_the_official_train_set_and_disjoint_from_train(
     made: Path, locations: list[Location]
 ) -> None:
-    splits = {split: {place[2:] for place in locations if place[0] == split} for split in SPLITS}
+    splits = {split: {each[2:] for each in locations if each[0] == split} for split in SPLITS}
     assert not splits["val"] & splits["train"]
     total = len(splits["val"]) + len(splits["train"])
     assert len(splits["val"]) / total == pytest.approx(VAL_FRACTION, abs=0.08)
@@ -126,7 +332,7 @@ def test_val_is_a_share_of_the_official_train_set_and_apart_from_train(
     assert not pixels["val"] & pixels["train"]
 
 
-def test_where_a_image_lies_depends_on_no_order(sets: list[OfficialSet]) -> None:
+def test_the_choice_depends_on_no_order(sets: list[OfficialSet]) -> None:
     def by_folder(chosen: list[OfficialSet]) -> set[tuple[str, bytes]]:
         found = choose_images(chosen)
         return {(str(Path(path).parent), pixels.tobytes()) for path, pixels in found.items()}
@@ -148,12 +354,16 @@ def test_the_pixels_are_those_of_the_source(made: Path, locations: list[Location
         assert np.array_equal(pixels.transpose(2, 0, 1), expected)
 
 
-def test_two_runs_write_the_same_bytes(sets: list[OfficialSet], made: Path, tmp_path: Path) -> None:
-    write_images(sets, tmp_path / "again")
+def test_the_same_bytes_are_written_again_and_reported(
+    sets: list[OfficialSet], made: Path, locations: list[Location], tmp_path: Path
+) -> None:
+    calls: list[tuple[int, int]] = []
+    write_images(sets, tmp_path / "again", report=lambda *numbers: calls.append(numbers))
     assert contents(tmp_path / "again") == contents(made)
+    assert calls[-1] == (len(locations), len(locations))
 
 
-def test_what_is_made_is_known_and_what_is_not_is_refused(made: Path, tmp_path: Path) -> None:
+def test_a_prepared_folder_is_recognised_and_another_refused(made: Path, tmp_path: Path) -> None:
     assert is_prepared(made)
     assert not is_prepared(tmp_path / "new")
     (tmp_path / "mine.txt").write_text("precious")
@@ -172,11 +382,3 @@ def test_a_stop_leaves_nothing(sets: list[OfficialSet], tmp_path: Path) -> None:
         write_images(sets, tmp_path / "cifar", report=interrupt)
     assert calls == [50]
     assert not list(tmp_path.iterdir())
-
-
-def test_report_ends_at_the_total(
-    sets: list[OfficialSet], locations: list[Location], tmp_path: Path
-) -> None:
-    calls: list[tuple[int, int]] = []
-    write_images(sets, tmp_path / "cifar", report=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (len(locations), len(locations))

@@ -4,10 +4,11 @@ import os
 import signal
 
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neither.runtime import signals
+from neither.runtime import distributed, signals
 from neither.runtime.distributed import SINGLE_PROCESS, World, init_distributed
 from neither.runtime.errors import OutputError
 
@@ -34,6 +35,15 @@ def test_a_single_process_has_everything_and_stops_at_a_signal() -> None:
             signals.poll()
         with pytest.raises(signals.Stopped):
             SINGLE_PROCESS.poll_signals()
+
+
+def test_a_barrier_ends_when_a_rank_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_POLL_SECONDS", 0)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    store.add("failed", 1)
+    with signals.deferred(True), pytest.raises(OutputError, match="another process"):
+        World(1, 2, 0, store).barrier()
+    World(0, 2, 0, store).barrier()  # all have arrived: passes
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -35,25 +36,19 @@ def names(folder: Path) -> list[str]:
 # Atomic writes
 
 
-@pytest.mark.parametrize("content", [b"\x00\xff", memoryview(b"view"), "täxt\n", b""])
-def test_an_atomic_write_leaves_the_content_and_nothing_else(
-    tmp_path: Path, content: bytes | memoryview | str
-) -> None:
+def test_an_atomic_write_replaces_the_file_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"something older and longer")
-    files.write_atomic(path, content)
-    assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
-    assert names(tmp_path) == ["file"]
-
-
-def test_the_old_file_is_there_until_the_block_ends(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
+    for content in (b"\x00\xff", memoryview(b"view"), "täxt\n", b""):
+        files.write_atomic(path, content)
+        expected = content.encode() if isinstance(content, str) else bytes(content)
+        assert path.read_bytes() == expected
     with files.atomic_writer(path) as file:
         file.write(b"new")
         file.flush()
-        assert path.read_bytes() == b"old"
+        assert path.read_bytes() == b""
     assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, None])
@@ -152,6 +147,15 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         files.make_folder(tmp_path)
 
 
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert files.cache_folder() == Path("/home/me/.cache/neither")
+    for value, cache in (("/var/x", "/var/x"), ("", "/home/me/.cache"), ("x", "/home/me/.cache")):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert files.cache_folder() == Path(cache) / "neither"
+
+
 def test_output_inside_the_image_folder_is_refused_by_any_path_to_it(tmp_path: Path) -> None:
     images = tmp_path / "images"
     (images / "dog").mkdir(parents=True)
@@ -212,20 +216,8 @@ def test_a_free_folder_is_locked_without_waiting(tmp_path: Path, messages: list[
     assert messages == []
 
 
-def test_a_lock_knows_when_its_folder_is_replaced(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with files.wait_for_lock(folder, "waiting") as is_held:
-        assert is_held()
-        folder.rename(tmp_path / "moved")
-        assert not is_held()
-        folder.mkdir()
-        (folder / ".lock").touch()
-        assert not is_held()
-
-
 @pytest.mark.usefixtures("watchdog")
-@pytest.mark.parametrize("end", ["kill", "leave"])
+@pytest.mark.parametrize("end", ["kill", "leave", "replace"])
 def test_a_locked_folder_is_waited_for_with_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str], end: str
 ) -> None:
@@ -234,16 +226,21 @@ def test_a_locked_folder_is_waited_for_with_one_message(
     def poll() -> None:
         tries.append(len(messages))
         if len(tries) == 3:
-            if end == "kill":
-                holder.kill()
-            else:
+            if end == "replace":
+                (tmp_path / ".lock").rename(tmp_path / "old")
+                (tmp_path / ".lock").touch()
+            if end == "leave":
                 assert holder.stdin is not None
                 holder.stdin.close()
+            else:
+                holder.kill()
 
     monkeypatch.setattr(signals, "poll", poll)
     with held(tmp_path) as holder:
         with files.wait_for_lock(tmp_path, "waiting for another process"):
             assert len(tries) >= 3
+            with (tmp_path / ".lock").open() as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         holder.wait(60)
     assert messages == ["waiting for another process"]
     assert set(tries) == {1}
@@ -302,15 +299,12 @@ def test_an_output_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert json.loads((folder / RECORD_NAME).read_text()) == RECORD
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), OutputError("disk")])
-def test_a_failed_output_folder_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught:
-        make(tmp_path / "folder", error)
-    assert caught.value is error
-    assert names(tmp_path) == []
-
-
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_a_failed_output_folder_leaves_nothing(tmp_path: Path) -> None:
+    for error in (KeyboardInterrupt(), ValueError("bug"), OutputError("disk")):
+        with pytest.raises(type(error)) as caught:
+            make(tmp_path / "folder", error)
+        assert caught.value is error
+        assert names(tmp_path) == []
     full = OSError(errno.ENOSPC, "No space left on device", "somewhere/image")
     with pytest.raises(OutputError, match=r"^somewhere/image: No space left on device"):
         make(tmp_path / "folder", full)
@@ -355,20 +349,16 @@ def test_a_complete_folder_is_recognised_by_its_record(tmp_path: Path) -> None:
             is_complete(folder, RECORD_NAME, other)
 
 
-@pytest.mark.parametrize("record", [None, "[]", "not json", '{"version": 1}'])
-def test_a_folder_with_other_content_is_refused(tmp_path: Path, record: str | None) -> None:
-    (tmp_path / "mine.txt").write_text("precious")
-    if record is not None:
-        (tmp_path / RECORD_NAME).write_text(record)
-    with pytest.raises(OutputError, match="exists"):
-        is_complete(tmp_path, RECORD_NAME, RECORD)
-    assert (tmp_path / "mine.txt").read_text() == "precious"
-
-
-def test_a_file_or_a_link_to_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_other_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
+    for record in (None, "[]", "not json", '{"version": 1}'):
+        if record is not None:
+            (tmp_path / RECORD_NAME).write_text(record)
+        with pytest.raises(OutputError, match="exists"):
+            is_complete(tmp_path, RECORD_NAME, RECORD)
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     for name in ("file", "link"):
         with pytest.raises(OutputError, match="exists"):
             is_complete(tmp_path / name, RECORD_NAME, RECORD)
+    assert (tmp_path / "file").read_text() == "precious"

@@ -89,12 +89,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def load_with_priors(model: Path, priors: str | None) -> "Classifier":
-    """Load a classifier on the best device, with the `--priors` of the command line.
-
-    Raises:
-        UsageError: if there is no such model, or the priors are invalid.
-        CheckpointError: if the checkpoint is unusable.
-    """
+    """Load a classifier on the best device, with the `--priors` of the command line."""
     from neither.inference.classifier import load_classifier
     from neither.runtime.devices import choose_compute
 
@@ -103,11 +98,7 @@ def load_with_priors(model: Path, priors: str | None) -> "Classifier":
 
 
 def read_priors(text: str) -> dict[str, float]:
-    """Parse `dog=0.1,human=0.2,neither=0.7`.
-
-    Raises:
-        UsageError: if it has another form or names a class twice.
-    """
+    """Parse `dog=0.1,human=0.2,neither=0.7`; raise `UsageError` if it has another form."""
     priors: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.strip().rpartition("=")
@@ -123,24 +114,14 @@ def read_priors(text: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Requirement:
-    """One `--require`, such as `per_class.neither.recall>=0.85`.
+    """One `--require`, such as `per_class.neither.recall>=0.85`."""
 
-    Attributes:
-        metric: keys of a number in `metrics.json`, joined by dots.
-        comparison: >=, <=, > or <.
-        bound: what the number is compared with.
-    """
-
-    metric: str
-    comparison: str
+    metric: str  # keys of a number in `metrics.json`, joined by dots
+    comparison: str  # >=, <=, > or <
     bound: float
 
     def check(self, metrics: Mapping[str, object]) -> str | None:
-        """Return a message if the metrics miss the requirement, else None.
-
-        Raises:
-            UsageError: if there is no such metric.
-        """
+        """Return a message if the metrics miss this; raise `UsageError` if they lack the number."""
         numbers = dict(_numbers(metrics))
         if self.metric not in numbers:
             close = difflib.get_close_matches(self.metric, numbers, 1)
@@ -153,11 +134,7 @@ class Requirement:
 
 
 def read_requirement(text: str) -> Requirement:
-    """Parse `METRIC>=NUMBER`.
-
-    Raises:
-        UsageError: if it has another form.
-    """
+    """Parse `METRIC>=NUMBER`; raise `UsageError` if it has another form."""
     match = _REQUIREMENT.fullmatch(text)
     with suppress(ValueError):
         if match is not None and math.isfinite(bound := float(match["bound"])):

@@ -72,11 +72,9 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def check_installation() -> None:
-    """Check that torch and torchvision fit together, before either is imported.
+    """Raise `OutputError` if torch and torchvision do not fit together, before importing either.
 
-    Raises:
-        OutputError: if they do not. Importing them would fail with an obscure message: "operator
-            torchvision::nms does not exist".
+    The import would fail with an obscure message: "operator torchvision::nms does not exist".
     """
     remedy = "run: pip install --upgrade torch torchvision"
     try:

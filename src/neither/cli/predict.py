@@ -84,10 +84,11 @@ def _predict(arguments: argparse.Namespace) -> int:
             if path.is_dir():
                 files.require_outside(output, path)
     classifier = load_with_priors(arguments.model, arguments.priors)
-    folders = DecisionFolders(arguments.sort_into) if arguments.sort_into else None
+    if arguments.sort_into is not None:
+        files.make_folder(arguments.sort_into)
     explainer = Explainer(classifier, arguments.explain) if arguments.explain else None
     info(f"images are decoded as in training: {classifier.preprocessing}")
-    must_finish = folders is not None or explainer is not None
+    must_finish = arguments.sort_into is not None or explainer is not None
     if arguments.format == "csv":
         _write(csv_header(classifier.classes), must_finish)
     counts: Counter[str] = Counter()
@@ -97,8 +98,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         _write(_format(prediction, classifier.classes, arguments.format), must_finish)
         decision = prediction.decision or _UNREADABLE
         counts[decision] += 1
-        if folders is not None:
-            folders.copy(path, below, decision)
+        if arguments.sort_into is not None:
+            copy_to_decision(arguments.sort_into, path, below, decision)
         if explainer is not None and not prediction.error:
             explainer.draw(path, below, prediction)
     if not counts:
@@ -117,7 +118,9 @@ def _list_inputs(paths: Iterable[str]) -> Iterator[_Input]:
         if str(path) == _STANDARD_INPUT:
             for line in sys.stdin.buffer:
                 if name := line.rstrip(b"\r\n").decode(errors="surrogateescape"):
-                    yield _Input(Path(name), _below(Path(name)))
+                    file = Path(name)
+                    is_below = not file.is_absolute() and ".." not in file.parts
+                    yield _Input(file, file.as_posix() if is_below else file.name)
         elif path.is_dir():
             listing = list_images(path)
             for message in listing.unreadable_folders:
@@ -128,12 +131,6 @@ def _list_inputs(paths: Iterable[str]) -> Iterator[_Input]:
             yield _Input(path, path.name)
 
 
-def _below(path: Path) -> str:
-    """Return a relative path without `..` as it is, and only the name of any other."""
-    is_below = not path.is_absolute() and ".." not in path.parts
-    return path.as_posix() if is_below else path.name
-
-
 def _format(prediction: "Prediction", classes: tuple[str, ...], kind: str) -> bytes:
     from neither.inference.prediction import to_bars, to_csv, to_json
 
@@ -141,15 +138,8 @@ def _format(prediction: "Prediction", classes: tuple[str, ...], kind: str) -> by
         return to_csv(prediction, classes)
     if kind == "jsonl":
         return to_json(prediction).encode()
-    return to_bars(prediction, blocks=_can_print_blocks()).encode()
-
-
-def _can_print_blocks() -> bool:
-    try:
-        "\u2588".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
+    has_blocks = "\u2588".encode(sys.stdout.encoding or "ascii", "replace") != b"?"
+    return to_bars(prediction, blocks=has_blocks).encode()
 
 
 def _write(line: bytes, must_finish: bool) -> None:
@@ -163,40 +153,31 @@ def _write(line: bytes, must_finish: bool) -> None:
         discard_stdout()
 
 
-class DecisionFolders:
-    """Copies files into `root/<decision>/<path>` and never overwrites any."""
+def copy_to_decision(folder: Path, source: Path, below: str, decision: str) -> None:
+    """Copy a file to `folder/<decision>/<below>`, unless it was copied by an earlier call.
 
-    def __init__(self, root: Path) -> None:
-        """Create the folder.
+    Another file of that name is not overwritten, but a number added. A missing file is skipped.
 
-        Raises:
-            OutputError: if it cannot be created or written.
-        """
-        files.make_folder(root)
-        self._root = root
+    Args:
+        folder: an existing folder.
+        source: the file.
+        below: its path below the folder on the command line, with / between parts.
+        decision: name of the folder to copy to.
 
-    def copy(self, source: Path, below: str, decision: str) -> None:
-        """Copy a file, unless it was copied by an earlier call. A missing file is skipped.
-
-        Args:
-            source: the file.
-            below: its path below the folder on the command line, with / between parts.
-            decision: name of the folder to copy to.
-
-        Raises:
-            OSError: if the disk is full or the folder cannot be written.
-        """
-        first = self._root.joinpath(decision, *PurePosixPath(below).parts)
-        first.parent.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
-            target = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
-            if not target.exists():
-                break
-            if filecmp.cmp(source, target, shallow=False):
-                return
-        try:
-            content = source.open("rb")
-        except FileNotFoundError:
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+    first = folder.joinpath(decision, *PurePosixPath(below).parts)
+    first.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        target = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
+        if not target.exists():
+            break
+        if filecmp.cmp(source, target, shallow=False):
             return
-        with content, files.atomic_writer(target) as file:
-            shutil.copyfileobj(content, file)
+    try:
+        content = source.open("rb")
+    except FileNotFoundError:
+        return
+    with content, files.atomic_writer(target) as file:
+        shutil.copyfileobj(content, file)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from neither.cli.main import check_installation, run_command
 from neither.runtime.console import print_line, print_table, progress_bar
+from neither.runtime.files import cache_folder
 
 
 def main() -> int:
@@ -54,10 +55,10 @@ def _prepare_demo(arguments: argparse.Namespace) -> int:
 
 def _prepare_cifar(arguments: argparse.Namespace) -> int:
     check_installation()
-    from neither.datasets.cifar import download_folder, fetch_sets, is_prepared, write_images
+    from neither.datasets.cifar import fetch_sets, is_prepared, write_images
 
     if not is_prepared(arguments.output_dir):
-        sets = fetch_sets(download_folder())
+        sets = fetch_sets(cache_folder() / "cifar")
         with progress_bar("writing", 0) as bar:
             write_images(sets, arguments.output_dir, report=bar.update)
     print_line(f"CIFAR images: {arguments.output_dir}")

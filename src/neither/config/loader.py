@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import eq
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -28,8 +28,7 @@ Value = None | bool | int | float | str | tuple["Value", ...] | dict[str, "Value
 KeyPath = tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
-class ConfigProblem:
+class ConfigProblem(NamedTuple):
     """One error: its location (`file:line` or the override), the dotted key and a message."""
 
     location: str
@@ -37,7 +36,7 @@ class ConfigProblem:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.location, self.key, self.message) if part)
+        return ": ".join(filter(None, self))
 
 
 @dataclass
@@ -134,18 +133,22 @@ def override(document: Document, assignment: str) -> None:
 
 
 def check_config(document: Document) -> Config:
-    """Validate a document.
-
-    Raises:
-        UsageError: naming every error.
-    """
+    """Validate a document; raise `UsageError` with all its errors."""
     problems, bad = list(document.problems), set[KeyPath]()
     try:
         config = Config.model_validate(document.values)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-        for error in (each for each in errors if not _is_consequence(each, errors)):
-            loc, message = error["loc"], _message(error, document)
+        with_bad_items = {error["loc"][:-1] for error in errors}
+        for error in errors:
+            loc, kind = error["loc"], error["type"]
+            # Errors that follow from others: a default cannot be computed, or bad items do not
+            # count.
+            if kind == "default_factory_not_called" or (
+                kind == "too_short" and loc in with_bad_items
+            ):
+                continue
+            message = _message(error, document)
             problems.append(ConfigProblem(document.location(loc), _dotted(loc), message))
             bad.add(loc[:2])
         config = Config.model_validate(_replace_bad(document.values, bad))
@@ -269,13 +272,6 @@ def _file_order(problem: ConfigProblem) -> tuple[bool, int]:
     """Order problems by line, those of the command line last."""
     line = re.search(r":(\d+)$", problem.location)
     return problem.location.startswith("command line"), int(line[1]) if line else 0
-
-
-def _is_consequence(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
-    """Whether another error causes this one: a default cannot be computed, or items are bad."""
-    has_bad_items = any(other["loc"][:-1] == error["loc"] for other in errors)
-    kind = error["type"]
-    return kind == "default_factory_not_called" or (kind == "too_short" and has_bad_items)
 
 
 def _replace_bad(values: dict[str, Value], bad: set[KeyPath]) -> dict[str, Any]:

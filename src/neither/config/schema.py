@@ -6,6 +6,7 @@ The text below a key is its description in `docs/config.md` and `configs/schema.
 
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -316,8 +317,7 @@ def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
     Args:
         values: a nested config, or some of its sections, such as `{"model": ...}`.
     """
-    renamed = {key: dict(value) if isinstance(value, dict) else value
-               for key, value in values.items()}  # fmt: skip
+    renamed = deepcopy(values)
     for old, new in RENAMED_KEYS.items():
         section, key = old.split(".")
         keys = renamed.get(section)

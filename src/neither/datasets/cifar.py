@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ from PIL import Image
 
 from neither.runtime import files, signals
 from neither.runtime.console import info
-from neither.runtime.files import cache_folder, is_complete, output_folder
 from neither.runtime.rng import hash_fraction
 
 VERSION = 1  # raise it whenever a change alters the output
@@ -59,15 +59,6 @@ class OfficialSet:
     kinds: list[str]
 
 
-def download_folder() -> Path:
-    """Return the folder that keeps downloads.
-
-    Raises:
-        OutputError: if there is no home folder.
-    """
-    return cache_folder() / "cifar"
-
-
 def fetch_sets(folder: Path) -> list[OfficialSet]:
     """Read all four sets; download archives that are missing in the folder or fail their checksum.
 
@@ -94,35 +85,9 @@ def fetch_sets(folder: Path) -> list[OfficialSet]:
     return sets
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """One image of an official set; `position` in [0, 1) is a hash of its pixels."""
-
-    source: OfficialSet
-    index: int
-    position: float
-
-    @property
-    def kind(self) -> str:
-        return self.source.kinds[self.index]
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.source.name}_{self.kind}_{self.source.part}_{self.index:05d}.png"
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = self.source.pixels[self.index]
-        return pixels
-
-
 def is_prepared(output_dir: Path) -> bool:
-    """Return whether the folder exists and is complete.
-
-    Raises:
-        OutputError: if it holds anything else.
-    """
-    return is_complete(output_dir, _RECORD_NAME, _RECORD)
+    """Return whether the folder is complete; raise `OutputError` if it holds anything else."""
+    return files.is_complete(output_dir, _RECORD_NAME, _RECORD)
 
 
 def write_images(
@@ -142,7 +107,7 @@ def write_images(
         Stopped: if a signal arrives; nothing is left then.
     """
     chosen = choose_images(sets)
-    with output_folder(output_dir, _RECORD_NAME, _RECORD) as partial:
+    with files.output_folder(output_dir, _RECORD_NAME, _RECORD) as partial:
         for folder in {Path(path).parent for path in chosen}:
             (partial / folder).mkdir(parents=True, exist_ok=True)
         # In this process: an image takes 0.2 ms, all of them less than starting processes.
@@ -163,13 +128,18 @@ def choose_images(sets: Iterable[OfficialSet]) -> dict[str, NDArray[np.uint8]]:
     groups: defaultdict[tuple[str, str, str], list[_Image]] = defaultdict(list)
     chosen: dict[str, NDArray[np.uint8]] = {}
     for each in sets:
-        for image in _images(each):
-            label = _label(each.name, image.kind)
-            split = _split(each.part, image.position)
+        for index, (kind, pixels) in enumerate(zip(each.kinds, each.pixels, strict=True)):
+            signals.poll()
+            position = hash_fraction(_SEED, pixels.tobytes())
+            name = f"{each.name}_{kind}_{each.part}_{index:05d}.png"
+            label, split = _label(each.name, kind), each.part
+            if split == "train" and position < VAL_FRACTION:
+                split = "val"
             if label != "unseen":
+                image = _Image(kind, position, name, pixels)
                 groups[split, each.name, label].append(image)
             elif split == "test":
-                chosen[f"unseen/{image.kind}/{image.file_name}"] = image.pixels
+                chosen[f"unseen/{kind}/{name}"] = pixels
     for (split, _, label), images in groups.items():
         size = min(len(others) for (of, *_), others in groups.items() if of == split)
         for image in _spread_over_kinds(images)[:size]:
@@ -177,10 +147,13 @@ def choose_images(sets: Iterable[OfficialSet]) -> dict[str, NDArray[np.uint8]]:
     return chosen
 
 
-def _images(each: OfficialSet) -> Iterable[_Image]:
-    for index, pixels in enumerate(each.pixels):
-        signals.poll()
-        yield _Image(each, index, hash_fraction(_SEED, pixels.tobytes()))
+class _Image(NamedTuple):
+    """One image of an official set."""
+
+    kind: str
+    position: float  # in [0, 1): a hash of the pixels
+    file_name: str
+    pixels: NDArray[np.uint8]
 
 
 def _label(source: str, kind: str) -> str:
@@ -191,17 +164,11 @@ def _label(source: str, kind: str) -> str:
     return "unseen" if kind in UNSEEN else "neither"
 
 
-def _split(part: str, position: float) -> str:
-    if part == "test":
-        return "test"
-    return "val" if position < VAL_FRACTION else "train"
-
-
 def _spread_over_kinds(images: list[_Image]) -> list[_Image]:
     """Order images so that the first n, for any n, are spread evenly over the kinds."""
     num_seen: Counter[str] = Counter()
     ranked = []
-    for image in sorted(images, key=lambda image: (image.position, image.index)):
+    for image in sorted(images, key=lambda image: image.position):
         ranked.append((num_seen[image.kind], image.kind, image))
         num_seen[image.kind] += 1
     return [image for *_, image in sorted(ranked, key=lambda row: row[:2])]

@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     FailFast,
@@ -44,9 +45,19 @@ SMALL = "left out: too small or a crowd"
 MISSING = "left out: file is missing"
 
 _RECORD_NAME = "coco.json"
+_CATEGORIES = ("person", "dog")
+
+
+def _check_file_name(name: str) -> str:
+    """Raise `ValueError` if a file name leads out of the image folder on any system."""
+    parts = re.split(r"[/\\]", name)
+    if not parts[0] or ".." in parts or re.match("[A-Za-z]:", name) or "\0" in name:
+        raise ValueError("must be a relative path without ..")
+    return str(PurePosixPath(name))
+
+
 _Id = int | str
 _Length = Annotated[FiniteFloat, Field(gt=0)]
-_Text = Annotated[str, Field(min_length=1)]
 
 
 class _Entry(BaseModel):
@@ -55,20 +66,20 @@ class _Entry(BaseModel):
 
 class _Image(_Entry):
     id: _Id
-    file_name: _Text
+    file_name: Annotated[str, AfterValidator(_check_file_name)]
     width: _Length
     height: _Length
 
 
 class _Category(_Entry):
     id: _Id
-    name: _Text
+    name: Annotated[str, Field(min_length=1)]
 
 
 class _Annotation(_Entry):
     image_id: _Id
     category_id: _Id
-    bbox: Any = None  # validated for the wanted categories alone
+    bbox: Any = None  # validated for persons and dogs alone
     iscrowd: Literal[0, 1] = 0
 
 
@@ -83,12 +94,7 @@ _BBOX = TypeAdapter(Annotated[list[FiniteFloat], Field(min_length=4, max_length=
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One box of an image.
-
-    Attributes:
-        area: fraction of the image's area in [0, 1]; parts outside the image do not count.
-        is_crowd: whether it holds an uncounted group.
-    """
+    """One box: its fraction of the image in [0, 1], and whether it holds an uncounted group."""
 
     area: float
     is_crowd: bool
@@ -96,12 +102,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """One image.
-
-    Attributes:
-        file_name: relative path with / between parts, without `..`.
-        boxes: by name of the wanted categories.
-    """
+    """The relative path of an image, without `..`, and its boxes of each category."""
 
     file_name: str
     boxes: dict[str, list[Box]]
@@ -150,77 +151,119 @@ def sort_images(
     if is_complete(output_dir, _RECORD_NAME, made_of):
         return None
     info(f"reading {annotations}")
-    annotated = read_annotations(content, str(annotations), ("person", "dog"))
-    labelled = [(image, _label_file(image, images)) for image in annotated]
+    labelled = []
+    for image in read_annotations(content, str(annotations)):
+        signals.poll()
+        label = choose_label(image)
+        # Unlike Path.is_file this answers for any name, even one that no file system can hold.
+        if label in CLASSES and not os.path.isfile(images / image.file_name):  # noqa: PTH113
+            label = MISSING
+        labelled.append((image.file_name, label))
     counts = dict.fromkeys((*CLASSES, BOTH, SMALL, MISSING), 0)
     counts |= Counter(label for _, label in labelled)
-    _require_images(counts, annotations, images)
-    chosen = _name_files([(image, label) for image, label in labelled if label in CLASSES])
+    absent = [label for label in CLASSES if not counts[label]]
+    if len(absent) == len(CLASSES):
+        found = ", ".join(f"{key}: {num:,}" for key, num in counts.items() if num)
+        raise DataError(
+            f"{printable(annotations)}: no image of any class ({found or 'it lists none'}). Are "
+            f"its file names relative to {printable(images)}?"
+        )
+    for label in absent:
+        warn(f"no image of {label}; training needs some")
+    chosen = _name_outputs([(name, label) for name, label in labelled if label in CLASSES])
     with output_folder(output_dir, _RECORD_NAME, made_of | {"counts": counts}) as partial:
         for label in CLASSES:
             (partial / label).mkdir()
         put = shutil.copyfile if copy else _link
-        for done, (name, image) in enumerate(chosen.items(), start=1):
+        for done, (output, file_name) in enumerate(chosen.items(), start=1):
             signals.poll()
-            put(images.absolute() / image.file_name, partial / name)
+            put(images.absolute() / file_name, partial / output)
             if report and (done % 50 == 0 or done == len(chosen)):
                 report(done, len(chosen))
     return counts
 
 
-def read_annotations(content: bytes, source: str, wanted: Sequence[str]) -> list[AnnotatedImage]:
-    """Read the images of an annotation file and their boxes of the wanted categories.
+def read_annotations(content: bytes, source: str) -> list[AnnotatedImage]:
+    """Read the images of an annotation file and their boxes of persons and dogs.
 
     Args:
         content: of the file.
         source: its name, for messages.
-        wanted: names of categories.
 
     Returns:
         Every image that the file lists, sorted by file name.
 
     Raises:
-        DataError: naming the entry, if the file is not of this format, lacks a wanted category,
+        DataError: naming the entry, if the file is not of this format, lacks a category,
             contradicts itself, or names an image outside its folder.
         Stopped: if a signal arrives.
     """
-
-    def wrong(what: str) -> DataError:
-        return DataError(f"{printable(source)}: {printable(what)}")
-
     try:
-        document = _Document.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
-    except ValidationError as error:
-        raise wrong(_first_error(error)) from error
+        images = _read(_Document.model_validate_json(content.removeprefix(b"\xef\xbb\xbf")))
+    except ValueError as error:
+        problem = _first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise DataError(f"{printable(source)}: {printable(problem)}") from error
+    return sorted(images, key=lambda image: image.file_name)
+
+
+def _read(document: _Document) -> Iterable[AnnotatedImage]:
+    """Raise `ValueError` if entries contradict each other."""
     signals.poll()
-    _require_unique(wrong, "categories", "id", [each.id for each in document.categories])
+    _require_unique("categories", "id", [each.id for each in document.categories])
     names = {category.id: category.name for category in document.categories}
-    if absent := [name for name in wanted if name not in names.values()]:
+    if absent := [name for name in _CATEGORIES if name not in names.values()]:
         present = ", ".join(sorted(set(names.values()))[:100]) or "none"
-        raise wrong(f"categories: no {' and no '.join(absent)}; there are: {present}")
-    _require_unique(wrong, "images", "id", [each.id for each in document.images])
-    paths = [_relative_path(wrong, index, each) for index, each in enumerate(document.images)]
-    _require_unique(wrong, "images", "file_name", paths)
+        raise ValueError(f"categories: no {' and no '.join(absent)}; there are: {present}")
+    _require_unique("images", "id", [each.id for each in document.images])
+    _require_unique("images", "file_name", [each.file_name for each in document.images])
     sizes = {image.id: (image.width, image.height) for image in document.images}
     annotated = {
-        image.id: AnnotatedImage(path, {name: [] for name in wanted})
-        for image, path in zip(document.images, paths, strict=True)
+        image.id: AnnotatedImage(image.file_name, {name: [] for name in _CATEGORIES})
+        for image in document.images
     }
     for index, annotation in enumerate(document.annotations):
         signals.poll()
         where = f"annotations[{index}]"
         if annotation.image_id not in annotated:
-            raise wrong(f"{where}.image_id: no image has the id {annotation.image_id}")
+            raise ValueError(f"{where}.image_id: no image has the id {annotation.image_id}")
         if annotation.category_id not in names:
-            raise wrong(f"{where}.category_id: no category has the id {annotation.category_id}")
-        if (name := names[annotation.category_id]) in wanted:
+            raise ValueError(
+                f"{where}.category_id: no category has the id {annotation.category_id}"
+            )
+        if (name := names[annotation.category_id]) in _CATEGORIES:
             try:
                 bbox = _BBOX.validate_python(annotation.bbox, strict=True)
             except ValidationError as error:
-                raise wrong(_first_error(error, f"{where}.bbox")) from error
-            box = Box(_area(bbox, sizes[annotation.image_id]), bool(annotation.iscrowd))
+                raise ValueError(_first_error(error, f"{where}.bbox")) from error
+            box = Box(_area(bbox, *sizes[annotation.image_id]), bool(annotation.iscrowd))
             annotated[annotation.image_id].boxes[name].append(box)
-    return sorted(annotated.values(), key=lambda image: image.file_name)
+    return annotated.values()
+
+
+def _require_unique(key: str, field: str, values: Sequence[_Id]) -> None:
+    first: dict[_Id, int] = {}
+    for index, value in enumerate(values):
+        if (other := first.setdefault(value, index)) != index:
+            raise ValueError(f"{key}[{index}].{field}: the same as in {key}[{other}]: {value}")
+
+
+def _area(bbox: Sequence[float], image_width: float, image_height: float) -> float:
+    """Return the fraction of the image that a box covers; parts outside do not count."""
+    x, y, width, height = bbox
+    inside_x = min(x + width, image_width) - max(x, 0.0)
+    inside_y = min(y + height, image_height) - max(y, 0.0)
+    return max(inside_x, 0.0) / image_width * max(inside_y, 0.0) / image_height
+
+
+def _first_error(error: ValidationError, path: str = "") -> str:
+    """Return the path of the first wrong value, such as `images[1].width`, and what is wrong."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    for key in first["loc"]:
+        if key not in ("int", "str"):  # a branch of a union, not a key
+            path += f"[{key}]" if isinstance(key, int) else f".{key}"
+    is_absent = first["type"] in ("missing", "json_invalid")
+    got = "" if is_absent else f", got {repr(first['input'])[:60]}"
+    return f"{path.removeprefix('.')}: {first['msg']}{got}".removeprefix(": ")
 
 
 def choose_label(image: AnnotatedImage) -> str:
@@ -235,80 +278,23 @@ def choose_label(image: AnnotatedImage) -> str:
     return SMALL
 
 
-def _label_file(image: AnnotatedImage, images: Path) -> str:
-    signals.poll()
-    label = choose_label(image)
-    # Unlike Path.is_file this answers for any name, even one that no file system can hold.
-    if label in CLASSES and not os.path.isfile(images / image.file_name):  # noqa: PTH113
-        return MISSING
-    return label
-
-
-def _first_error(error: ValidationError, path: str = "") -> str:
-    """Return the path of the first wrong value, such as `images[1].width`, and what is wrong."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    for key in first["loc"]:
-        if key not in ("int", "str"):  # a branch of a union, not a key
-            path += f"[{key}]" if isinstance(key, int) else f".{key}"
-    is_absent = first["type"] in ("missing", "json_invalid")
-    got = "" if is_absent else f", got {repr(first['input'])[:60]}"
-    return f"{path.removeprefix('.')}: {first['msg']}{got}".removeprefix(": ")
-
-
-def _require_unique(
-    wrong: Callable[[str], DataError], key: str, field: str, values: Sequence[_Id]
-) -> None:
-    first: dict[_Id, int] = {}
-    for index, value in enumerate(values):
-        if (other := first.setdefault(value, index)) != index:
-            raise wrong(f"{key}[{index}].{field}: the same as in {key}[{other}]: {value}")
-
-
-def _relative_path(wrong: Callable[[str], DataError], index: int, image: _Image) -> str:
-    """Return the file name, if it cannot lead out of the image folder on any system."""
-    name = image.file_name
-    parts = re.split(r"[/\\]", name)
-    if not parts[0] or ".." in parts or re.match("[A-Za-z]:", name) or "\0" in name:
-        raise wrong(f"images[{index}].file_name: must be a relative path without .., got {name!r}")
-    return str(PurePosixPath(name))
-
-
-def _area(bbox: Sequence[float], size: tuple[float, float]) -> float:
-    x, y, width, height = bbox
-    inside_x = min(x + width, size[0]) - max(x, 0.0)
-    inside_y = min(y + height, size[1]) - max(y, 0.0)
-    return max(inside_x, 0.0) / size[0] * max(inside_y, 0.0) / size[1]
-
-
-def _require_images(counts: Mapping[str, int], annotations: Path, images: Path) -> None:
-    absent = [label for label in CLASSES if not counts[label]]
-    if len(absent) == len(CLASSES):
-        found = ", ".join(f"{key}: {num:,}" for key, num in counts.items() if num)
-        raise DataError(
-            f"{printable(annotations)}: no image of any class ({found or 'it lists none'}). Are "
-            f"its file names relative to {printable(images)}?"
-        )
-    for label in absent:
-        warn(f"no image of {label}; training needs some")
-
-
-def _name_files(labelled: Sequence[tuple[AnnotatedImage, str]]) -> dict[str, AnnotatedImage]:
-    """Give each image a file name of its own below the output folder, none of them hidden.
+def _name_outputs(labelled: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Map a name of its own below the output folder to each file name; none of them is hidden.
 
     Names that differ in case alone are kept apart too: some file systems ignore case.
     """
     taken: set[str] = set()
-    names: dict[str, AnnotatedImage] = {}
-    for image, label in labelled:
-        flat = image.file_name.replace("/", "_").replace("\\", "_")
+    outputs: dict[str, str] = {}
+    for file_name, label in labelled:
+        flat = re.sub(r"[/\\]", "_", file_name)
         plain = PurePosixPath(f"_{flat}" if flat.startswith(".") else flat)
-        name, number = f"{label}/{plain}", 1
-        while name.casefold() in taken:
+        output, number = f"{label}/{plain}", 1
+        while output.casefold() in taken:
             number += 1
-            name = f"{label}/{plain.stem}_{number}{plain.suffix}"
-        taken.add(name.casefold())
-        names[name] = image
-    return names
+            output = f"{label}/{plain.stem}_{number}{plain.suffix}"
+        taken.add(output.casefold())
+        outputs[output] = file_name
+    return outputs
 
 
 def _link(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ resumed from them by any number of processes.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
@@ -24,6 +24,9 @@ from neither.runtime.errors import OutputError, is_out_of_memory
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.1
+_NUM_FAILED = "failed"  # key in the store: how many ranks left with an exception
+# torchrun's signal usually comes first; while signals are deferred, this ends the wait.
+_NUM_POLLS_AFTER_FAILURE = 20
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,7 @@ class World:
         return slice(start, stop)
 
     def poll_signals(self) -> None:
-        """Stop all ranks at the same point if any of them received a signal.
-
-        Raises:
-            Stopped: if a signal asked any rank to stop.
-        """
+        """Raise `Stopped` in all ranks at the same point if any of them received a signal."""
         if self.size == 1:
             signals.poll()
             return
@@ -78,11 +77,10 @@ class World:
             raise signals.Stopped(Signals(int(received)))
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over all ranks, in place, in one message.
+        """Sum floating point tensors over all ranks, in place; the bits are the same on all.
 
         Args:
-            tensors: floating point, on one device, of the same shapes on all ranks. Afterwards they
-                hold the same bits on all ranks.
+            tensors: on one device, of the same shapes on all ranks.
         """
         if self.size == 1:
             return
@@ -142,11 +140,14 @@ class World:
         """Wait for all ranks, for hours if need be, and poll signals meanwhile."""
         if self.size == 1:
             return
-        name = f"barrier {next(self._barriers)}"
+        name, num_polls_left = f"barrier {next(self._barriers)}", _NUM_POLLS_AFTER_FAILURE
         with _report_lost_rank():
             self.store.add(name, 1)
             while self.store.add(name, 0) < self.size:
                 signals.poll()
+                num_polls_left -= self.store.add(_NUM_FAILED, 0) > 0
+                if not num_polls_left:
+                    raise RuntimeError("a rank failed before this barrier")
                 time.sleep(_POLL_SECONDS)
 
     def _reduce(self, tensor: Tensor, operation: Any) -> None:  # noqa: ANN401 - as torch declares it
@@ -159,13 +160,10 @@ SINGLE_PROCESS = World()
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """Join the processes that `torchrun` started beside this one, inside the block.
+    """Join the processes that `torchrun` started, inside the block; `SINGLE_PROCESS` without it.
 
     Only rank 0 prints there. An error in one rank ends all, and only the rank that failed first
     reports it.
-
-    Yields:
-        `SINGLE_PROCESS` if there is no other.
 
     Raises:
         OutputError: if the others cannot be reached.
@@ -197,17 +195,13 @@ def init_distributed() -> Iterator[World]:
         yield world
         world.barrier()  # when any rank leaves, rank 0 has written everything
     except BaseException:
-        console.silence(not _is_first_to_end(store))
+        is_first = True
+        with suppress(RuntimeError):  # the process that kept the store may be gone
+            is_first = store.add(_NUM_FAILED, 1) == 1
+        console.silence(not is_first)
         raise
     finally:
         dist.destroy_process_group()
-
-
-def _is_first_to_end(store: Any) -> bool:  # noqa: ANN401
-    try:
-        return bool(store.add("ended", 1) == 1)
-    except RuntimeError:  # the process that kept the store is gone
-        return True
 
 
 @contextmanager

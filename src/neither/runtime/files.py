@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60.0  # without a byte from a server
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
-# Raised by urllib, tarfile and checksum tests; URLError is an OSError.
+# Of urllib, tarfile and checksum tests; URLError is an OSError.
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error)
 
 
@@ -59,7 +59,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             raise
     temporary.replace(path)
-    _sync_folder(path.parent)
+    if os.name == "posix":  # other systems cannot open a folder for fsync
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
@@ -69,11 +74,7 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
 
 
 def keep_copy(copy: Path, path: Path) -> None:
-    """Make `copy` the present content of `path`, if that exists; both names exist at all times.
-
-    Raises:
-        OSError: if the folder cannot be written.
-    """
+    """Make `copy` the present content of `path`, if that exists; both names exist at all times."""
     if not path.exists():
         return
     temporary = _temporary(copy)
@@ -97,16 +98,6 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # other systems cannot open a folder for fsync
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, unless it exists.
 
@@ -122,11 +113,7 @@ def make_folder(folder: Path) -> None:
 
 
 def require_readable(folder: Path) -> None:
-    """Check that a folder can be listed.
-
-    Raises:
-        OutputError: if it cannot, such as without permission or on a lost network drive.
-    """
+    """Raise `OutputError` if a folder cannot be listed, as on a lost network drive."""
     try:
         with os.scandir(folder):
             pass
@@ -135,11 +122,7 @@ def require_readable(folder: Path) -> None:
 
 
 def require_outside(output_dir: Path, images: Path) -> None:
-    """Check that nothing will be written into the folder of the images.
-
-    Raises:
-        UsageError: if `output_dir` is inside the folder `images`.
-    """
+    """Raise `UsageError` if `output_dir` is the folder `images` or inside it."""
     if output_dir.resolve().is_relative_to(images.resolve()):
         raise UsageError(f"{output_dir}: is inside the image folder; choose another folder")
 
@@ -181,16 +164,12 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def wait_for_lock(folder: Path, message: str) -> Iterator[Callable[[], bool]]:
+def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
     """Lock a folder inside the block; wait until no other process has locked it.
 
     Args:
         folder: an existing folder.
         message: logged once if there is another process to wait for.
-
-    Yields:
-        A function that returns whether `folder` is still the folder that was locked: it may have
-        been deleted, and made again under the same name.
 
     Raises:
         OSError: if the folder cannot be written or its file system has no locks.
@@ -205,16 +184,10 @@ def wait_for_lock(folder: Path, message: str) -> Iterator[Callable[[], bool]]:
                 is_logged = True
                 signals.poll()
                 time.sleep(_POLL_SECONDS)
-            if _is_same_file(file, lock):
-                yield lambda: _is_same_file(file, lock)
+            # The file may have been deleted meanwhile, and made again under the same name.
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                yield
                 return
-
-
-def _is_same_file(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:
-        return False
 
 
 def _try_lock(file: BinaryIO) -> bool:
@@ -229,11 +202,11 @@ def _try_lock(file: BinaryIO) -> bool:
 
 
 def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) -> bool:
-    """Return whether `output_folder` made this folder before, from the same settings.
+    """Return whether `output_folder` made this folder before; False if it is missing or empty.
 
     Args:
-        folder: missing, empty, or an output of `output_folder`.
-        record_name: JSON file in the folder that holds the settings.
+        folder: the folder.
+        record_name: JSON file in it that holds the settings it was made with.
         expected: settings; the file may hold more keys.
 
     Raises:
@@ -292,15 +265,16 @@ def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) 
 
 
 def download(function: Callable[[], Result], what: str, url: str, otherwise: str) -> Result:
-    """Call a function that downloads, and return its result.
-
-    It runs in a daemon thread, which a signal or a silent server does not block.
+    """Call a function that downloads, in a thread that signals and silent servers do not block.
 
     Args:
         function: must detect by itself what an interrupted call left behind, such as by a checksum.
         what: name of the download, for messages.
         url: source, for messages.
         otherwise: what a user without a network can do, for messages.
+
+    Returns:
+        The result of the function.
 
     Raises:
         OutputError: if the download fails.
@@ -314,8 +288,12 @@ def download(function: Callable[[], Result], what: str, url: str, otherwise: str
         except BaseException as error:
             future.set_exception(error)
 
+    # NumPy 2.4.0 to 2.4.4 warn about pickles as old as those of CIFAR.
+    stderr = sys.stderr if sys.stderr.isatty() else StringIO()  # no progress bar in log files
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
-        with _quiet_download():
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(stderr):
             Thread(target=work, daemon=True).start()
             while not future.done():
                 signals.poll()
@@ -328,18 +306,5 @@ def download(function: Callable[[], Result], what: str, url: str, otherwise: str
         raise OutputError(
             f"{what} cannot be downloaded from {url} ({reason}). Try again, or {otherwise}"
         ) from error
-
-
-@contextmanager
-def _quiet_download() -> Iterator[None]:
-    """Set a timeout, hide warnings, and hide the progress bar unless on a terminal."""
-    timeout = socket.getdefaulttimeout()
-    with ExitStack() as stack:
-        stack.callback(socket.setdefaulttimeout, timeout)
-        socket.setdefaulttimeout(_TIMEOUT_SECONDS)
-        # NumPy 2.4.0 to 2.4.4 warn about pickles as old as those of CIFAR.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        if not sys.stderr.isatty():
-            stack.enter_context(redirect_stderr(StringIO()))
-        yield
+    finally:
+        socket.setdefaulttimeout(timeout)
