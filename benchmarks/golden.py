@@ -62,6 +62,8 @@ RENAMES = CONFIG_RENAMES | {
     "check_data.json:grey": "check_data.json:grayscale",
     "check_data.json:odd": "check_data.json:irregular_files",
     "check_data.json:refused": "check_data.json:unreadable_folders",
+    "share": "fraction",
+    "share_of_others": "fraction_of_others",
     "pt:mirrored": "pt:flip_tta",
     "pt:shares": "pt:class_frequencies",
     "looks_like": "predicted",

@@ -22,7 +22,7 @@ import numpy as np
 
 from neither.data import store, workers
 from neither.data.cache import Cache
-from neither.data.decode import DecodedFile, decode_file_with_traits
+from neither.data.decode import DecodedFile, decode_file
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
 from neither.data.store import ImageStore, build_store
@@ -41,7 +41,7 @@ def build(folder: Path) -> ImageStore:
     return build_store(table, PREPROCESSING, folder.parent / "spare", 0.5)
 
 
-decode_alone = cache(partial(decode_file_with_traits, preprocessing=PREPROCESSING))
+decode_alone = cache(partial(decode_file, preprocessing=PREPROCESSING))
 
 
 def check(built: ImageStore, folder: Path) -> None:
@@ -58,7 +58,7 @@ def build_beside_others(folder: Path, log: Path) -> None:
     """Decode after a line on standard input and log each file; then check."""
     started = False
 
-    def logged(path: Path, preprocessing: Preprocessing) -> DecodedFile:
+    def logged(path: Path, preprocessing: Preprocessing, *, with_traits: bool) -> DecodedFile:
         nonlocal started
         if not started:
             started = True
@@ -66,10 +66,10 @@ def build_beside_others(folder: Path, log: Path) -> None:
             sys.stdin.readline()
         with log.open("a") as file:
             file.write(f"{path.name}\n")
-        return decode_file_with_traits(path, preprocessing)
+        return decode_file(path, preprocessing, with_traits=with_traits)
 
     setup_console()
-    store.decode_file_with_traits = logged  # type: ignore[attr-defined]
+    store.decode_file = logged  # type: ignore[assignment,attr-defined]
     check(build(folder), folder)
     print("right", flush=True)
 

@@ -47,10 +47,15 @@ def make_store(records: NDArray[np.void], reasons: dict[int, str] | None = None)
 
 def make_table(names: Sequence[str], root: str = "photos") -> ImageTable:
     """Return images as found in `[train/|val/|test/]<label>/name`."""
-    found = ImageTable(Path(root), Path(root))
+    table = ImageTable(Path(root), Path(root))
     for name in names:
         first, _, rest = name.partition("/")
         split = first if first in ("train", "val", "test") else ""
         label = rest.partition("/")[0] if split else first
-        found.add([name], label, split)
-    return found
+        table.add([name], label, split)
+    return table
+
+
+def rows(table: ImageTable) -> list[tuple[str, str, str]]:
+    """Return path, label and split of each image."""
+    return list(zip(table.paths, table.labels, table.splits, strict=True))

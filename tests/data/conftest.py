@@ -1,4 +1,4 @@
-"""Pictures made by code, and folders of them."""
+"""Generated images, and the log of the console."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def draw() -> Draw:
-    """Return a function that writes one small picture, whose pixels depend on `number` alone."""
+    """Return a function that writes one small image, whose pixels depend on `number` alone."""
 
     def write(path: Path, number: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def draw() -> Draw:
 
 @pytest.fixture
 def messages(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """Return a function that returns what was said to the user since it was last called."""
+    """Return a function that returns the messages logged since it was last called."""
     log = logging.getLogger("neither")
     before, level = list(log.handlers), log.level
     console.setup_console()

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image, ImageFilter
 from hostile import exif, photo
 from images import encode
 from neither.data.dataset_report import (
-    Inspection,
+    InspectedFile,
     find_shortcuts,
     inspect_images,
     predict_from_metadata,
@@ -27,7 +26,7 @@ NUM = 5  # images of each class and split
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Make a folder without faults, small enough to be decoded in this process."""
+    """Make a folder without problems, small enough to be decoded in this process."""
     number = 0
     for split in SPLITS:
         for label in LABELS:
@@ -44,7 +43,7 @@ def put(root: Path, path: str, content: bytes) -> None:
     (root / path).write_bytes(content)
 
 
-def test_a_sound_folder_has_no_errors_and_no_warnings(root: Path) -> None:
+def test_a_folder_without_problems_has_no_errors_and_no_warnings(root: Path) -> None:
     report = report_dataset(root)
     assert (report["errors"], report["warnings"]) == ([], [])
     assert report["counts"] == {split: dict.fromkeys(LABELS, NUM) for split in SPLITS}
@@ -59,7 +58,7 @@ def test_a_sound_folder_has_no_errors_and_no_warnings(root: Path) -> None:
     assert json.loads(json.dumps(report)) == report
 
 
-def test_what_is_odd_about_images_is_counted(root: Path) -> None:
+def test_flags_and_other_files_are_counted(root: Path) -> None:
     put(root, "train/dog/a.jpg", encode(photo(200), "JPEG", exif=exif(6)))
     put(root, "train/dog/b.jpg", encode(photo(201), "JPEG", exif=exif(42)))
     put(root, "train/dog/c.gif", encode(photo(202), "GIF", save_all=True,
@@ -102,9 +101,7 @@ def test_duplicates_are_grouped_and_reported_across_splits_and_classes(root: Pat
     (near,) = report["near_duplicates"]
     assert sorted(near["paths"]) == sorted([*copies, "val/human/twin.jpg"])
     assert near["labels"] == ["dog", "human"]
-    message = " ".join(report["warnings"])
-    assert "2 images with the same bytes, in 1 groups" in message
-    assert "1 groups of images that are near-duplicates are in several classes" in message
+    assert len(report["warnings"]) == 5  # both groups; in several splits; in several classes
     assert report["errors"] == []
 
 
@@ -112,9 +109,9 @@ def errors(root: Path) -> str:
     return "\n".join(report_dataset(root)["errors"])
 
 
-def test_all_that_stops_training_is_an_error_at_once(root: Path) -> None:
+def test_all_errors_are_reported_together(root: Path) -> None:
     for number in range(3):
-        put(root, f"train/dog/bad{number}.jpg", b"no picture")
+        put(root, f"train/dog/bad{number}.jpg", b"no image")
     for path in (root / "val" / "human").iterdir():
         path.unlink()
     message = errors(root)
@@ -128,7 +125,7 @@ def test_the_same_bytes_in_two_classes_are_an_error(root: Path) -> None:
     assert "the same bytes as one of another class" in errors(root)
 
 
-def test_a_class_that_only_one_split_has_is_an_error(root: Path) -> None:
+def test_a_class_of_only_one_split_is_an_error(root: Path) -> None:
     put(root, "val/Dog/a.png", encode(photo(400), "PNG"))
     report = report_dataset(root)
     assert "class Dog" in "\n".join(report["errors"])
@@ -152,10 +149,7 @@ def test_a_format_that_predicts_a_class_is_a_warning(root: Path) -> None:
             image.save(path.with_suffix(".jpg"), quality=95)
         path.unlink()
     report = report_dataset(root)
-    assert (
-        "class dog is predictable from metadata: 100 % of it is JPEG, and 0 % of the others"
-        in report["warnings"]
-    )
+    assert any("class dog is predictable from metadata" in each for each in report["warnings"])
     assert report["macro_recall_from_metadata"] > 0.6
 
 
@@ -172,14 +166,11 @@ def test_a_manifest_is_checked_like_a_folder(root: Path) -> None:
     assert report_dataset(manifest)["unreadable"][0]["reason"] == "no such file or directory"
 
 
-def test_nothing_to_check_is_refused(tmp_path: Path) -> None:
+def test_a_source_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         report_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no images here"):
         report_dataset(tmp_path)
-
-
-Draw = Callable[..., Path]
 
 
 @pytest.fixture
@@ -191,35 +182,23 @@ def few(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def inspect(few: Path) -> tuple[dict[str, int], Inspection]:
-    table = find_all_images(few)
-    return {path: index for index, path in enumerate(table.paths)}, inspect_images(table)
+def inspect(root: Path) -> dict[str, InspectedFile]:
+    table = find_all_images(root)
+    return dict(zip(table.paths, inspect_images(table), strict=True))
 
 
-def test_each_image_has_its_fingerprints_mode_and_figures(few: Path) -> None:
-    photo(50).convert("L").save(few / "dog" / "grey.png")
-    indices, seen = inspect(few)
-    grey = indices["dog/grey.png"]
-    assert seen.modes[grey] == "L"
-    assert seen.store.fingerprints["flags"][grey] & ImageFlag.GRAYSCALE
-    assert {seen.modes[index] for path, index in indices.items() if path != "dog/grey.png"} == {
-        "RGB"
-    }
-    assert (seen.store.fingerprints["width"] == 160).all()
-    assert (seen.spread > 10).all()
-    assert seen.store.is_readable.all()
-
-
-def test_a_bad_file_has_a_reason_and_stands_in_its_place(few: Path) -> None:
+def test_an_unreadable_file_has_a_reason(few: Path) -> None:
+    photo(50).convert("L").save(few / "dog" / "gray.png")
     (few / "dog" / "1.png").write_bytes((few / "dog" / "2.png").read_bytes()[:-200])
-    indices, seen = inspect(few)
-    bad = indices["dog/1.png"]
-    assert list(seen.store.reasons) == [bad]
-    assert not seen.store.is_readable[bad]
-    assert (seen.store.fingerprints["width"][bad], seen.modes[bad]) == (0, "")
-    others = [index for index in indices.values() if index != bad]
-    assert (seen.store.fingerprints["width"][others] == 160).all()
-    assert len(np.unique(seen.store.fingerprints["sha256"], axis=0)) == len(indices)
+    files = inspect(few)
+    bad, gray = files.pop("dog/1.png"), files["dog/gray.png"]
+    assert (bad.mode, bad.fingerprint["width"][0]) == ("", 0)
+    assert bad.reason
+    assert bad.fingerprint["sha256"].any()
+    assert gray.fingerprint["flags"][0] & ImageFlag.GRAYSCALE
+    assert {file.mode for file in files.values()} == {"RGB", "L"}
+    assert all(file.fingerprint["width"][0] == 160 for file in files.values())
+    assert not any(file.reason for file in files.values())
 
 
 def test_sharpness_falls_with_blur_and_spread_with_contrast(few: Path) -> None:
@@ -228,31 +207,34 @@ def test_sharpness_falls_with_blur_and_spread_with_contrast(few: Path) -> None:
     for radius in (0, 1, 2, 4):
         sharp.filter(ImageFilter.GaussianBlur(radius)).save(few / "dog" / f"blur {radius}.png")
     Image.new("RGB", (40, 40), "red").save(few / "dog" / "red.png")
-    indices, seen = inspect(few)
-    falling = [seen.sharpness[indices[f"dog/blur {radius}.png"]] for radius in (0, 1, 2, 4)]
+    files = inspect(few)
+    falling = [files[f"dog/blur {radius}.png"].sharpness for radius in (0, 1, 2, 4)]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] > 1000 > 12 > falling[3]
-    assert seen.spread[indices["dog/red.png"]] == 0
+    assert files["dog/red.png"].spread == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 900), (900, 1), (3, 3)])
-def test_the_smallest_images_have_figures_too(few: Path, size: tuple[int, int]) -> None:
+def test_the_smallest_images_have_no_sharpness(few: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, "red").save(few / "dog" / "tiny.png")
-    indices, seen = inspect(few)
-    assert seen.sharpness[indices["dog/tiny.png"]] == 0
+    files = inspect(few)
+    assert files["dog/tiny.png"].sharpness == 0
 
 
-def test_a_large_jpeg_is_decoded_fully(few: Path) -> None:
-    """Read at an eighth of its size, this would look smooth."""
+def test_a_large_jpeg_is_decoded_at_full_size(few: Path) -> None:
     x, y = np.indices((1600, 1600))
     stripes = np.where((x // 8 + y // 8) % 2, 255, 0).astype(np.uint8)
     Image.fromarray(stripes).convert("RGB").save(few / "dog" / "large.jpg", quality=90)
-    indices, seen = inspect(few)
-    assert seen.spread[indices["dog/large.jpg"]] > 100
+    files = inspect(few)
+    assert files["dog/large.jpg"].spread > 100
+
+
+LABEL_OF_EACH = np.array(["dog", "human", "neither"] * 100)
+RGB = np.array(["RGB"] * 3000)
 
 
 def unrelated_fingerprints(num: int, seed: int = 0) -> NDArray[np.void]:
-    """Make records in which no trait has to do with any class."""
+    """Make fingerprints without a relation between traits and classes."""
     random = np.random.default_rng(seed)
     records = np.zeros(num, FINGERPRINT)
     records["sha256"] = random.integers(1, 256, (num, 32))
@@ -263,80 +245,71 @@ def unrelated_fingerprints(num: int, seed: int = 0) -> NDArray[np.void]:
 
 
 def traits(
-    records: NDArray[np.void], labels: list[str], modes: list[str] | None = None
+    records: NDArray[np.void], labels: NDArray[np.str_], modes: NDArray[np.str_] = RGB
 ) -> set[str]:
-    table = find_shortcuts(records, modes or ["RGB"] * len(labels), labels)
-    return {f"{each.label}: {each.trait}" for each in table}
+    shortcuts = find_shortcuts(records, modes[: len(labels)], labels)
+    return {f"{each.label}: {each.trait}" for each in shortcuts}
 
 
-CLASS_OF_EACH = ["dog", "human", "neither"] * 100
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_where_no_trait_tells_a_class_none_is_reported(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(9))
+def test_unrelated_traits_are_no_shortcuts(seed: int) -> None:
     records = unrelated_fingerprints(300, seed)
-    assert find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH) == []
-    assert predict_from_metadata(records, ["RGB"] * 300, CLASS_OF_EACH) < 0.45
+    assert find_shortcuts(records, RGB[:300], LABEL_OF_EACH) == []
+    assert predict_from_metadata(records, RGB[:300], LABEL_OF_EACH) < 0.45
 
 
-def test_a_class_of_another_format_is_reported_with_its_shares() -> None:
+def test_a_class_of_another_format_is_a_shortcut() -> None:
     records = unrelated_fingerprints(300)
-    records["format"] = [label == "dog" for label in CLASS_OF_EACH]
-    first = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)[0]
-    assert (first.label, first.trait) == ("dog", KNOWN_FORMATS[1])
-    assert (first.fraction, first.fraction_of_others, first.balanced_accuracy) == (1.0, 0.0, 1.0)
-    assert predict_from_metadata(records, ["RGB"] * 300, CLASS_OF_EACH) == pytest.approx(
-        2 / 3, abs=0.12
-    )
+    records["format"] = LABEL_OF_EACH == "dog"
+    first = find_shortcuts(records, RGB[:300], LABEL_OF_EACH)[0]
+    assert first == ("dog", KNOWN_FORMATS[1], 1.0, 0.0, 1.0)
+    recall = predict_from_metadata(records, RGB[:300], LABEL_OF_EACH)
+    assert recall == pytest.approx(2 / 3, abs=0.12)
+    assert find_shortcuts(records[:9], RGB[:9], np.array(["dog"] * 9)) == []
 
 
-def test_small_tall_gray_and_mode_are_each_reported() -> None:
-    human = np.array(CLASS_OF_EACH) == "human"
+def test_size_shape_grayscale_and_mode_are_traits() -> None:
+    human = LABEL_OF_EACH == "human"
     records = unrelated_fingerprints(300)
     records["width"][human] //= 4
     assert {"human: taller than wide", "human: short side under"} <= {
-        name.partition(" 1")[0].partition(" 2")[0] for name in traits(records, CLASS_OF_EACH)
+        name.partition(" 1")[0].partition(" 2")[0] for name in traits(records, LABEL_OF_EACH)
     }
     records = unrelated_fingerprints(300)
     records["flags"][human] = ImageFlag.GRAYSCALE
-    assert traits(records, CLASS_OF_EACH) == {"human: grayscale"}
-    modes = ["L" if label == "human" else "RGB" for label in CLASS_OF_EACH]
-    assert "human: mode L" in traits(unrelated_fingerprints(300), CLASS_OF_EACH, modes)
+    assert traits(records, LABEL_OF_EACH) == {"human: grayscale"}
+    modes = np.where(human, "L", "RGB")
+    assert "human: mode L" in traits(unrelated_fingerprints(300), LABEL_OF_EACH, modes)
     records = unrelated_fingerprints(300)
     records["width"][human] = records["height"][human]
-    assert "human: exactly square" in traits(records, CLASS_OF_EACH)
+    assert "human: exactly square" in traits(records, LABEL_OF_EACH)
 
 
-def test_a_weak_trait_of_few_images_is_chance() -> None:
+def test_a_difference_must_be_significant() -> None:
     records = unrelated_fingerprints(30)
     records["flags"][:2] = ImageFlag.GRAYSCALE  # two of ten dogs
-    labels = ["dog"] * 10 + ["human"] * 20
+    labels = np.repeat(["dog", "human"], [10, 20])
     assert "dog: grayscale" not in traits(records, labels)
-
-
-def test_a_rare_trait_that_one_class_alone_has_is_reported() -> None:
     records = unrelated_fingerprints(3000)
-    labels = ["human"] * 1000 + ["dog"] * 2000
-    records["flags"][:90] = ImageFlag.GRAYSCALE
-    records["flags"][1000:1030] = ImageFlag.GRAYSCALE
-    assert "human: grayscale" in traits(records, labels)
+    records["flags"][:90] = ImageFlag.GRAYSCALE  # of 1,000
+    records["flags"][1000:1030] = ImageFlag.GRAYSCALE  # of 2,000
+    assert "human: grayscale" in traits(records, np.repeat(["human", "dog"], [1000, 2000]))
 
 
-def test_of_several_limits_of_size_only_the_most_telling_is_kept() -> None:
+def test_only_the_best_size_limit_of_a_class_is_kept() -> None:
     records = unrelated_fingerprints(300)
-    human = np.array(CLASS_OF_EACH) == "human"
+    human = LABEL_OF_EACH == "human"
     records["width"][human] //= 4
     records["height"][human] //= 4
-    table = find_shortcuts(records, ["RGB"] * 300, CLASS_OF_EACH)
+    table = find_shortcuts(records, RGB[:300], LABEL_OF_EACH)
     sizes = [each for each in table if each.label == "human" and "short side" in each.trait]
     assert len(sizes) == 1
     assert all(each.balanced_accuracy <= table[0].balanced_accuracy for each in table)
 
 
-def test_a_class_is_never_predicted_from_its_own_image() -> None:
-    """Every image has a size of its own: seen again it would tell everything, left out nothing."""
+def test_images_are_predicted_from_other_folds() -> None:
+    """Every image has its own size, which would predict it perfectly in its own fold."""
     records = unrelated_fingerprints(90)
     records["width"] = 2 ** np.arange(90 // 3).repeat(3)[:90] % 2**31
     records["height"] = records["width"]
-    labels = ["dog", "human", "neither"] * 30
-    assert predict_from_metadata(records, ["RGB"] * 90, labels) < 0.5
+    assert predict_from_metadata(records, RGB[:90], LABEL_OF_EACH[:90]) < 0.5

@@ -1,8 +1,10 @@
 import io
+import os
 import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,17 +24,15 @@ from neither.data import decode as module
 from neither.data.decode import (
     MAX_PIXELS,
     MAX_WEBP_PIXELS,
-    DecodedFile,
     decode,
     decode_array,
     decode_file,
-    decode_file_with_traits,
     decode_image,
     decode_with_traits,
     open_upright,
 )
 from neither.data.fingerprints import ImageFlag
-from neither.data.image_file import UnreadableError
+from neither.data.image_file import MAX_BYTES, UnreadableError
 from neither.data.preprocessing import Preprocessing
 
 Resize = Literal["squash", "pad", "crop"]
@@ -47,13 +47,17 @@ def reason(content: bytes, preprocessing: Preprocessing = SQUASH) -> str:
 
 
 def plain(image: Image.Image) -> Pixels:
-    """Show what an 8-bit RGB picture of the wanted size must come out as: itself."""
+    """Return the pixels that an RGB image of this size must give."""
     assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
     return np.asarray(image)
 
 
 def distance(one: Pixels, other: Pixels) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def mean_distance(one: Pixels, other: Pixels) -> float:
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
 
 def mean(pixels: Pixels) -> list[float]:
@@ -67,54 +71,45 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, *, depth: int = 8, color: int = 0, rows: bytes = b"") -> bytes:
-    """Write a PNG by hand, also one whose size is a lie."""
+    """Return a PNG whose header may give a wrong size."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-# What each format and mode comes out as
+# Formats and modes
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF"])
-def test_a_lossless_image_of_the_right_size_comes_out_as_it_is(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "options"), [
+    ("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("GIF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "tiff_adobe_deflate"}),
+])  # fmt: skip
+def test_a_lossless_image_of_the_same_size_keeps_its_pixels(
+    kind: str, options: dict[str, Any]
+) -> None:
     image = noise() if kind != "GIF" else noise().quantize(64).convert("RGB")
-    options = {"lossless": True} if kind == "WEBP" else {}
     pixels = decode(encode(image, kind, **options), SQUASH)
     assert (pixels.dtype, pixels.shape) == (np.dtype(np.uint8), (SIZE, SIZE, 3))
     assert np.array_equal(pixels, plain(image))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_a_jpeg_comes_out_nearly_as_it_was(options: dict[str, Any]) -> None:
+def test_a_jpeg_nearly_keeps_its_pixels(options: dict[str, Any]) -> None:
     pixels = decode(encode(smooth(), "JPEG", quality=95, **options), SQUASH)
     assert distance(pixels, plain(smooth())) <= 12
     assert np.allclose(mean(pixels), mean(plain(smooth())), atol=1)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_compressed_tiff_is_read(compression: str) -> None:
-    content = encode(noise(), "TIFF", compression=compression)
-    assert np.array_equal(decode(content, SQUASH), plain(noise()))
-
-
-GREY = np.linspace(0, 255, SIZE * SIZE).round().astype(np.uint8).reshape(SIZE, SIZE)
+GRADIENT = np.linspace(0, 255, SIZE * SIZE).round().astype(np.uint8).reshape(SIZE, SIZE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("factor", [257, 256])
-def test_16_bit_gray_is_scaled_and_never_white(kind: str, factor: int) -> None:
-    image = Image.fromarray(GREY.astype(np.uint16) * factor)
+def test_16_bit_gray_is_scaled(kind: str, factor: int) -> None:
+    image = Image.fromarray(GRADIENT.astype(np.uint16) * factor)
     assert image.mode == "I;16"
     pixels = decode(encode(image, kind), SQUASH)
-    assert np.allclose(mean(pixels), GREY.mean(), atol=1)
-    assert distance(pixels, np.repeat(GREY[:, :, None], 3, axis=2)) <= 1
-
-
-def test_16_bit_gray_in_big_endian_tiff_is_scaled() -> None:
-    values = GREY.astype(">u2") * np.array(257, ">u2")
-    content = encode(Image.frombytes("I;16B", (SIZE, SIZE), values.tobytes()), "TIFF")
-    assert np.allclose(mean(decode(content, SQUASH)), GREY.mean(), atol=1)
+    assert distance(pixels, np.repeat(GRADIENT[:, :, None], 3, axis=2)) <= 1
 
 
 def test_16_bit_color_is_scaled() -> None:
@@ -125,16 +120,9 @@ def test_16_bit_color_is_scaled() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_pixels_of_unknown_range_are_refused(mode: str) -> None:
+def test_32_bit_pixels_are_unreadable(mode: str) -> None:
     values = np.full((SIZE, SIZE), 100_000, np.int32 if mode == "I" else np.float32)
-    assert "whose range is not known" in reason(encode(Image.fromarray(values), "TIFF"))
-    values[0, 0] = -1
-    assert "whose range is not known" in reason(encode(Image.fromarray(values), "TIFF"))
-
-
-def test_gray_becomes_three_equal_channels() -> None:
-    pixels = decode(encode(Image.fromarray(GREY), "PNG"), SQUASH)
-    assert all(np.array_equal(pixels[:, :, channel], GREY) for channel in range(3))
+    assert "32-bit pixels" in reason(encode(Image.fromarray(values), "TIFF"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
@@ -142,6 +130,11 @@ def test_black_and_white_is_0_and_255(kind: str) -> None:
     bits = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 3 == 0
     pixels = decode(encode(Image.fromarray(bits), kind), SQUASH)
     assert np.array_equal(pixels, np.where(bits, 255, 0)[:, :, None].repeat(3, axis=2))
+
+
+def test_gray_becomes_three_equal_channels() -> None:
+    pixels = decode(encode(Image.fromarray(GRADIENT), "PNG"), SQUASH)
+    assert np.array_equal(pixels, np.repeat(GRADIENT[:, :, None], 3, axis=2))
 
 
 def over_white(color: tuple[int, int, int], alpha: int) -> list[float]:
@@ -156,14 +149,6 @@ def test_alpha_is_composited_on_white(alpha: int, kind: str) -> None:
     assert np.allclose(mean(decode(content, SQUASH)), over_white((200, 10, 30), alpha), atol=1)
 
 
-def test_gray_with_alpha_is_composited_on_white() -> None:
-    image = Image.new("LA", (SIZE, SIZE), (40, 0))
-    image.paste((40, 255), (0, 0, 16, SIZE))
-    pixels = decode(encode(image, "PNG"), SQUASH)
-    assert (pixels[:, :16] == 40).all()
-    assert (pixels[:, 16:] == 255).all()
-
-
 def palette_image() -> Image.Image:
     image = Image.new("P", (SIZE, SIZE), 0)
     image.putpalette([200, 10, 30, 0, 0, 255])
@@ -171,35 +156,34 @@ def palette_image() -> Image.Image:
     return image
 
 
-def test_a_palette_image_comes_out_in_its_colors() -> None:
-    pixels = decode(encode(palette_image(), "PNG"), SQUASH)
-    assert pixels[0, 0].tolist() == [200, 10, 30]
-    assert pixels[0, -1].tolist() == [0, 0, 255]
+WHITE, BLUE, RED = (255, 255, 255), (0, 0, 255), (200, 10, 30)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_a_palette_image_with_a_transparent_index_is_composited_on_white(kind: str) -> None:
-    pixels = decode(encode(palette_image(), kind, transparency=0), SQUASH)
-    assert pixels[0, 0].tolist() == [255, 255, 255]
-    assert pixels[0, -1].tolist() == [0, 0, 255]
-
-
-def test_a_palette_image_with_a_transparency_for_each_index_is_composited_on_white() -> None:
-    pixels = decode(encode(palette_image(), "PNG", transparency=b"\x80\x40"), SQUASH)
-    assert np.allclose(pixels[0, 0], over_white((200, 10, 30), 0x80), atol=1)
-    assert np.allclose(pixels[0, -1], over_white((0, 0, 255), 0x40), atol=1)
-
-
-def test_one_transparent_color_of_an_rgb_image_is_composited_on_white() -> None:
-    image = Image.new("RGB", (SIZE, SIZE), (200, 10, 30))
-    image.paste((1, 2, 3), (16, 0, SIZE, SIZE))
-    pixels = decode(encode(image, "PNG", transparency=(1, 2, 3)), SQUASH)
-    assert pixels[0, 0].tolist() == [200, 10, 30]
-    assert pixels[0, -1].tolist() == [255, 255, 255]
+@pytest.mark.parametrize(("mode", "kind", "transparency", "left", "right"), [
+    ("P", "PNG", None, RED, BLUE),
+    ("P", "PNG", 0, WHITE, BLUE),
+    ("P", "GIF", 0, WHITE, BLUE),
+    ("P", "PNG", b"\x80\x40", over_white(RED, 0x80), over_white(BLUE, 0x40)),
+    ("RGB", "PNG", BLUE, RED, WHITE),
+    ("L", "PNG", 29, (68, 68, 68), WHITE),  # the luma of blue
+    ("LA", "PNG", None, (68, 68, 68), (29, 29, 29)),
+])  # fmt: skip
+def test_transparent_colors_are_composited_on_white(
+    mode: str,
+    kind: str,
+    transparency: int | bytes | tuple[int, ...] | None,
+    left: Sequence[int],
+    right: Sequence[int],
+) -> None:
+    options = {} if transparency is None else {"transparency": transparency}
+    image = palette_image() if mode == "P" else palette_image().convert("RGB").convert(mode)
+    pixels = decode(encode(image, kind, **options), SQUASH)
+    assert np.allclose(pixels[0, 0], left, atol=1)
+    assert np.allclose(pixels[0, -1], right, atol=1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_cmyk_comes_out_in_its_colors_and_not_inverted(kind: str) -> None:
+def test_cmyk_is_converted_and_not_inverted(kind: str) -> None:
     image = Image.new("CMYK", (SIZE, SIZE), (0, 200, 100, 50))
     content = encode(image, kind)
     if kind == "JPEG":
@@ -208,13 +192,8 @@ def test_cmyk_comes_out_in_its_colors_and_not_inverted(kind: str) -> None:
     assert np.allclose(mean(decode(content, SQUASH)), ink, atol=3)
 
 
-def test_ycbcr_becomes_rgb() -> None:
-    content = encode(smooth().convert("YCbCr"), "TIFF")
-    assert distance(decode(content, SQUASH), plain(smooth())) <= 4
-
-
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_several_frames_the_first_is_taken(kind: str) -> None:
+def test_the_first_frame_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (SIZE, SIZE), color) for color in ("red", "lime", "blue")]
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -226,7 +205,7 @@ def test_of_several_frames_the_first_is_taken(kind: str) -> None:
     assert decode_with_traits(encode(frames[0], kind, **options), SQUASH)[1].flags == ImageFlag(0)
 
 
-def test_a_photo_with_a_second_one_behind_it_is_a_jpeg_and_not_animated() -> None:
+def test_a_jpeg_followed_by_another_is_not_animated() -> None:
     images = [smooth(400, 300), noise(400, 300)]
     content = encode(images[0], "MPO", save_all=True, append_images=images[1:])
     with Image.open(io.BytesIO(content)) as image:
@@ -241,23 +220,15 @@ def test_a_photo_with_a_second_one_behind_it_is_a_jpeg_and_not_animated() -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_an_exif_turned_image_equals_its_upright_twin(kind: str, orientation: int) -> None:
+def test_an_image_is_turned_upright_by_its_exif_orientation(kind: str, orientation: int) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     image = noise(48, 30)
     turned = decode(oriented(image, kind, orientation, **options), SQUASH)
     assert np.array_equal(turned, decode(encode(image, "PNG"), SQUASH))
 
 
-def test_a_turned_palette_image_keeps_its_transparency() -> None:
-    exif = Image.Exif()
-    exif[274] = 3
-    pixels = decode(encode(palette_image(), "PNG", transparency=0, exif=exif), SQUASH)
-    assert pixels[0, 0].tolist() == [0, 0, 255]
-    assert pixels[0, -1].tolist() == [255, 255, 255]
-
-
 @pytest.mark.parametrize("orientation", [0, 9, 99, 65535])
-def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     pixels, traits = decode_with_traits(encode(noise(), "PNG", exif=exif), SQUASH)
@@ -274,17 +245,14 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
 def test_corrupt_exif_is_ignored(exif: bytes, kind: str) -> None:
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     without = decode(encode(smooth(), kind, **options), SQUASH)
-    assert np.array_equal(decode(encode(smooth(), kind, exif=exif, **options), SQUASH), without)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_exif_that_cannot_be_read_is_noted(kind: str) -> None:
-    content = encode(smooth(), kind, exif=b"Exif\0\0garbage garbage")
-    assert decode_with_traits(content, SQUASH)[1].flags == ImageFlag.INVALID_EXIF
+    pixels, traits = decode_with_traits(encode(smooth(), kind, exif=exif, **options), SQUASH)
+    assert np.array_equal(pixels, without)
+    if kind != "JPEG" and b"garbage" in exif:
+        assert traits.flags == ImageFlag.INVALID_EXIF
 
 
 def tags_with_a_date(kind: int) -> bytes:
-    """Write EXIF tags by hand: a quarter turn, and the date as a number, which makes no sense."""
+    """Return EXIF data with a quarter turn, and a date of an invalid type."""
     orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     date = struct.pack("<HHII", 0x0132, kind, 1, 38)
     end = struct.pack("<I8x", 0)
@@ -292,7 +260,7 @@ def tags_with_a_date(kind: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [5, 10, 11, 12])  # rational, signed rational, float, double
-def test_an_odd_tag_beside_the_orientation_does_not_leave_the_image_sideways(kind: int) -> None:
+def test_an_invalid_tag_beside_the_orientation_is_ignored(kind: int) -> None:
     image = smooth(48, 30)
     stored = image.transpose(Image.Transpose.ROTATE_90)
     turned, traits = decode_with_traits(encode(stored, "PNG", exif=tags_with_a_date(kind)), SQUASH)
@@ -303,7 +271,7 @@ def test_an_odd_tag_beside_the_orientation_does_not_leave_the_image_sideways(kin
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("size", [(48, 30), (999, 500)])
-def test_the_size_that_is_reported_is_the_originals_and_upright(
+def test_the_traits_have_the_original_size_upright(
     size: tuple[int, int], kind: str, orientation: int
 ) -> None:
     traits = decode_with_traits(oriented(smooth(*size), kind, orientation), SQUASH)[1]
@@ -311,20 +279,29 @@ def test_the_size_that_is_reported_is_the_originals_and_upright(
     assert traits.flags == (ImageFlag.ROTATED if orientation > 1 else ImageFlag(0))
 
 
-# Refused
+# Unreadable files
+
+
+def make_gif_bomb() -> bytes:
+    """Return a small GIF of a huge screen."""
+    content = encode(Image.new("P", (1, 1)), "GIF")
+    return content[:6] + struct.pack("<HH", 65_535, 65_535) + content[10:]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "empty file"),
-        (b"just some text, no picture\n", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
+        (b"just some text, no image\n", "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a page of HTML or XML"),
         (b"\n <!DOCTYPE html><title>404</title>", "a page of HTML or XML"),
         (b"%PDF-1.4\n%%EOF", "not a JPEG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "not a JPEG"),
+        (png(0, 9), ""),
+        (png(2**31 - 1, 2**31 - 1), ""),
+        (make_gif_bomb(), f"more than {MAX_PIXELS:,} pixels"),
         (b"\xff\xd8\xff", ""),
         (b"\x89PNG\r\n\x1a\n", ""),
         (b"GIF89a", ""),
@@ -333,13 +310,13 @@ def test_the_size_that_is_reported_is_the_originals_and_upright(
         (b"RIFF\0\0\0\0WEBP", ""),
     ],
 )
-def test_what_is_no_image_is_refused_with_a_reason(content: bytes, message: str) -> None:
+def test_unreadable_content_has_a_reason(content: bytes, message: str) -> None:
     assert message in reason(content)
     assert reason(content)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "SGI"])
-def test_formats_that_are_not_on_the_list_are_refused(kind: str) -> None:
+def test_other_formats_are_unreadable(kind: str) -> None:
     assert "not a JPEG" in reason(encode(smooth(), kind))
 
 
@@ -356,7 +333,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_a_image_that_is_cut_short_is_unreadable_and_never_half_gray(kind: str) -> None:
+def test_a_truncated_image_is_unreadable(kind: str) -> None:
     content = CUT[kind]
     whole = decode(content, SQUASH)
     for length in [*range(0, len(content), 37), *range(len(content) - 12, len(content))]:
@@ -369,12 +346,6 @@ def test_a_image_that_is_cut_short_is_unreadable_and_never_half_gray(kind: str) 
         assert np.array_equal(pixels, whole), (kind, length)
 
 
-def test_zeros_in_place_of_a_pngs_pixels_are_unreadable() -> None:
-    content = CUT["PNG"]
-    for keep in (60, 300, len(content) // 2):
-        assert reason(content[:keep] + b"\0" * (len(content) - keep))
-
-
 LARGE = {
     "JPEG": encode(noise(500, 400), "JPEG", quality=90),
     "progressive JPEG": encode(noise(500, 400), "JPEG", quality=90, progressive=True),
@@ -384,40 +355,27 @@ LARGE = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
-def test_a_large_image_that_is_cut_at_any_percent_is_unreadable(kind: str) -> None:
+@pytest.mark.parametrize("filling", [b"", b"\0", b"A"])
+def test_a_large_image_without_its_end_is_unreadable(kind: str, filling: bytes) -> None:
     content = LARGE[kind]
-    decode(content, SQUASH)
-    for percent in range(1, 100, 7):
-        assert reason(content[: len(content) * percent // 100]), percent
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "photo JPEG"])
-@pytest.mark.parametrize("filling", [b"\0", b"A"])
-def test_a_jpeg_whose_rest_was_never_written_is_unreadable(kind: str, filling: bytes) -> None:
-    content = LARGE[kind]
-    for percent in (30, 60, 90, 99):
+    for behind in (b"\0" * 5000, b"\xff\xda" * 9):  # phones write more behind an image
+        assert np.array_equal(decode(content + behind, SQUASH), decode(content, SQUASH))
+    for percent in (1, 10, 30, 60, 90, 99):
         kept = content[: len(content) * percent // 100]
         assert reason(kept + filling * (len(content) - len(kept))), percent
-
-
-def test_what_a_phone_writes_behind_a_jpeg_does_no_harm() -> None:
-    content = LARGE["JPEG"]
-    for behind in (b"\0" * 5000, b"\xff\xda" * 9, noise(50, 50).tobytes()):
-        assert np.array_equal(decode(content + behind, SQUASH), decode(content, SQUASH))
 
 
 @pytest.mark.parametrize(
     ("width", "height"),
     [(2**26 + 1, 1), (1, 2**26 + 1), (8193, 8192), (20_000, 20_000), (100_000, 100_000)],
 )
-def test_too_many_pixels_are_refused_before_any_is_read(width: int, height: int) -> None:
+def test_too_many_pixels_are_unreadable(width: int, height: int) -> None:
     assert reason(png(width, height)) == f"more than {MAX_PIXELS:,} pixels"
 
 
-def test_a_webp_may_have_fewer_as_its_decoder_holds_more_of_each() -> None:
-    """A canvas of 42 million pixels took 650 MB."""
+def test_the_limit_of_pixels_is_lower_for_webp() -> None:
     file = io.BytesIO()
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
     content = bytearray(file.getvalue())
     assert content[12:16] == b"VP8X"
@@ -425,19 +383,7 @@ def test_a_webp_may_have_fewer_as_its_decoder_holds_more_of_each() -> None:
     assert reason(bytes(content)) == f"more than {MAX_WEBP_PIXELS:,} pixels"
 
 
-def test_a_size_beyond_all_bounds_or_of_nothing_is_refused() -> None:
-    assert reason(png(2**31 - 1, 2**31 - 1))
-    assert reason(png(0, 0))
-    assert reason(png(9, 0))
-
-
-def test_a_small_gif_of_a_huge_screen_is_refused() -> None:
-    content = encode(Image.new("P", (1, 1)), "GIF")
-    bomb = content[:6] + struct.pack("<HH", 65_535, 65_535) + content[10:]
-    assert reason(bomb) == f"more than {MAX_PIXELS:,} pixels"
-
-
-def test_text_that_unpacks_to_200_megabytes_is_refused() -> None:
+def test_text_that_decompresses_to_200_megabytes_is_unreadable() -> None:
     content = encode(noise(), "PNG")
     packer = zlib.compressobj(9)
     text = b"".join([packer.compress(bytes(1_000_000)) for _ in range(200)]) + packer.flush()
@@ -445,7 +391,7 @@ def test_text_that_unpacks_to_200_megabytes_is_refused() -> None:
     assert reason(bomb) == "damaged"
 
 
-# Squares
+# Resizing to a square
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
@@ -458,29 +404,24 @@ def test_any_shape_becomes_a_square(resize: Resize, size: tuple[int, int]) -> No
 
 
 def thirds(*colors: str) -> bytes:
-    """Draw a wide picture of three squares."""
+    """Draw a wide image of three squares."""
     image = Image.new("RGB", (96, 32))
     for number, color in enumerate(colors):
         image.paste(color, (32 * number, 0, 32 * number + 32, 32))
     return encode(image, "PNG")
 
 
-def test_squash_keeps_all_of_the_image() -> None:
-    pixels = decode(thirds("red", "lime", "blue"), Preprocessing(30, "squash"))
-    assert pixels[15, [3, 15, 27]].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-
-
-def test_crop_keeps_the_centre_alone() -> None:
-    pixels = decode(thirds("red", "lime", "blue"), Preprocessing(32, "crop"))
-    assert mean(pixels[2:-2, 2:-2]) == [0, 255, 0]
-
-
-def test_pad_keeps_the_shape_and_fills_with_gray() -> None:
-    pixels = decode(thirds("red", "lime", "blue"), Preprocessing(96, "pad"))
-    assert pixels[48, [10, 48, 86]].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-    assert (pixels[:32] == 128).all()
-    assert (pixels[64:] == 128).all()
-    assert (pixels[32:64] != 128).any(axis=2).all()
+def test_resize() -> None:
+    content = thirds("red", "lime", "blue")
+    bands = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    squash = decode(content, Preprocessing(30, "squash"))
+    assert squash[15, [3, 15, 27]].tolist() == bands
+    crop = decode(content, Preprocessing(32, "crop"))
+    assert mean(crop[2:-2, 2:-2]) == bands[1]
+    pad = decode(content, Preprocessing(96, "pad"))
+    assert pad[48, [10, 48, 86]].tolist() == bands
+    assert (pad[[*range(32), *range(64, 96)]] == 128).all()
+    assert (pad[32:64] != 128).any(axis=2).all()
 
 
 def test_shrinking_is_antialiased() -> None:
@@ -502,38 +443,43 @@ def test_the_image_is_turned_before_it_is_padded() -> None:
 # Large JPEGs
 
 
-def in_full(content: bytes) -> bytes:
-    """Decode a JPEG without any draft, to a format that has none."""
+def without_draft(content: bytes) -> bytes:
+    """Convert a JPEG to PNG, which is always decoded at full size."""
     with Image.open(io.BytesIO(content)) as image:
         exif = image.getexif()
         return encode(image, "PNG", compress_level=1, exif=exif)
-
-
-def mean_distance(one: Pixels, other: Pixels) -> float:
-    return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_draft_is_within_2_levels_of_a_full_decode(seed: int) -> None:
     width, height = np.random.default_rng(seed).integers(400, 1001, 2).tolist()
     content = encode(photo(seed, width, height), "JPEG", quality=90)
-    full = in_full(content)
+    full = without_draft(content)
     for resize in get_args(Resize):
         for size in (32, 64, 96):
-            way = Preprocessing(size, resize)
-            assert mean_distance(decode(content, way), decode(full, way)) <= 2, (resize, size)
+            preprocessing = Preprocessing(size, resize)
+            pixels = decode(content, preprocessing)
+            assert mean_distance(pixels, decode(full, preprocessing)) <= 2, (resize, size)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_draft_of_any_mode_is_within_2_levels_of_a_full_decode(mode: str) -> None:
+    content = encode(photo(1, 640, 480).convert(mode), "JPEG", quality=90, progressive=True)
+    assert open_upright(content, 48).image.size == (80, 60)
+    with Image.open(io.BytesIO(content)) as image:
+        full = encode(image.convert("RGB"), "PNG")
+    assert mean_distance(decode(content, SQUASH), decode(full, SQUASH)) <= 2
 
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("resize", get_args(Resize))
 @pytest.mark.parametrize("size", [(401, 416), (416, 401)])
-def test_a_draft_is_not_shifted_where_its_last_pixel_lies_half_outside(
-    size: tuple[int, int], resize: Resize, orientation: int
-) -> None:
+def test_a_draft_is_not_shifted(size: tuple[int, int], resize: Resize, orientation: int) -> None:
     # 401 pixels, read at an eighth, make 51, of which 50.1 count; 416 make 52, which all count.
     content = oriented(photo(3, *size), "JPEG", orientation, quality=95)
-    way = Preprocessing(33, resize)
-    drafts, full = decode_with_traits(content, way), decode_with_traits(in_full(content), way)
+    preprocessing = Preprocessing(33, resize)
+    drafts = decode_with_traits(content, preprocessing)
+    full = decode_with_traits(without_draft(content), preprocessing)
     assert mean_distance(drafts[0], full[0]) <= 2
     thumbnails = [np.frombuffer(each[1].thumbnail, np.uint8) for each in (drafts, full)]
     assert mean_distance(*thumbnails) <= 1
@@ -541,7 +487,7 @@ def test_a_draft_is_not_shifted_where_its_last_pixel_lies_half_outside(
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(8, 224))
 @settings(deadline=None, max_examples=40)
-def test_a_draft_is_as_small_as_may_be_but_no_less_than_one_and_a_half_squares(
+def test_a_draft_is_the_smallest_of_at_least_one_and_a_half_squares(
     width: int, height: int, size: int
 ) -> None:
     content = encode(Image.new("RGB", (width, height)), "JPEG")
@@ -563,18 +509,6 @@ def test_a_draft_is_as_small_as_may_be_but_no_less_than_one_and_a_half_squares(
     assert min(read[0]) >= min(wanted, short)
 
 
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_a_draft_of_any_mode_is_within_2_levels_of_a_full_decode(
-    mode: str, options: dict[str, Any]
-) -> None:
-    content = encode(photo(1, 640, 480).convert(mode), "JPEG", quality=90, **options)
-    assert open_upright(content, 48).image.size == (80, 60)
-    with Image.open(io.BytesIO(content)) as image:
-        full = encode(image.convert("RGB"), "PNG")
-    assert mean_distance(decode(content, SQUASH), decode(full, SQUASH)) <= 2
-
-
 @pytest.mark.parametrize("size", [(1000, 750), (401, 409), (150, 200), (30, 500)])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": 6}, {"mode": "L"}])
 def test_the_traits_are_the_same_for_every_square(
@@ -582,12 +516,12 @@ def test_the_traits_are_the_same_for_every_square(
 ) -> None:
     image = photo(5, *size).convert(options.pop("mode", "RGB"))
     content = oriented(image, "JPEG", options.pop("exif", 1), **options)
-    told = {
+    traits = {
         decode_with_traits(content, Preprocessing(side, resize))[1]
         for side in (8, 24, 64, 65, 128, 500)
         for resize in get_args(Resize)
     }
-    assert len(told) == 1
+    assert len(traits) == 1
 
 
 # HEIC
@@ -601,19 +535,12 @@ def heic(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401
 
 def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
     (tmp_path / "IMG_0001.HEIC").write_bytes(heic(smooth(96, 64)))
-    decoded = decode_file_with_traits(tmp_path / "IMG_0001.HEIC", SQUASH)
+    decoded = decode_file(tmp_path / "IMG_0001.HEIC", SQUASH, with_traits=True)
     assert decoded.reason == ""
     assert decoded.pixels is not None
     assert mean_distance(decoded.pixels, decode(encode(smooth(96, 64), "PNG"), SQUASH)) <= 2
     assert decoded.traits is not None
     assert decoded.traits[:4] == (96, 64, "HEIF", ImageFlag(0))
-
-
-def test_heic_that_is_cut_short_is_unreadable() -> None:
-    content = heic(photo(2, 128, 96))
-    decode(content, SQUASH)
-    for percent in range(1, 100, 7):
-        assert reason(content[: len(content) * percent // 100]), percent
 
 
 def test_without_the_extra_heic_is_named_with_its_remedy(
@@ -625,7 +552,7 @@ def test_without_the_extra_heic_is_named_with_its_remedy(
     assert "HEIC; to read it: pip install 'neither[heic]'" in decode_file(path, SQUASH).reason
 
 
-# Everything else
+# All files
 
 
 SEEDS = [
@@ -660,8 +587,8 @@ def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(data: st.DataObj
     assert message.isprintable()
 
 
-def test_odd_metadata_warns_nobody_and_the_filters_stay() -> None:
-    before = list(warnings.filters)
+def test_decoding_leaves_warnings_and_pillow_as_they_were() -> None:
+    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inside = list(warnings.filters)
@@ -671,18 +598,12 @@ def test_odd_metadata_warns_nobody_and_the_filters_stay() -> None:
                 decode(content[:30], SQUASH)
         assert list(warnings.filters) == inside
     assert caught == []
-    assert list(warnings.filters) == before
-
-
-def test_the_state_of_pillow_is_left_alone() -> None:
-    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-    decode(CUT["JPEG"], SQUASH)
-    reason(png(100_000, 100_000))
-    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    after = list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    assert after == before
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", "", ".heic"])
-def test_the_content_counts_and_not_the_suffix(tmp_path: Path, suffix: str) -> None:
+def test_the_suffix_of_a_file_is_ignored(tmp_path: Path, suffix: str) -> None:
     for kind in ("PNG", "BMP", "TIFF"):
         path = tmp_path / f"{kind}{suffix}"
         content = encode(noise(), kind)
@@ -693,22 +614,27 @@ def test_the_content_counts_and_not_the_suffix(tmp_path: Path, suffix: str) -> N
         assert (decoded.sha256, decoded.reason) == (sha256(content).digest(), "")
 
 
-def test_a_bad_file_is_an_answer_with_its_hash(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "has_hash", "message"), [
+    (None, False, "no such file or directory"),
+    (b"no image", True, "not a JPEG"),
+    (b"large", False, "larger than"),
+])  # fmt: skip
+def test_an_unreadable_file_has_a_reason(
+    tmp_path: Path, content: bytes | None, has_hash: bool, message: str
+) -> None:
     path = tmp_path / "bad.jpg"
-    path.write_bytes(b"no picture")
-    decoded = decode_file(path, SQUASH)
+    if content is not None:
+        path.write_bytes(content)
+    if content == b"large":
+        os.truncate(path, MAX_BYTES + 1)
+    decoded = decode_file(path, SQUASH, with_traits=True)
     assert (decoded.pixels, decoded.traits) == (None, None)
-    assert decoded.sha256 == sha256(b"no picture").digest()
-    assert decoded.reason.startswith("not a JPEG")
-
-
-def test_a_file_that_cannot_be_read_is_an_answer_too(tmp_path: Path) -> None:
-    gone = decode_file(tmp_path / "gone.jpg", SQUASH)
-    assert gone == DecodedFile(None, b"", "no such file or directory")
+    assert decoded.sha256 == (sha256(content or b"").digest() if has_hash else b"")
+    assert decoded.reason.startswith(message)
 
 
 def files() -> dict[str, bytes]:
-    """Return lossless files of many kinds, and JPEGs too small to be read at a part."""
+    """Return lossless files of many kinds, and JPEGs too small for a draft."""
     image = photo(0, 61, 43)
     depth = np.random.default_rng(0).integers(0, 2**16, (43, 61), dtype=np.uint16)
     kinds = {f"{kind} turned {turn}": oriented(image, kind, turn)
@@ -731,18 +657,18 @@ def test_an_image_gives_the_pixels_of_its_file(kind: str, resize: str) -> None:
 
 def test_an_array_gives_the_pixels_of_its_file() -> None:
     image = photo(0, 61, 43)
-    assert np.array_equal(decode_array(np.asarray(image), SQUASH),
-                          decode(encode(image, "PNG"), SQUASH))  # fmt: skip
+    pixels = decode(encode(image, "PNG"), SQUASH)
+    assert np.array_equal(decode_array(np.asarray(image), SQUASH), pixels)
 
 
-def test_the_image_stays_as_it_is() -> None:
+def test_decode_image_does_not_change_the_image() -> None:
     with Image.open(io.BytesIO(oriented(photo(0, 640, 400), "JPEG", 6))) as image:
         decode_image(image, SQUASH)
-        assert image.size == (400, 640)  # neither turned nor read at a part of its size
+        assert image.size == (400, 640)  # neither turned nor a draft
         assert image.getexif()[0x0112] == 6
 
 
-def test_a_damaged_file_and_numbers_of_unknown_range_are_unreadable(tmp_path: Path) -> None:
+def test_a_damaged_or_32_bit_image_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(encode(photo(0, 61, 43), "PNG")[:900])
     with Image.open(tmp_path / "cut.png") as image, pytest.raises(UnreadableError, match="damaged"):
         decode_image(image, SQUASH)
@@ -759,7 +685,7 @@ def test_a_damaged_file_and_numbers_of_unknown_range_are_unreadable(tmp_path: Pa
         (np.zeros((0, 8, 3), np.uint8), ValueError),
     ],
 )
-def test_what_is_no_image_is_refused(values: np.ndarray, error: type[Exception]) -> None:
+def test_an_invalid_array_is_an_error(values: np.ndarray, error: type[Exception]) -> None:
     with pytest.raises(error, match="want"):
         decode_array(values, SQUASH)
 

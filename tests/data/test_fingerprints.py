@@ -41,29 +41,20 @@ def fingerprints_of(contents: Sequence[bytes]) -> NDArray[np.void]:
     return compute_fingerprints(traits, [sha256(content).digest() for content in contents])
 
 
-def fact(image: Image.Image, kind: str = "PNG", **options: object) -> np.void:
+def fingerprint_of(image: Image.Image, kind: str = "PNG", **options: object) -> np.void:
     one: np.void = fingerprints_of([encode(image, kind, **options)])[0]
     return one
 
 
-def seen(thumbnail: NDArray[np.uint8], flags: ImageFlag = NO_FLAGS) -> np.void:
-    """Describe an image by its thumbnail, (9, 9) grey or (9, 9, 3)."""
-    colours = thumbnail if thumbnail.ndim == 3 else np.repeat(thumbnail[:, :, None], 3, axis=2)
-    traits = ImageTraits(9, 9, "PNG", flags, colours.astype(np.uint8).tobytes())
+def from_thumbnail(thumbnail: NDArray[np.uint8], flags: ImageFlag = NO_FLAGS) -> np.void:
+    """Return the fingerprint of an image with this thumbnail, (9, 9) gray or (9, 9, 3)."""
+    colors = thumbnail if thumbnail.ndim == 3 else np.repeat(thumbnail[:, :, None], 3, axis=2)
+    traits = ImageTraits(9, 9, "PNG", flags, colors.astype(np.uint8).tobytes())
     one: np.void = compute_fingerprints([traits], [bytes(32)])[0]
     return one
 
 
-def distances(one: NDArray[np.void], other: NDArray[np.void]) -> list[int]:
-    bits = np.bitwise_count(one["dhash"] ^ other["dhash"]).sum(axis=1)
-    numbers: list[int] = bits.tolist()
-    return numbers
-
-
-# Each fact
-
-
-def test_fingerprints_stand_in_the_order_of_their_images() -> None:
+def test_fingerprints_do_not_depend_on_order_and_number() -> None:
     images = [smooth(30, 20), noise(9, 40), smooth(20, 30)]
     kinds = ["JPEG", "PNG", "WEBP"]
     contents = [encode(image, kind) for image, kind in zip(images, kinds, strict=True)]
@@ -72,67 +63,75 @@ def test_fingerprints_stand_in_the_order_of_their_images() -> None:
     assert records["height"].tolist() == [20, 40, 30]
     assert [KNOWN_FORMATS[number] for number in records["format"]] == kinds
     assert [each.tobytes() for each in records["sha256"]] == [sha256(c).digest() for c in contents]
-    one_by_one = np.concatenate([fingerprints_of([content]) for content in contents])
-    assert np.array_equal(records, one_by_one)
+    assert np.array_equal(fingerprints_of(contents[::-1])[::-1], records)
+    assert np.array_equal(fingerprints_of(contents[1:2]), records[1:2])
+
+
+def test_no_images_have_no_fingerprints_and_no_duplicates() -> None:
+    none = compute_fingerprints([], [])
+    assert (none.shape, none.dtype) == ((0,), FINGERPRINT)
+    assert group_exact_duplicates(none).shape == (0,)
+    numbers, pairs = find_near_duplicates(none)
+    assert (numbers.shape, pairs.shape) == ((0,), (0, 2))
 
 
 @pytest.mark.parametrize(
-    ("colour", "brightness"),
+    ("color", "brightness"),
     [((0, 0, 0), 0), ((255, 255, 255), 255), ((200, 10, 30), 69), ((0, 255, 0), 150)],
 )
-def test_brightness_is_the_mean_luma(colour: tuple[int, int, int], brightness: int) -> None:
-    told = fact(Image.new("RGB", (50, 20), colour))
-    assert (told["brightness"], told["contrast"]) == (brightness, 0)
+def test_brightness_is_the_mean_luma(color: tuple[int, int, int], brightness: int) -> None:
+    record = fingerprint_of(Image.new("RGB", (50, 20), color))
+    assert (record["brightness"], record["contrast"]) == (brightness, 0)
 
 
-def test_contrast_is_the_spread_of_the_thumbnail() -> None:
+def test_contrast_is_the_standard_deviation_of_the_thumbnail() -> None:
     thumbnail = np.zeros((9, 9), np.uint8)
     thumbnail[:, :4] = 255
-    assert (seen(thumbnail)["brightness"], seen(thumbnail)["contrast"]) == (113, 127)
+    assert (from_thumbnail(thumbnail)["brightness"], from_thumbnail(thumbnail)["contrast"]) == (
+        113,
+        127,
+    )
 
 
 def test_the_flags_of_the_file_are_kept() -> None:
     every = ImageFlag.ROTATED | ImageFlag.INVALID_EXIF | ImageFlag.ANIMATED
-    colourful = np.asarray(noise(9, 9))
-    assert seen(colourful, every)["flags"] == every
-    assert seen(colourful)["flags"] == 0
+    colorful = np.asarray(noise(9, 9))
+    assert from_thumbnail(colorful, every)["flags"] == every
+    assert from_thumbnail(colorful)["flags"] == 0
     assert (
-        seen(np.zeros((9, 9), np.uint8), every)["flags"]
+        from_thumbnail(np.zeros((9, 9), np.uint8), every)["flags"]
         == every | ImageFlag.GRAYSCALE | ImageFlag.FLAT
     )
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "CMYK"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_image_without_color_is_gray_whatever_its_mode(mode: str, kind: str) -> None:
+def test_an_image_without_color_is_grayscale_in_any_mode(mode: str, kind: str) -> None:
     image = photo(0, 60, 50).convert("L").convert(mode)
     if (mode, kind) in (("LA", "JPEG"), ("CMYK", "PNG")):
         return
-    assert fact(image, kind)["flags"] & ImageFlag.GRAYSCALE
+    assert fingerprint_of(image, kind)["flags"] & ImageFlag.GRAYSCALE
 
 
-def test_a_image_with_a_little_color_is_not_gray() -> None:
-    grey = np.full((9, 9, 3), 100, np.uint8)
-    grey[2, 3] = (100, 106, 100)  # JPEG's rounding
-    assert seen(grey)["flags"] & ImageFlag.GRAYSCALE
-    grey[2, 3] = (100, 107, 100)
-    assert not seen(grey)["flags"] & ImageFlag.GRAYSCALE
-    assert not fact(photo(0, 60, 50))["flags"] & ImageFlag.GRAYSCALE
+def test_an_image_with_a_little_color_is_not_grayscale() -> None:
+    gray = np.full((9, 9, 3), 100, np.uint8)
+    gray[2, 3] = (100, 106, 100)  # JPEG's rounding
+    assert from_thumbnail(gray)["flags"] & ImageFlag.GRAYSCALE
+    gray[2, 3] = (100, 107, 100)
+    assert not from_thumbnail(gray)["flags"] & ImageFlag.GRAYSCALE
+    assert not fingerprint_of(photo(0, 60, 50))["flags"] & ImageFlag.GRAYSCALE
 
 
-def test_an_even_image_is_flat_and_has_neither_hash_nor_coarse_hash() -> None:
+def test_a_flat_image_has_no_hashes() -> None:
     even = np.full((9, 9), 100, np.uint8)
     even[::2] += 3  # a spread of 1.5 levels
-    told = seen(even)
-    assert told["flags"] & ImageFlag.FLAT
-    assert (told["dhash"].any(), told["coarse_hash"]) == (False, 0)
+    record = from_thumbnail(even)
+    assert record["flags"] & ImageFlag.FLAT
+    assert (record["dhash"].any(), record["coarse_hash"]) == (False, 0)
     even[::2] += 2  # of 2.5
-    assert not seen(even)["flags"] & ImageFlag.FLAT
-    assert seen(even)["coarse_hash"] > 0
-    assert fact(Image.new("RGB", (50, 20), "red"))["flags"] == ImageFlag.FLAT
-
-
-# The look
+    assert not from_thumbnail(even)["flags"] & ImageFlag.FLAT
+    assert from_thumbnail(even)["coarse_hash"] > 0
+    assert fingerprint_of(Image.new("RGB", (50, 20), "red"))["flags"] == ImageFlag.FLAT
 
 
 def as_png(image: Image.Image) -> bytes:
@@ -155,55 +154,41 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
     "half": lambda image: as_png(resized(image, 0.5)),
     "double": lambda image: as_png(resized(image, 2)),
     "five times as a JPEG": lambda image: as_jpeg(resized(image, 5)),
-    "grey": lambda image: as_png(image.convert("L")),
+    "gray": lambda image: as_png(image.convert("L")),
 }
 
 
 @cache
-def pictures() -> list[Image.Image]:
+def originals() -> list[Image.Image]:
     drawn = [draw_image(0, "train", CLASSES[number % 3], number)[0] for number in range(48)]
     demo = [Image.open(io.BytesIO(content)).convert("RGB") for content in drawn]
     return [*demo, *(draw_pair(0, number) for number in range(12))]
 
 
 @cache
-def originals() -> NDArray[np.void]:
-    return fingerprints_of([as_png(image) for image in pictures()])
-
-
-@cache
-def copies(kind: str) -> NDArray[np.void]:
-    return fingerprints_of([COPIES[kind](image) for image in pictures()])
+def fingerprints_of_originals() -> NDArray[np.void]:
+    return fingerprints_of([as_png(image) for image in originals()])
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_nearly_every_copy_keeps_its_look(kind: str) -> None:
-    near = np.array(distances(originals(), copies(kind))) <= MAX_DISTANCE
-    assert near.mean() >= 0.95
+def test_most_copies_keep_their_hashes(kind: str) -> None:
+    before = fingerprints_of_originals()
+    copies = fingerprints_of([COPIES[kind](image) for image in originals()])
+    distance = np.bitwise_count(before["dhash"] ^ copies["dhash"]).sum(axis=1)
+    assert (distance <= MAX_DISTANCE).mean() >= 0.95
+    if kind in ("JPEG of quality 80", "half", "double", "gray"):
+        assert (copies["coarse_hash"] == before["coarse_hash"]).mean() >= 0.8
 
 
-def least_distance(records: NDArray[np.void]) -> int:
-    """Compare each look with each other one."""
-    bits = np.bitwise_count(records["dhash"][:, None] ^ records["dhash"][None]).sum(axis=2)
-    return int(bits[np.triu_indices(len(records), 1)].min())
-
-
-def test_different_images_hash_different() -> None:
-    assert least_distance(originals()) > 2 * MAX_DISTANCE
-
-
-def test_dull_images_hash_different_too() -> None:
-    dull = [image.point([180 + number // 18 for number in range(256)] * 3) for image in pictures()]
-    records = fingerprints_of([as_png(image) for image in dull])
+@pytest.mark.parametrize("is_dull", [False, True])
+def test_different_images_have_different_hashes(is_dull: bool) -> None:
+    levels = [180 + number // 18 if is_dull else number for number in range(256)] * 3
+    records = fingerprints_of([as_png(image.point(levels)) for image in originals()])
     records = records[records["flags"] & ImageFlag.FLAT == 0]
+    distance = np.bitwise_count(records["dhash"][:, None] ^ records["dhash"][None]).sum(axis=2)
     assert len(records) >= 20
-    assert least_distance(records) > 2 * MAX_DISTANCE
-
-
-def test_nearly_every_copy_keeps_its_coarse_hash() -> None:
-    for kind in ("JPEG of quality 80", "half", "double", "grey"):
-        assert (copies(kind)["coarse_hash"] == originals()["coarse_hash"]).mean() >= 0.8, kind
-    assert len(np.unique(originals()["coarse_hash"])) >= 55
+    assert distance[np.triu_indices(len(records), 1)].min() > 2 * MAX_DISTANCE
+    assert is_dull or len(np.unique(records["coarse_hash"])) >= 55
 
 
 def pattern() -> NDArray[np.uint8]:
@@ -211,31 +196,31 @@ def pattern() -> NDArray[np.uint8]:
     return np.stack([(37 * x + 11 * y * y) % 256, (91 * y + 5 * x * x) % 256, 28 * x], axis=2)
 
 
-def test_hash_and_coarse_hash_are_the_same_today_and_in_a_year() -> None:
-    # Which image is in which split hangs on them, and they are cached: raise DECODER_VERSION too.
-    told = seen(pattern())
-    assert told["dhash"].tobytes().hex() == GOLDEN_DHASH
-    assert told["coarse_hash"] == GOLDEN_COARSE_HASH
+def test_the_hashes_are_stable() -> None:
+    # Splits depend on them, and they are cached: when they change, raise DECODER_VERSION.
+    record = from_thumbnail(pattern())
+    assert record["dhash"].tobytes().hex() == GOLDEN_DHASH
+    assert record["coarse_hash"] == GOLDEN_COARSE_HASH
 
 
 @given(st.binary(min_size=243, max_size=243))
 @settings(deadline=None)
 def test_a_coarse_hash_is_zero_only_for_flat_images_and_fits_its_range(thumbnail: bytes) -> None:
-    told = seen(np.frombuffer(thumbnail, np.uint8).reshape(9, 9, 3))
-    flat = bool(told["flags"] & ImageFlag.FLAT)
-    assert (told["coarse_hash"] == 0) == flat
-    assert flat or told["coarse_hash"] >= 1
+    record = from_thumbnail(np.frombuffer(thumbnail, np.uint8).reshape(9, 9, 3))
+    flat = bool(record["flags"] & ImageFlag.FLAT)
+    assert (record["coarse_hash"] == 0) == flat
+    assert flat or record["coarse_hash"] >= 1
 
 
 @pytest.mark.parametrize("light", [0, 255])
-def test_coarse_hashs_differ_by_the_place_of_what_is_seen_and_by_its_light(light: int) -> None:
+def test_coarse_hashes_depend_on_position_and_brightness(light: int) -> None:
     scenes = set()
     for cell in range(9):
         for less in (0, 20):
             thumbnail = np.full((9, 9), 255 - light)
             row, column = divmod(cell, 3)
             thumbnail[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = abs(light - less)
-            scenes.add(int(seen(thumbnail)["coarse_hash"]))
+            scenes.add(int(from_thumbnail(thumbnail)["coarse_hash"]))
     assert len(scenes) == 18
 
 
@@ -246,7 +231,7 @@ def with_hashes(hashes: NDArray[np.uint16]) -> NDArray[np.void]:
 
 
 def by_brute_force(hashes: NDArray[np.uint16]) -> set[tuple[int, int]]:
-    """Compare each with each: the indices of two images that look the same."""
+    """Return the pairs of near hashes, found by comparing all."""
     words = hashes.view("<u8")
     distance = np.bitwise_count(words[:, None] ^ words[None]).sum(axis=2)
     used = hashes.any(axis=1)
@@ -257,8 +242,8 @@ def by_brute_force(hashes: NDArray[np.uint16]) -> set[tuple[int, int]]:
     return set(zip(one.tolist(), other.tolist(), strict=True))
 
 
-def as_places(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> set[tuple[int, int]]:
-    """Turn pairs of looks into the indices of the images that have them."""
+def as_indices(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> set[tuple[int, int]]:
+    """Convert pairs of hashes to pairs of images."""
     near = set(map(tuple, pairs.tolist()))
     return {
         (one, other)
@@ -270,7 +255,7 @@ def as_places(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> set[tuple
 
 def check(hashes: NDArray[np.uint16]) -> None:
     numbers, pairs = find_near_duplicates(with_hashes(hashes))
-    assert as_places(numbers, pairs) == by_brute_force(hashes)
+    assert as_indices(numbers, pairs) == by_brute_force(hashes)
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len(np.unique(pairs, axis=0)) == len(pairs)
     assert ((numbers < 0) == ~hashes.any(axis=1)).all()
@@ -290,48 +275,26 @@ def test_clustered_hashes_are_found_as_by_brute_force(hashes: list[tuple[int, li
 @given(st.lists(st.sampled_from([0, 1, 2, 3, 0xFFFF]), min_size=8, max_size=240))
 @settings(deadline=None, max_examples=50)
 def test_hashes_of_few_bits_are_found_as_by_brute_force(words: list[int]) -> None:
-    """With most bits alike, as drawn pictures have them, and none at all, as flat ones have."""
+    """Most bits are equal, as in drawn images, or zero, as in flat ones."""
     check(np.array(words[: len(words) // 8 * 8], np.uint16).reshape(-1, 8))
-
-
-@given(st.integers(0, 2**32), st.integers(0, 300))
-@settings(deadline=None, max_examples=8)
-def test_random_hashes_are_found_as_by_brute_force(seed: int, num: int) -> None:
-    random = np.random.default_rng(seed)
-    bits = random.random((num, DHASH_BITS)) < random.choice([0.02, 0.1, 0.5])
-    check(np.packbits(bits, axis=1).view("<u2"))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_exactly_seven_bits_are_near_wherever_they_lie(seed: int) -> None:
-    flips = np.random.default_rng(seed).permutation(DHASH_BITS)
-    for num in range(1, MAX_DISTANCE + 3):
-        records = make_fingerprints([make_dhash(0), make_dhash(0, flips[:num].tolist())])
-        assert len(find_near_duplicates(records)[1]) == (num <= MAX_DISTANCE)
 
 
 def test_one_bit_in_each_of_seven_bands_is_still_near() -> None:
     """The worst case of the search: only one of eight bands is the same."""
-    for spared in range(8):
-        flips = [16 * band + 3 for band in range(8) if band != spared]
+    for equal in range(8):
+        flips = [16 * band + 3 for band in range(8) if band != equal]
         records = make_fingerprints([make_dhash(0), make_dhash(0, flips)])
         assert find_near_duplicates(records)[1].tolist() == [[0, 1]]
 
 
-def test_thousands_of_equal_hashes_are_one_look() -> None:
+def test_thousands_of_equal_hashes_have_one_number() -> None:
     hashes = np.concatenate([np.tile(make_dhash(0), (5000, 1)), np.tile(make_dhash(1), (5000, 1))])
-    tracemalloc.start()
     numbers, pairs = find_near_duplicates(with_hashes(hashes))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(pairs) == 0
-    assert len(set(numbers[:5000].tolist())) == len(set(numbers[5000:].tolist())) == 1
-    assert numbers[0] != numbers[5000]
-    assert peak < 10_000_000  # fifty million pairs of images, and none of them written down
+    assert len(pairs) == 0  # the 50 million pairs of images are not listed
+    assert np.array_equal(numbers, np.repeat([numbers[0], 1 - numbers[0]], 5000))
 
 
-def test_thousands_of_nearly_equal_hashes_are_all_paired_in_bounded_memory() -> None:
-    """The frames of a film of a street at night: 125,000 pairs."""
+def test_125_000_pairs_are_found_in_bounded_memory() -> None:
     random = np.random.default_rng(0)
     bits = np.zeros((500, DHASH_BITS), np.uint8)
     for row in bits:
@@ -354,26 +317,14 @@ def test_files_with_the_same_bytes_have_one_number() -> None:
     assert numbers[0] == numbers[1] == numbers[4]
     assert numbers[3] == -1
     assert sorted({*numbers.tolist()}) == [-1, 0, 1, 2]
-
-
-def test_bytes_that_differ_in_one_bit_are_other_bytes() -> None:
-    for index in range(16):  # half of the hash is plenty
-        records = make_fingerprints([make_dhash(0)] * 2)
-        records["sha256"][1] = records["sha256"][0]
-        assert len({*group_exact_duplicates(records).tolist()}) == 1
+    for index in range(16):  # half of the hash is compared
+        records["sha256"][:] = records["sha256"][0]
         records["sha256"][1, index] ^= 1
-        assert len({*group_exact_duplicates(records).tolist()}) == 2
-
-
-def test_no_images_have_no_groups() -> None:
-    none = np.zeros(0, FINGERPRINT)
-    assert group_exact_duplicates(none).shape == (0,)
-    numbers, pairs = find_near_duplicates(none)
-    assert (numbers.shape, pairs.shape) == ((0,), (0, 2))
+        assert group_exact_duplicates(records)[0] != group_exact_duplicates(records)[1]
 
 
 @pytest.mark.parametrize("column", ["brightness", "contrast"])
-def test_hashes_of_other_light_are_no_duplicates(column: str) -> None:
+def test_near_duplicates_have_similar_brightness_and_contrast(column: str) -> None:
     for levels in range(MAX_LEVELS + 3):
         records = make_fingerprints([make_dhash(0), make_dhash(0), make_dhash(1)])
         records[column] = 100
@@ -382,8 +333,8 @@ def test_hashes_of_other_light_are_no_duplicates(column: str) -> None:
         assert (numbers[0] == numbers[1] or len(pairs) == 1) == (levels <= MAX_LEVELS)
 
 
-def test_things_on_an_even_ground_are_no_duplicates_of_each_other() -> None:
-    """Discs of any size, index and colour on white: looks of few bits, and few of them differ."""
+def test_objects_on_white_are_not_near_duplicates() -> None:
+    """The hashes of discs of any size, position and color have few bits set."""
     random = np.random.default_rng(0)
     traits, y, x = [], *np.mgrid[:90, :90]
     for _ in range(400):

@@ -39,8 +39,8 @@ def test_a_file_is_read_whole(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Iterator[Path]:
-    """A folder of things that are no files but bear the names of images."""
+def irregular(tmp_path: Path) -> Iterator[Path]:
+    """Make a folder of irregular files with an image suffix."""
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link to pipe.jpg").symlink_to("pipe.jpg")
@@ -53,15 +53,15 @@ def odd(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("watchdog")
 @pytest.mark.parametrize("name", ["folder", "pipe", "link to pipe", "zeros", "null", "socket"])
-def test_what_is_no_regular_file_is_refused_without_a_hang(odd: Path, name: str) -> None:
-    assert reason(odd / f"{name}.jpg") == "not a regular file"
+def test_an_irregular_file_is_unreadable_and_never_opened(irregular: Path, name: str) -> None:
+    assert reason(irregular / f"{name}.jpg") == "not a regular file"
 
 
-def test_no_file_stays_open(odd: Path) -> None:
-    (odd / "file").write_bytes(b"abc")
+def test_no_file_stays_open(irregular: Path) -> None:
+    (irregular / "file").write_bytes(b"abc")
     before = os.dup(0)  # the lowest number that is free
     os.close(before)
-    for path in [*odd.iterdir(), odd / "gone"]:
+    for path in [*irregular.iterdir(), irregular / "gone"]:
         try:
             read_file(path)
         except UnreadableError:
@@ -104,7 +104,7 @@ def not_root() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "secret.jpg"
     path.write_bytes(b"secret")
     path.chmod(0)
@@ -112,12 +112,15 @@ def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path) -> None:
         assert reason(path) == "permission denied"
 
 
-def test_a_file_beyond_the_limit_is_unreadable_and_not_read_whole(tmp_path: Path) -> None:
+def test_a_large_file_is_unreadable_and_memory_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     with path.open("wb") as file:
         file.truncate(8 * MAX_BYTES)
+    (tmp_path / "small").write_bytes(bytes(1000))
     tracemalloc.start()
     try:
+        read_file(tmp_path / "small")
+        assert tracemalloc.get_traced_memory()[1] < 200_000
         assert reason(path) == "larger than 50,000,000 bytes"
         assert tracemalloc.get_traced_memory()[1] < 1.1 * MAX_BYTES
     finally:
@@ -130,18 +133,8 @@ def test_a_file_beyond_the_limit_is_unreadable_and_not_read_whole(tmp_path: Path
     assert len(read_file(path)) == MAX_BYTES
 
 
-def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
-    (tmp_path / "small").write_bytes(bytes(1000))
-    tracemalloc.start()
-    try:
-        read_file(tmp_path / "small")
-        assert tracemalloc.get_traced_memory()[1] < 200_000
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "mif1", "msf1", "heim", "heis", "hevx"])
-def test_heic_is_reported_by_its_brand(brand: str) -> None:
+def test_heic_is_recognized_by_its_brand(brand: str) -> None:
     content = b"\0\0\0\x18ftyp" + brand.encode() + bytes(99)
     assert is_heic(content)
     assert "pip install 'neither[heic]'" in describe_unidentified(content)
@@ -150,7 +143,7 @@ def test_heic_is_reported_by_its_brand(brand: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\0\0\0\x18ftyp", b"\0\0\0\x18ftypisom", b"\0\0\0\x18ftypavif", b"heic" * 9]
 )
-def test_other_content_is_no_heic(content: bytes) -> None:
+def test_other_content_is_not_heic(content: bytes) -> None:
     assert not is_heic(content)
     assert "HEIC" not in describe_unidentified(content)
     assert "HEIF" not in pillow_formats(content)
@@ -167,19 +160,19 @@ def test_other_content_is_no_heic(content: bytes) -> None:
         (KeyError(5), "damaged"),
     ],
 )
-def test_what_pillow_says_becomes_a_few_words(error: Exception, message: str) -> None:
+def test_errors_of_pillow_become_a_short_reason(error: Exception, message: str) -> None:
     explained = to_unreadable(error)
     assert str(explained) == message
     assert not isinstance(explained, TransientReadError)
 
 
-def test_too_little_memory_is_no_damage() -> None:
+def test_a_lack_of_memory_is_transient() -> None:
     explained = to_unreadable(MemoryError())
     assert str(explained) == "too large for the memory"
     assert isinstance(explained, TransientReadError)
 
 
-def test_threads_that_overlap_leave_the_warnings_as_they_were() -> None:
+def test_overlapping_threads_restore_the_warnings() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -192,11 +185,11 @@ def test_threads_that_overlap_leave_the_warnings_as_they_were() -> None:
     with silence_pillow():
         thread.start()
         assert inside.wait(30)
-        warnings.warn("nobody hears this", stacklevel=1)
-    warnings.warn("nor this: another thread is inside", stacklevel=1)
+        warnings.warn("suppressed", stacklevel=1)
+    warnings.warn("suppressed: another thread is inside", stacklevel=1)
     leave.set()
     thread.join()
     assert warnings.filters == before
     assert logging.getLogger("PIL").handlers == handlers
-    with pytest.warns(UserWarning, match="this one"):
-        warnings.warn("this one is heard", stacklevel=1)
+    with pytest.warns(UserWarning, match="shown"):
+        warnings.warn("shown", stacklevel=1)

@@ -13,7 +13,7 @@ import pytest
 
 import builds
 from neither.data import decode, store, workers
-from neither.data.decode import DecodedFile, decode_file_with_traits
+from neither.data.decode import DecodedFile, decode_file
 from neither.data.fingerprints import compute_fingerprints
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
@@ -46,12 +46,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the files that are decoded, in this process, in order."""
     names: list[str] = []
 
-    def logged(path: Path, preprocessing: Preprocessing) -> DecodedFile:
+    def logged(path: Path, preprocessing: Preprocessing, *, with_traits: bool) -> DecodedFile:
         names.append(path.name)
-        return decode_file_with_traits(path, preprocessing)
+        return decode_file(path, preprocessing, with_traits=with_traits)
 
     monkeypatch.setattr(workers, "num_cores", lambda: 1)
-    monkeypatch.setattr(store, "decode_file_with_traits", logged)
+    monkeypatch.setattr(store, "decode_file", logged)
     return names
 
 
@@ -69,7 +69,7 @@ def check(
     """Require for each file what decoding it alone gives."""
     assert len(built.fingerprints) == len(built.is_readable) == len(names)
     for index, name in enumerate(names):
-        alone = decode_file_with_traits(photos / name, preprocessing)
+        alone = decode_file(photos / name, preprocessing, with_traits=True)
         assert built.reasons.get(index, "") == alone.reason
         assert built.fingerprints["sha256"][index].tobytes() == alone.sha256.ljust(32, b"\0")
         assert built.is_readable[index] == (alone.pixels is not None)
@@ -243,15 +243,15 @@ def test_what_was_decoded_is_kept_whatever_ends_the_work(
     monkeypatch.setattr(store, "_CHUNK_IMAGES", 2)
     done: list[str] = []
 
-    def interrupt(path: Path, preprocessing: Preprocessing) -> DecodedFile:
+    def interrupt(path: Path, preprocessing: Preprocessing, *, with_traits: bool) -> DecodedFile:
         done.append(path.name)
         if len(done) == 5 and by_signal:
             os.kill(os.getpid(), signal.SIGINT)
         elif len(done) == 5:
             raise ZeroDivisionError
-        return decode_file_with_traits(path, preprocessing)
+        return decode_file(path, preprocessing, with_traits=with_traits)
 
-    monkeypatch.setattr(store, "decode_file_with_traits", interrupt)
+    monkeypatch.setattr(store, "decode_file", interrupt)
     with signals.installed(), pytest.raises(Stopped if by_signal else ZeroDivisionError):
         build(photos, NAMES)
     check(build(photos, NAMES), photos, NAMES)

@@ -61,7 +61,7 @@ def terminate() -> None:
 MOMENTS = {
     "import": before(train_command, "check_installation", 1, terminate),
     "scan": before(os, "scandir", 3, terminate),
-    "decoding": before(store, "decode_file_with_traits", 5, terminate),
+    "decoding": before(store, "decode_file", 5, terminate),
     "first save": before(os, "fsync", 5, terminate),
     "step": before(trainer, "train_step", 2, terminate),
     "validation": before(validation, "compute_logits", 3, terminate),
@@ -233,7 +233,7 @@ def test_images_that_vanish_while_they_are_decoded_exit_3(
     images: Path, tiny: TinyRun, monkeypatch: Patch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before(store, "decode_file_with_traits", 5, lambda: shutil.rmtree(images))(monkeypatch)
+    before(store, "decode_file", 5, lambda: shutil.rmtree(images))(monkeypatch)
     assert_refused(tiny.train(), 3, "train/")
 
 

@@ -8,8 +8,7 @@ neural networks", 2020), scores well on images of the same source, and fails on 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,14 +66,20 @@ def report_dataset(source: Path) -> dict[str, Any]:
         DataError: if there is no image, or the manifest is malformed.
     """
     table = read_manifest(source) if is_manifest(source) else find_all_images(source)
-    inspection = inspect_images(table)
-    store, spread = inspection.store, inspection.spread
-    fingerprints, readable = store.fingerprints, store.is_readable
+    files = inspect_images(table)
+    fingerprints = np.concatenate([file.fingerprint for file in files])
+    store = ImageStore(
+        fingerprints, {i: file.reason for i, file in enumerate(files) if file.reason}
+    )
+    readable = store.is_readable
+    modes = np.array([file.mode for file in files])
+    spread = np.array([file.spread for file in files])
+    sharpness = np.array([file.sharpness for file in files])
     contents = np.where(readable, group_exact_duplicates(fingerprints), -1)
     flags = fingerprints["flags"][readable]
+    formats = [KNOWN_FORMATS[number] for number in fingerprints["format"][readable]]
     sizes = np.stack([fingerprints["width"], fingerprints["height"]], axis=1)[readable]
     classes = sorted({label for label in table.labels if label})
-    blurred = readable & (inspection.sharpness < _BLURRED) & (spread >= _SINGLE_COLOR)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "source": str(source),
@@ -84,8 +89,8 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "counts": _count_images(table, readable),
         "short_side": _quantiles(sizes.min(axis=1)),
         "long_side": _quantiles(sizes.max(axis=1)),
-        "formats": _count(KNOWN_FORMATS[number] for number in fingerprints["format"][readable]),
-        "modes": _count(filter(None, inspection.modes)),
+        "formats": dict(Counter(formats).most_common()),
+        "modes": dict(Counter(modes[readable].tolist()).most_common()),
         "exif_rotated": int(np.count_nonzero(flags & ImageFlag.ROTATED)),
         "exif_invalid": int(np.count_nonzero(flags & ImageFlag.INVALID_EXIF)),
         "animated": int(np.count_nonzero(flags & ImageFlag.ANIMATED)),
@@ -100,73 +105,51 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "exact_duplicates": _groups(table, contents),
         "near_duplicates": _groups(table, _near_duplicate_clusters(fingerprints), contents),
         "dark": _paths(table, readable & (fingerprints["brightness"] < _DARK)),
-        "blurred": _paths(table, blurred),
+        "blurred": _paths(table, readable & (sharpness < _BLURRED) & (spread >= _SINGLE_COLOR)),
         "single_color": _paths(table, readable & (spread < _SINGLE_COLOR)),
     }
-    labelled = np.flatnonzero(readable & np.array([bool(label) for label in table.labels]))
-    if len(classes) > 1 and len(labelled):
-        modes = [inspection.modes[index] for index in labelled]
-        labels = [table.labels[index] for index in labelled]
-        shortcuts = find_shortcuts(fingerprints[labelled], modes, labels)
-        report["shortcuts"] = [asdict(each) for each in shortcuts]
-        report["macro_recall_from_metadata"] = predict_from_metadata(
-            fingerprints[labelled], modes, labels
-        )
+    labels = np.array(table.labels)
+    labelled = readable & (labels != "")
+    if len(classes) > 1 and labelled.any():
+        known = fingerprints[labelled], modes[labelled], labels[labelled]
+        report["shortcuts"] = [each._asdict() for each in find_shortcuts(*known)]
+        report["macro_recall_from_metadata"] = predict_from_metadata(*known)
     report["errors"] = _errors(table, store, classes)
     report["warnings"] = _warnings(table, report)
     return report
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """Properties of all images.
+class InspectedFile(NamedTuple):
+    """What the report needs of one file.
 
     Attributes:
-        store: their fingerprints, without pixels.
-        modes: (N,) as Pillow names them; empty for unreadable images.
-        sharpness: (N,) variance of the Laplacian of the luma, in gray levels squared, at 256 pixels
-            of the longer side or less (Pech-Pacheco et al., "Diatom autofocusing in brightfield
+        fingerprint: (1,) record of `FINGERPRINT`; zero where nothing is known.
+        mode: as Pillow names it; empty if the file is unreadable.
+        sharpness: variance of the Laplacian of the luma, in gray levels squared, at 256 pixels of
+            the longer side or less (Pech-Pacheco et al., "Diatom autofocusing in brightfield
             microscopy", 2000).
-        spread: (N,) standard deviation of the luma, in gray levels.
+        spread: standard deviation of the luma, in gray levels.
+        reason: why the file is unreadable; empty if it is readable.
     """
 
-    store: ImageStore
-    modes: list[str]
-    sharpness: NDArray[np.float64]
-    spread: NDArray[np.float64]
-
-
-class _InspectedFile(NamedTuple):
-    fingerprint: NDArray[np.void]  # (1,)
+    fingerprint: NDArray[np.void]
     mode: str = ""
     sharpness: float = 0.0
     spread: float = 0.0
     reason: str = ""
 
 
-def inspect_images(table: ImageTable) -> Inspection:
-    """Decode every file at its full size, in parallel; nothing is written.
-
-    Raises:
-        OutputError: if a decoding process is killed.
-        Stopped: if a signal arrives.
-    """
-    num = len(table.paths)
-    fingerprints = np.zeros(num, FINGERPRINT)
-    modes, reasons = [""] * num, {}
-    sharpness, spread = np.zeros(num), np.zeros(num)
-    with progress_bar("checking", num) as bar:
-        paths = (table.root / path for path in table.paths)
-        for index, file in enumerate(parallel_map(_inspect_file, paths)):
-            fingerprints[index] = file.fingerprint[0]
-            modes[index], sharpness[index], spread[index] = file.mode, file.sharpness, file.spread
-            if file.reason:
-                reasons[index] = file.reason
+def inspect_images(table: ImageTable) -> list[InspectedFile]:
+    """Decode every file at its full size, in parallel; nothing is written."""
+    files = []
+    with progress_bar("checking", len(table.paths)) as bar:
+        for file in parallel_map(_inspect_file, (table.root / path for path in table.paths)):
+            files.append(file)
             bar.advance()
-    return Inspection(ImageStore(fingerprints, reasons), modes, sharpness, spread)
+    return files
 
 
-def _inspect_file(path: Path) -> _InspectedFile:
+def _inspect_file(path: Path) -> InspectedFile:
     fingerprint = np.zeros(1, FINGERPRINT)
     try:
         content = read_file(path)
@@ -177,25 +160,19 @@ def _inspect_file(path: Path) -> _InspectedFile:
         if upright.image.size != upright.size:
             upright = open_upright(content, _FULL_SIZE)
     except UnreadableError as error:
-        return _InspectedFile(fingerprint, reason=str(error))
-    image = upright.image.convert("L")
-    spread = float(np.asarray(image).std())
-    image.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
+        return InspectedFile(fingerprint, reason=str(error))
     fingerprint = compute_fingerprints([traits], [digest])
-    return _InspectedFile(fingerprint, upright.mode, _sharpness(image), spread)
-
-
-def _sharpness(image: Image.Image) -> float:
+    image = upright.image.convert("L")
+    spread, sharpness = float(np.asarray(image).std()), 0.0
+    image.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
     luma = np.asarray(image, dtype=np.int16)
-    if min(luma.shape) < 3:
-        return 0.0
-    center = luma[1:-1, 1:-1]
-    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * center
-    return float(laplacian.var())
+    if min(luma.shape) >= 3:
+        neighbors = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+        sharpness = float((neighbors - 4 * luma[1:-1, 1:-1]).var())
+    return InspectedFile(fingerprint, upright.mode, sharpness, spread)
 
 
-@dataclass(frozen=True)
-class Shortcut:
+class Shortcut(NamedTuple):
     """A trait that one class has more often than the others.
 
     Attributes:
@@ -214,54 +191,59 @@ class Shortcut:
 
 
 def find_shortcuts(
-    fingerprints: NDArray[np.void], modes: Sequence[str], labels: Sequence[str]
+    fingerprints: NDArray[np.void], modes: NDArray[np.str_], labels: NDArray[np.str_]
 ) -> list[Shortcut]:
     """Find traits that are much more frequent in one class than in the others.
 
     Args:
         fingerprints: (N,) records of readable images.
-        modes: of the N images.
-        labels: their classes.
+        modes: (N,) their modes.
+        labels: (N,) their classes, two or more.
 
     Returns:
         The significant ones, by decreasing balanced accuracy. Of the size limits only the best is
         kept for each class.
     """
-    names = np.array(labels)
-    shortcuts = [
-        shortcut
-        for trait, has_trait in _traits(fingerprints, np.array(modes))
-        for label in np.unique(names)
-        if (shortcut := _compare(str(label), trait, has_trait, names == label))
-    ]
-    shortcuts.sort(key=lambda each: -each.balanced_accuracy)
-    kept, has_size_limit = [], set()
-    for each in shortcuts:
-        if each.trait.startswith("short side"):
-            if each.label in has_size_limit:
+    shortcuts = []
+    for trait, has_trait in _traits(fingerprints, modes):
+        pooled = float(has_trait.mean())
+        for label in np.unique(labels).tolist():
+            own = labels == label
+            if own.all():
                 continue
-            has_size_limit.add(each.label)
-        kept.append(each)
-    return kept
+            fraction, of_others = float(has_trait[own].mean()), float(has_trait[~own].mean())
+            difference = fraction - of_others
+            variance = pooled * (1 - pooled) * (1 / int(own.sum()) + 1 / int((~own).sum()))
+            significant = max(_MIN_DIFFERENCE, _MIN_STANDARD_ERRORS * math.sqrt(variance))
+            is_large = difference >= _LARGE_DIFFERENCE or fraction >= _MIN_RATIO * of_others
+            if is_large and difference >= significant:
+                accuracy = 0.5 + difference / 2
+                shortcuts.append(Shortcut(label, trait, fraction, of_others, accuracy))
+    best: dict[tuple[str, str], Shortcut] = {}
+    for each in sorted(shortcuts, key=lambda each: -each.balanced_accuracy):
+        kind = "short side" if each.trait.startswith("short side") else each.trait
+        best.setdefault((each.label, kind), each)
+    return list(best.values())
 
 
 def predict_from_metadata(
-    fingerprints: NDArray[np.void], modes: Sequence[str], labels: Sequence[str]
+    fingerprints: NDArray[np.void], modes: NDArray[np.str_], labels: NDArray[np.str_]
 ) -> float:
     """Return how well format, mode, size, shape and grayscale together predict the class.
 
     Each image is predicted by the most frequent class of the images of the other folds (5-fold)
-    with the same metadata; every class has the same weight.
+    with the same metadata; every class has the same weight. The arguments are those of
+    `find_shortcuts`.
 
     Returns:
         Macro recall in [0, 1]; chance is one over the number of classes.
     """
-    classes, targets = np.unique(np.array(labels), return_inverse=True)
+    classes, targets = np.unique(labels, return_inverse=True)
+    short_side, aspect_ratio = _shape(fingerprints)
     cells = np.stack([
-        fingerprints["format"], np.unique(np.array(modes), return_inverse=True)[1],
+        fingerprints["format"], np.unique(modes, return_inverse=True)[1],
         (fingerprints["flags"] & ImageFlag.GRAYSCALE) > 0,
-        np.rint(2 * np.log2(np.maximum(_short_side(fingerprints), 1))),
-        np.rint(2 * np.log2(_aspect_ratio(fingerprints))),
+        np.rint(2 * np.log2(np.maximum(short_side, 1))), np.rint(2 * np.log2(aspect_ratio)),
     ], axis=1)  # fmt: skip
     _, cells = np.unique(cells, axis=0, return_inverse=True)
     folds = fingerprints["sha256"][:, 0] % _NUM_FOLDS
@@ -279,44 +261,23 @@ def _traits(
     fingerprints: NDArray[np.void], modes: NDArray[np.str_]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     yield "grayscale", (fingerprints["flags"] & ImageFlag.GRAYSCALE) > 0
-    aspect_ratio = _aspect_ratio(fingerprints)
+    short_side, aspect_ratio = _shape(fingerprints)
     yield "taller than wide", aspect_ratio < _PORTRAIT
     yield "wider than tall", aspect_ratio > 1 / _PORTRAIT
     yield "exactly square", fingerprints["width"] == fingerprints["height"]
-    short = _short_side(fingerprints)
-    for limit in np.unique(np.quantile(short, np.linspace(0.1, 0.9, 9), method="higher")):
-        yield f"short side under {limit} pixels", short < limit
-        yield f"short side of {limit} pixels or more", short >= limit
+    for limit in np.unique(np.quantile(short_side, np.linspace(0.1, 0.9, 9), method="higher")):
+        yield f"short side under {limit} pixels", short_side < limit
+        yield f"short side of {limit} pixels or more", short_side >= limit
     for number in np.unique(fingerprints["format"]):
         yield KNOWN_FORMATS[number], fingerprints["format"] == number
     for mode in np.unique(modes):
         yield f"mode {mode}", modes == mode
 
 
-def _aspect_ratio(fingerprints: NDArray[np.void]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = fingerprints["width"] / np.maximum(fingerprints["height"], 1)
-    return ratio
-
-
-def _short_side(fingerprints: NDArray[np.void]) -> NDArray[np.uint32]:
-    short: NDArray[np.uint32] = np.minimum(fingerprints["width"], fingerprints["height"])
-    return short
-
-
-def _compare(
-    label: str, trait: str, has_trait: NDArray[np.bool_], own: NDArray[np.bool_]
-) -> Shortcut | None:
-    num, num_others = int(own.sum()), int((~own).sum())
-    if not num or not num_others:
-        return None
-    fraction, of_others = float(has_trait[own].mean()), float(has_trait[~own].mean())
-    pooled = float(has_trait.mean())
-    standard_error = math.sqrt(pooled * (1 - pooled) * (1 / num + 1 / num_others))
-    difference = fraction - of_others
-    is_large = difference >= _LARGE_DIFFERENCE or fraction >= _MIN_RATIO * of_others
-    if not is_large or difference < max(_MIN_DIFFERENCE, _MIN_STANDARD_ERRORS * standard_error):
-        return None
-    return Shortcut(label, trait, fraction, of_others, 0.5 + difference / 2)
+def _shape(fingerprints: NDArray[np.void]) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
+    """Return the short side, and width over height, of each image."""
+    width, height = fingerprints["width"], fingerprints["height"]
+    return np.minimum(width, height), width / np.maximum(height, 1)
 
 
 def _errors(table: ImageTable, store: ImageStore, classes: Sequence[str]) -> list[str]:
@@ -330,10 +291,8 @@ def _errors(table: ImageTable, store: ImageStore, classes: Sequence[str]) -> lis
         errors.append(str(error))
     if len(classes) < 2:
         got = ", ".join(classes) or "none"
-        errors.append(
-            f"{table.source}: want two classes or more, each a folder or a label; got {got}"
-        )
-        return errors
+        wanted = "want two classes or more, each a folder or a label"
+        return [*errors, f"{table.source}: {wanted}; got {got}"]
     try:
         find = find_training_rows if is_manifest(table.source) else find_training_images
         if find(table.source, classes).paths == table.paths:
@@ -373,17 +332,16 @@ def _warnings(table: ImageTable, report: dict[str, Any]) -> list[str]:
 
 
 def _count_images(table: ImageTable, readable: NDArray[np.bool_]) -> dict[str, dict[str, int]]:
-    counts = Counter(
-        (split or "all", label or "unlabelled")
-        for split, label, is_readable in zip(table.splits, table.labels, readable, strict=True)
-        if is_readable
-    )
-    order = [split or "all" for split in SPLITS]
-    splits = sorted({split for split, _ in counts}, key=order.index)
-    return {
-        split: {label: num for (each, label), num in sorted(counts.items()) if each == split}
-        for split in splits
-    }
+    counts = {}
+    for split in SPLITS:
+        labels = Counter(
+            label or "unlabelled"
+            for each, label, usable in zip(table.splits, table.labels, readable, strict=True)
+            if usable and each == split
+        )
+        if labels:
+            counts[split or "all"] = dict(sorted(labels.items()))
+    return counts
 
 
 def _quantiles(values: NDArray[np.uint32]) -> dict[str, int]:
@@ -391,10 +349,6 @@ def _quantiles(values: NDArray[np.uint32]) -> dict[str, int]:
         return {}
     quantiles = np.quantile(values, [0, 0.5, 1], method="lower").astype(int).tolist()
     return dict(zip(("min", "median", "max"), quantiles, strict=True))
-
-
-def _count(values: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())
 
 
 def _paths(table: ImageTable, mask: NDArray[np.bool_]) -> list[str]:
@@ -421,9 +375,8 @@ def _groups(
 ) -> list[dict[str, list[str]]]:
     """List the groups of two or more images; given the contents, only groups of different ones."""
     groups: dict[int, list[int]] = {}
-    for index, number in enumerate(numbers.tolist()):
-        if number >= 0:
-            groups.setdefault(number, []).append(index)
+    for index in np.flatnonzero(numbers >= 0).tolist():
+        groups.setdefault(int(numbers[index]), []).append(index)
     return [
         {
             "paths": [table.paths[index] for index in indices],

@@ -16,7 +16,6 @@ What an image becomes:
 """
 
 import io
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -47,16 +46,10 @@ _REDUCING_GAP = 2.0  # the fast first step of shrinking stops at this many times
 _RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as all of Pillow's are
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _PADDING = (128, 128, 128)  # beside a padded image
-_ORIENTATION = 0x0112  # the EXIF tag; the table has the operation that undoes each of its values
-TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_Flip = Image.Transpose
+_UPRIGHT = {2: _Flip.FLIP_LEFT_RIGHT, 3: _Flip.ROTATE_180, 4: _Flip.FLIP_TOP_BOTTOM,
+            5: _Flip.TRANSPOSE, 6: _Flip.ROTATE_270, 7: _Flip.TRANSVERSE,
+            8: _Flip.ROTATE_90}  # by EXIF orientation  # fmt: skip
 
 Box = tuple[float, float, float, float]
 
@@ -66,39 +59,33 @@ class DecodedFile(NamedTuple):
 
     Attributes:
         pixels: (S, S, 3) uint8 RGB, or None if the file is unreadable.
-        sha256: of the file's bytes, 32 bytes; empty if a later attempt may succeed.
-        reason: why there are no pixels; empty if there are.
         traits: of the image, if they were asked for and the file is readable.
+        sha256: of the file's bytes, 32 bytes; empty if it was not read, or if a later attempt may
+            succeed.
+        reason: why there are no pixels; empty if there are.
     """
 
     pixels: NDArray[np.uint8] | None
+    traits: ImageTraits | None
     sha256: bytes
     reason: str = ""
-    traits: ImageTraits | None = None
 
 
-def decode_file(path: Path, preprocessing: Preprocessing) -> DecodedFile:
-    """Read and decode a file. An unreadable file gives a reason instead of an exception."""
-    return _decode_file(path, lambda content: (decode(content, preprocessing), None))
-
-
-def decode_file_with_traits(path: Path, preprocessing: Preprocessing) -> DecodedFile:
-    """Do as `decode_file`, and extract the traits that fingerprints are computed from."""
-    return _decode_file(path, lambda content: decode_with_traits(content, preprocessing))
-
-
-def _decode_file(
-    path: Path, decoder: Callable[[bytes], tuple[NDArray[np.uint8], ImageTraits | None]]
+def decode_file(
+    path: Path, preprocessing: Preprocessing, *, with_traits: bool = False
 ) -> DecodedFile:
+    """Read and decode a file. An unreadable file gives a reason instead of an exception."""
     digest = b""
     try:
         content = read_file(path)
         digest = sha256(content).digest()
-        pixels, traits = decoder(content)
+        if with_traits:
+            return DecodedFile(*decode_with_traits(content, preprocessing), digest)
+        return DecodedFile(decode(content, preprocessing), None, digest)
+    except TransientReadError as error:
+        return DecodedFile(None, None, b"", str(error))
     except UnreadableError as error:
-        is_final = not isinstance(error, TransientReadError)
-        return DecodedFile(None, digest if is_final else b"", str(error))
-    return DecodedFile(pixels, digest, traits=traits)
+        return DecodedFile(None, None, digest, str(error))
 
 
 def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -114,7 +101,7 @@ def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     Raises:
         UnreadableError: if it is none of these, damaged, truncated, or too large.
     """
-    upright = open_upright(content, _draft_side(preprocessing))
+    upright = open_upright(content, round(_DRAFT_RATIO * preprocessing.image_size))
     return _to_square(upright.image, upright.box, preprocessing)
 
 
@@ -126,7 +113,7 @@ def decode_with_traits(
     Splits depend on the traits, so they must be the same to the bit for every size of the square.
     A JPEG of which `decode` reads another scale is therefore opened a second time.
     """
-    side = _draft_side(preprocessing)
+    side = round(_DRAFT_RATIO * preprocessing.image_size)
     upright = open_upright(content, side)
     pixels = _to_square(upright.image, upright.box, preprocessing)
     if _is_jpeg(upright.format) and (
@@ -143,14 +130,14 @@ def decode_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np
     at a fraction of its size: here it is read at its full size.
 
     Args:
-        image: of any mode. Its current frame is used; a file not yet loaded is loaded.
+        image: of any mode. Its current frame is used.
         preprocessing: the size S of the square and how to resize to it.
 
     Returns:
         (S, S, 3) uint8 RGB, turned upright by the EXIF tag if it has one.
 
     Raises:
-        UnreadableError: if it has no pixels, its file is damaged, or its pixels have 32 bits.
+        UnreadableError: if it has no pixels, is damaged, or its pixels have 32 bits.
     """
     if 0 in image.size:
         raise UnreadableError("no pixels")
@@ -158,21 +145,14 @@ def decode_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np
         image.load()  # Pillow turns a TIFF upright here and removes the tag
         orientation, _ = _exif_orientation(image)
         if orientation > 1 and image.format != HEIC:
-            image = image.transpose(TRANSPOSE[orientation])
+            image = image.transpose(_UPRIGHT[orientation])
         return _to_square(_to_rgb(image), (0, 0, *image.size), preprocessing)
     except PILLOW_ERRORS as error:
         raise to_unreadable(error) from error
 
 
 def decode_array(values: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resize an array to the square.
-
-    Args:
-        values: (H, W, 3) uint8 RGB, upright.
-        preprocessing: the size S of the square and how to resize to it.
-
-    Returns:
-        (S, S, 3) uint8 RGB.
+    """Resize an (H, W, 3) uint8 RGB array to an (S, S, 3) square.
 
     Raises:
         TypeError: if the dtype is not uint8: the range of floats is unknown.
@@ -191,7 +171,7 @@ class UprightImage(NamedTuple):
     Attributes:
         image: RGB, of the size it was read at.
         box: left, top, right and bottom of the content: the last row and column of a JPEG read at
-            a fraction of its size may lie partly outside the original.
+            a fraction of its size may be partly outside the original.
         size: width and height of the original, upright.
         format: as Pillow names it.
         mode: of the original pixels, as Pillow names it.
@@ -212,9 +192,6 @@ def open_upright(content: bytes, min_side: int) -> UprightImage:
     Args:
         content: of the file.
         min_side: in pixels. A JPEG may be read at a fraction of its size, but no smaller than this.
-
-    Raises:
-        UnreadableError: if it is not an image.
     """
     if not content:
         raise UnreadableError("empty file")
@@ -259,18 +236,21 @@ def _load_upright(image: Image.Image, min_side: int) -> UprightImage:
     image.load()
     # Pillow turns TIFF and HEIC upright itself, and gives their upright size.
     if orientation > 1 and image_format not in ("TIFF", HEIC):
-        image = image.transpose(TRANSPOSE[orientation])
+        image = image.transpose(_UPRIGHT[orientation])
         size = (size[1], size[0]) if orientation >= 5 else size
     rgb, box = _to_rgb(image), _content_box(image.size, excess, orientation)
-    if image_format != "JPEG" and _is_animated(image):  # last, as it may seek to other frames
-        flags |= ImageFlag.ANIMATED
+    try:  # last, as this may seek to other frames
+        is_animated = image_format != "JPEG" and bool(getattr(image, "is_animated", False))
+    except PILLOW_ERRORS:
+        is_animated = True  # a later frame is damaged; the first one is not
+    flags |= ImageFlag.ANIMATED if is_animated else 0
     return UprightImage(rgb, box, size, image_format, mode, flags)
 
 
 def _exif_orientation(image: Image.Image) -> tuple[int, ImageFlag]:
     """Return the EXIF orientation, 1 to 8; an invalid tag counts as 1."""
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(0x0112, 1)
     except PILLOW_ERRORS:
         return 1, ImageFlag.INVALID_EXIF
     if orientation not in range(1, 9):
@@ -319,10 +299,6 @@ def _to_square(image: Image.Image, box: Box, preprocessing: Preprocessing) -> ND
     return np.array(square, dtype=np.uint8)
 
 
-def _draft_side(preprocessing: Preprocessing) -> int:
-    return round(_DRAFT_RATIO * preprocessing.image_size)
-
-
 def _draft_scale(size: tuple[int, int], min_side: int) -> int:
     """Return the divisor that `Image.draft` chooses for a JPEG of this size."""
     return max((scale for scale in (2, 4, 8) if min(size) // min_side >= scale), default=1)
@@ -330,10 +306,3 @@ def _draft_scale(size: tuple[int, int], min_side: int) -> int:
 
 def _is_jpeg(image_format: str | None) -> bool:
     return image_format in ("JPEG", "MPO")  # MPO: a JPEG followed by more images, from phones
-
-
-def _is_animated(image: Image.Image) -> bool:
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except PILLOW_ERRORS:
-        return True  # a later frame is damaged; the first one is not

@@ -136,13 +136,10 @@ def _coarse_hash(
 
 
 def group_exact_duplicates(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:
-    """Number the distinct contents of N files.
-
-    Args:
-        fingerprints: (N,) records of `FINGERPRINT`.
+    """Number the distinct contents of files.
 
     Returns:
-        (N,) int64; files with the same bytes have the same number, unreadable files have -1.
+        (N,) int64; files with the same bytes have the same number, files without a hash have -1.
     """
     # Half of a SHA-256 is enough to distinguish contents.
     return _number_rows(np.ascontiguousarray(fingerprints["sha256"][:, :16]).view("<u8"))
@@ -157,19 +154,13 @@ def find_near_duplicates(
     set: images with an even background, such as an object on white, have hardly any bits set
     without being duplicates. Brightness and contrast must agree too.
 
-    Args:
-        fingerprints: (N,) records of `FINGERPRINT`.
-
     Returns:
         numbers: (N,) int64, the number of each image's hash; -1 for flat images, which have none.
         pairs: (P, 2) int64, numbers of near hashes, each pair once, the smaller first.
     """
     has_hash = fingerprints["dhash"].any(axis=1)
-    rows = np.zeros((len(fingerprints), _NUM_BANDS + 2), np.uint16)
-    rows[:, :_NUM_BANDS] = fingerprints["dhash"]
-    rows[:, _NUM_BANDS], rows[:, _NUM_BANDS + 1] = (
-        fingerprints["brightness"], fingerprints["contrast"],
-    )  # fmt: skip
+    columns = [fingerprints[name] for name in ("dhash", "brightness", "contrast")]
+    rows = np.column_stack(columns).astype(np.uint16)
     rows[~has_hash] = 0
     numbers = _number_rows(rows)
     distinct = np.zeros((int(numbers.max(initial=-1)) + 1, _NUM_BANDS + 2), np.uint16)

@@ -60,11 +60,7 @@ def is_heic(content: bytes) -> bool:
 
 
 def pillow_formats(content: bytes) -> tuple[str, ...]:
-    """Return the formats that Pillow may open the content as.
-
-    Raises:
-        TransientReadError: if it is HEIC and the extra [heic] is not installed.
-    """
+    """Return the formats that Pillow may open the content as; HEIC needs the extra [heic]."""
     if not is_heic(content):
         return FORMATS
     try:

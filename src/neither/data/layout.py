@@ -5,7 +5,7 @@ its exact name, or by an alias from the config. A near miss is reported, never g
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sys import intern
 from types import MappingProxyType
@@ -15,15 +15,15 @@ from neither.data.scan import Identity, ImageTable, count_loose_images, file_ide
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError, UsageError
 
-_NO_ALIASES: Mapping[str, str] = MappingProxyType({})
-_LOOKED_FOR = "no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)"
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
+_NO_IMAGES = "no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)"
 
 
 def find_training_images(
     root: Path,
     classes: Sequence[str],
     ignored: Sequence[str] = (),
-    aliases: Mapping[str, str] = _NO_ALIASES,
+    aliases: Mapping[str, str] = NO_ALIASES,
 ) -> ImageTable:
     """Find the labelled images of a folder, with their splits if it has split folders.
 
@@ -37,21 +37,27 @@ def find_training_images(
         UsageError: if the root does not exist.
         DataError: if class folders are missing, empty, extra, or not named exactly.
     """
-    require_folder(root)
-    table = ImageTable(root, root)
-    splits = split_folders(root)
-    visited = _labelled_folders(root, splits.values())
-    if not splits:
-        _add_classes(table, "", "", classes, ignored, aliases, visited)
-        return table
-    if "train" not in splits:
+    table, splits, visited = _open_root(root)
+    if not {"", "train"} & {*splits}:
         raise DataError(
             f"{root}: there is {', '.join(splits.values())} but no train folder; want "
             "root/train/<class>/..., or root/<class>/... without any split folder"
         )
-    _note_unread_folders(table, splits)
     for split, folder in splits.items():
-        _add_classes(table, split, folder, classes, ignored, aliases, visited)
+        _note_loose_images(table, root / folder, "class")
+        names = [name for name in list_folders(root / folder) if name not in ignored]
+        labels = {name: aliases.get(name, name) for name in names}
+        problems = _find_class_problems(labels, classes, ignored)
+        for label in classes:
+            num_before = len(table.paths)
+            own = [name for name in names if labels[name] == label]
+            for name in own:
+                _add_folder(table, folder, name, label, split, visited)
+            if own and len(table.paths) == num_before:
+                problems.append(f"the folder of class {label} holds no images")
+        if problems:
+            wanted = f"{root / folder}: want one folder for each of {', '.join(classes)}"
+            raise DataError("\n       ".join([wanted, *problems]))
     return table
 
 
@@ -59,7 +65,7 @@ def find_evaluation_images(
     path: Path,
     classes: Sequence[str],
     split: str | None,
-    aliases: Mapping[str, str] = _NO_ALIASES,
+    aliases: Mapping[str, str] = NO_ALIASES,
 ) -> ImageTable:
     """Find the images to evaluate: one split of a folder with splits, a whole folder, or one file.
 
@@ -89,27 +95,22 @@ def find_evaluation_images(
             "what a run was trained on"
         )
     if splits:
-        wanted = split or "test"
+        wanted, known = split or "test", ", ".join(splits)
         if wanted not in splits:
-            known = ", ".join(splits)
             raise UsageError(f"{path}: no {wanted} split here; name another: --split {known}")
         path = path / splits[wanted]
     table = ImageTable(path, path)
     folders = list_folders(path)
+    others = [name for name in folders if aliases.get(name, name) not in classes]
     absent = [name for name in classes if name not in folders]
-    for name in folders:
-        if aliases.get(name, name) not in classes and (close := near_miss(name, absent)):
-            table.notes.append(
-                f"{printable(path / name)}: not read as {close}: the name must be the same, or one "
-                "of the run's data.aliases"
-            )
-    is_labelled = any(aliases.get(name, name) in classes for name in folders)
+    note_near_misses(table, {printable(path / name): name for name in others}, absent)
+    is_labelled = len(others) < len(folders)
     for image in table.scan(path):
         folder, slash, _ = image.partition("/")
         label = aliases.get(folder, folder) if slash and is_labelled else ""
         table.add([image], intern(label))
     if not table.paths:
-        raise DataError(f"{path}: {_LOOKED_FOR}")
+        raise DataError(f"{path}: {_NO_IMAGES}")
     return table
 
 
@@ -125,7 +126,7 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> ImageTable:
     for folder in (root, *(root / split for split in split_folders(root).values())):
         if known := sorted(set(list_folders(folder)) & set(classes)):
             raise DataError(
-                f"{folder}: --unseen is for other kinds, but {join_names(known)} is a class"
+                f"{folder}: --unseen is for other kinds, but {_join_names(known)} is a class"
             )
     own_name = root.resolve().name
     if own_name in classes and count_loose_images(root):
@@ -145,36 +146,26 @@ def find_all_images(root: Path) -> ImageTable:
         UsageError: if the root does not exist.
         DataError: if there is no image.
     """
-    require_folder(root)
-    table = ImageTable(root, root)
-    splits = split_folders(root)
-    visited = _labelled_folders(root, splits.values())
-    if splits:
-        _note_unread_folders(table, splits)
-    for split, folder in (splits or {"": ""}).items():
+    table, splits, visited = _open_root(root)
+    for split, folder in splits.items():
         for name in list_folders(root / folder):
-            prefix = f"{folder}/{name}/" if folder else f"{name}/"
-            table.add(table.scan(root / prefix, visited, prefix), name, split)
+            _add_folder(table, folder, name, name, split, visited)
         _note_loose_images(table, root / folder, "class")
     if not table.paths:  # without class folders there are only loose images
         table.add(table.scan(root), "")
     if not table.paths:
-        raise DataError(f"{root}: {_LOOKED_FOR}")
+        raise DataError(f"{root}: {_NO_IMAGES}")
     return table
 
 
 def split_folders(root: Path) -> dict[str, str]:
-    """Map each split that a folder has to the name of its folder.
-
-    Raises:
-        DataError: if two folders name the same split.
-    """
+    """Map each split that a folder has to the name of its folder."""
     folders = set(list_folders(root))
     splits: dict[str, str] = {}
     for split, names in SPLIT_FOLDERS.items():
         present = [name for name in names if name in folders]
         if len(present) > 1:
-            raise DataError(f"{root}: {join_names(present)} both name the {split} split; keep one")
+            raise DataError(f"{root}: {_join_names(present)} both name the {split} split; keep one")
         if present:
             splits[split] = present[0]
     return splits
@@ -198,61 +189,70 @@ def near_miss(name: str, classes: Sequence[str]) -> str | None:
     return by_casefold[close[0]] if close else None
 
 
-def suggest_class(name: str, classes: Sequence[str]) -> str:
-    """Return a hint for a name that no class has."""
-    close = near_miss(name, classes)
-    return f"did you mean {close}?" if close else "no class has this name"
+def note_near_misses(table: ImageTable, names: Mapping[str, str], absent: Sequence[str]) -> None:
+    """Note names that probably mean an absent class; each is the value of its description."""
+    for description, name in names.items():
+        if close := near_miss(name, absent):
+            table.notes.append(
+                f"{description}: not read as {close}: the name must be the same, or one of the "
+                "run's data.aliases"
+            )
 
 
-def join_names(names: Sequence[str]) -> str:
-    """List names in a message."""
-    return ", ".join(map(printable, names))
+def describe_mismatches(kind: str, absent: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Describe absent classes, and names that no class has, the values of their descriptions."""
+    problems = [f"no {kind} for class {name}" for name in absent]
+    for description, name in names.items():
+        close = near_miss(name, absent)
+        hint = f"did you mean {close}?" if close else "no class has this name"
+        problems.append(f"{description}: {hint}")
+    return problems
 
 
-def _labelled_folders(root: Path, split_names: Iterable[str]) -> set[Identity]:
-    """Return the split and class folders: a link to one of them would give images two labels."""
-    roots = [root, *(root / name for name in split_names)]
-    visited = {file_identity(each) for each in roots}
-    return visited | {file_identity(each / name) for each in roots for name in list_folders(each)}
+def _open_root(root: Path) -> tuple[ImageTable, dict[str, str], set[Identity]]:
+    """Return an empty table, the folder of each split, and the folders no link may lead to."""
+    require_folder(root)
+    table = ImageTable(root, root)
+    splits = split_folders(root)
+    if splits:
+        _note_unread_folders(table, splits)
+    splits = splits or {"": ""}
+    # A link to a split or class folder would give images two labels.
+    roots = {root, *(root / folder for folder in splits.values())}
+    folders = [each / name for each in roots for name in list_folders(each)]
+    return table, splits, {file_identity(each) for each in (*roots, *folders)}
 
 
-def _add_classes(
-    table: ImageTable,
-    split: str,
-    folder: str,
-    classes: Sequence[str],
-    ignored: Sequence[str],
-    aliases: Mapping[str, str],
-    visited: set[Identity],
+def _add_folder(
+    table: ImageTable, parent: str, name: str, label: str, split: str, visited: set[Identity]
 ) -> None:
-    root = table.root / folder
-    folders = list_folders(root)
-    _note_loose_images(table, root, "class")
-    labels = {name: aliases.get(name, name) for name in folders if name not in ignored}
+    prefix = f"{parent}/{name}/" if parent else f"{name}/"
+    table.add(table.scan(table.root / prefix, visited, prefix), label, split)
+
+
+def _find_class_problems(
+    labels: Mapping[str, str], classes: Sequence[str], ignored: Sequence[str]
+) -> list[str]:
+    """Describe missing and extra class folders, given the label of each folder."""
     extra = [name for name, label in labels.items() if label not in classes]
     absent = [name for name in classes if name not in labels.values()]
-    problems = [f"no folder for class {name}" for name in absent]
-    problems += [f"folder {printable(name)}: {suggest_class(name, absent)}" for name in extra]
+    problems = describe_mismatches(
+        "folder", absent, {f"folder {printable(name)}": name for name in extra}
+    )
     if extra:
         suggestion = ", ".join(
             f"{printable(name)}: {near_miss(name, classes) or 'CLASS'}" for name in extra
         )
         problems.append(
             "rename or move such folders, or leave them out, "
-            f"'data.ignored_folders=[{join_names([*ignored, *extra])}]'"
+            f"'data.ignored_folders=[{_join_names([*ignored, *extra])}]'"
             f", or name the class that each means, 'data.aliases={{{suggestion}}}'"
         )
-    for label in classes:
-        names = [name for name, each in labels.items() if each == label]
-        num_before = len(table.paths)
-        for name in names:
-            prefix = f"{folder}/{name}/" if folder else f"{name}/"
-            table.add(table.scan(root / name, visited, prefix), label, split)
-        if names and len(table.paths) == num_before:
-            problems.append(f"the folder of class {label} holds no images")
-    if problems:
-        lines = "\n       ".join(problems)
-        raise DataError(f"{root}: want one folder for each of {', '.join(classes)}\n       {lines}")
+    return problems
+
+
+def _join_names(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names))
 
 
 def _note_unread_folders(table: ImageTable, splits: Mapping[str, str]) -> None:
@@ -265,7 +265,7 @@ def _note_unread_folders(table: ImageTable, splits: Mapping[str, str]) -> None:
         suggestion = ", ".join(dict.fromkeys(close))
         hint = f"; did you mean {suggestion}?" if suggestion else ""
         table.notes.append(
-            f"{table.root}: not read, as no split has this name: {join_names(unread)}{hint}"
+            f"{table.root}: not read, as no split has this name: {_join_names(unread)}{hint}"
         )
 
 

@@ -6,10 +6,14 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
-from types import MappingProxyType
 
 from neither.config.schema import SPLIT_FOLDERS
-from neither.data.layout import near_miss, split_folders, suggest_class
+from neither.data.layout import (
+    NO_ALIASES,
+    describe_mismatches,
+    note_near_misses,
+    split_folders,
+)
 from neither.data.scan import ImageTable
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError, UsageError
@@ -28,14 +32,14 @@ def find_training_rows(
     path: Path,
     classes: Sequence[str],
     ignored: Sequence[str] = (),
-    aliases: Mapping[str, str] = MappingProxyType({}),
+    aliases: Mapping[str, str] = NO_ALIASES,
 ) -> ImageTable:
     """Read the images to train on.
 
     Args:
         path: of the CSV file.
         classes: the class names.
-        ignored: labels whose rows are not read.
+        ignored: labels of rows that are not read.
         aliases: other labels, each with its class.
 
     Raises:
@@ -53,30 +57,26 @@ def find_training_rows(
             continue
         table.add([image], label, split)
         without_split = without_split or (0 if split else line)
+    lines = {f"line {line}: label {printable(label) or '(empty)'}": label
+             for label, line in list(unknown.items())[:_MAX_NAMED]}  # fmt: skip
     absent = [name for name in classes if name not in set(table.labels)]
-    problems = []
-    for label, line in list(unknown.items())[:_MAX_NAMED]:
-        hint = suggest_class(label, absent)
-        problems.append(f"line {line}: label {printable(label) or '(empty)'}: {hint}")
+    problems = describe_mismatches("image", absent, lines)
     if unknown:
         problems.append("correct them, or see data.aliases and data.ignored_folders")
-    problems += [f"no image of class {name}" for name in absent]
     if without_split and any(table.splits):
         problems.append(f"line {without_split}: no split, though other lines have one")
     elif "train" not in table.splits and "" not in table.splits:
         problems.append("no image is in the split train")
     if problems:
-        lines = "\n       ".join(problems)
-        raise DataError(
-            f"{path}: want images of {', '.join(classes)}, all or none with a split\n       {lines}"
-        )
+        wanted = f"{path}: want images of {', '.join(classes)}, all or none with a split"
+        raise DataError("\n       ".join([wanted, *problems]))
     return table
 
 
 def find_evaluation_rows(
     path: Path,
     split: str | None,
-    aliases: Mapping[str, str] = MappingProxyType({}),
+    aliases: Mapping[str, str] = NO_ALIASES,
     classes: Sequence[str] = (),
 ) -> ImageTable:
     """Read the images to evaluate.
@@ -102,22 +102,14 @@ def find_evaluation_rows(
         hint = f"name another: --split {', '.join(known)}" if known else "it has no splits"
         raise UsageError(f"{path}: no image is in the split {wanted}; {hint}")
     absent = [name for name in classes if name not in table.labels]
-    for label in sorted({*table.labels} - {*classes}):
-        if close := near_miss(label, absent):
-            table.notes.append(
-                f"{path}: label {printable(label)} is not read as {close}: the name must be the "
-                "same, or one of the run's data.aliases"
-            )
+    others = sorted({*table.labels} - {*classes})
+    names = {f"{path}: label {printable(label)}": label for label in others}
+    note_near_misses(table, names, absent)
     return table
 
 
 def read_manifest(path: Path) -> ImageTable:
-    """Read all images with their labels and splits.
-
-    Raises:
-        UsageError: if there is no such file.
-        DataError: if the file is malformed or names no image.
-    """
+    """Read all images with their labels and splits."""
     table = ImageTable(path.parent, path)
     for _, image, label, split in _read(path, {}):
         table.add([image], label, split)

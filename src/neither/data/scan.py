@@ -44,26 +44,6 @@ class Listing:
     irregular: list[str] = field(default_factory=list)
     unreadable_folders: list[str] = field(default_factory=list)
 
-    @property
-    def num_others(self) -> int:
-        """The number of regular files that are not images."""
-        return self.others.total()
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRow:
-    """One image of an `ImageTable`.
-
-    Attributes:
-        path: below the root of the table, with / between parts.
-        label: a class name, the name of an out-of-distribution folder, or empty.
-        split: train, val, test, or empty if unknown.
-    """
-
-    path: str
-    label: str
-    split: str = ""
-
 
 @dataclass
 class ImageTable:
@@ -88,11 +68,6 @@ class ImageTable:
     notes: list[str] = field(default_factory=list)
     unreadable_folders: list[str] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing)
-
-    @property
-    def images(self) -> list[ImageRow]:
-        """The images one by one."""
-        return list(map(ImageRow, self.paths, self.labels, self.splits))
 
     def add(self, paths: list[str], label: str, split: str = "") -> None:
         """Add images that have the same label and split."""
@@ -119,10 +94,8 @@ class ImageTable:
         self.listing.others += listing.others
         self.listing.num_hidden += listing.num_hidden
         self.listing.irregular += listing.irregular
-        if listing.num_others:
-            self.notes.append(
-                f"{printable(folder)}: {listing.num_others:,} other files are not read"
-            )
+        if num_others := listing.others.total():
+            self.notes.append(f"{printable(folder)}: {num_others:,} other files are not read")
         if listing.irregular:
             self.notes.append(
                 f"{printable(folder)}: {len(listing.irregular):,} entries with an image suffix are "
@@ -169,20 +142,12 @@ def file_identity(path: str | Path) -> Identity:
 
 
 def list_folders(root: Path) -> list[str]:
-    """Return the sorted names of the non-hidden folders directly below a folder.
-
-    Raises:
-        DataError: if the folder cannot be read.
-    """
+    """Return the sorted names of the non-hidden folders directly below a folder."""
     return sorted(entry.name for entry in _entries(root, Listing()) if _is_folder(entry))
 
 
 def count_loose_images(root: Path) -> int:
-    """Count the images directly in a folder.
-
-    Raises:
-        DataError: if the folder cannot be read.
-    """
+    """Count the images directly in a folder."""
     listing = Listing()
     return sum(_is_image(entry, listing) for entry in _entries(root, listing))
 

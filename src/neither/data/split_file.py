@@ -41,12 +41,7 @@ def data_fingerprint(table: ImageTable, store: ImageStore, assignment: SplitAssi
 def match_splits(
     path: Path, table: ImageTable, store: ImageStore
 ) -> tuple[SplitAssignment, list[str]]:
-    """Assign images to the splits that an existing `splits.csv` gives them.
-
-    Args:
-        path: of the file.
-        table: the images at present.
-        store: their contents at present.
+    """Assign the present images to the splits that an existing `splits.csv` gives them.
 
     Returns:
         The assignment, and the paths of images that were added since, which are excluded.
@@ -59,9 +54,8 @@ def match_splits(
     split_indices = np.zeros(len(index_of), np.int8)
     added = set(range(len(index_of)))
     reasons: dict[int, str] = {}
-    wrong: dict[str, list[str]] = {
-        change: [] for change in ("missing", "unreadable", "changed", "of another label now")
-    }
+    changes = ("missing", "unreadable", "changed", "of another label now")
+    wrong: dict[str, list[str]] = {change: [] for change in changes}
     for image, label, split, digest, reason in read_splits(path):
         index = index_of.get(image)
         if index is not None:
@@ -90,21 +84,12 @@ def match_splits(
 
 
 def read_hashes(path: Path, split: str) -> set[str]:
-    """Return the SHA-256 of the images that a run has in one split.
-
-    Raises:
-        DataError: if the file is missing or malformed.
-    """
+    """Return the SHA-256 of the images that a run has in one split."""
     return {digest for _, _, each, digest, _ in read_splits(path) if each == split}
 
 
 def read_split(path: Path, source: Path, split: str) -> ImageTable:
-    """Return the images that a run has in one split.
-
-    Args:
-        path: of its `splits.csv`.
-        source: the folder or manifest that the run was trained on.
-        split: train, val or test.
+    """Return the images that a run, trained on this folder or manifest, has in one split.
 
     Raises:
         DataError: if the file is missing or malformed, or the split is empty.

@@ -35,8 +35,6 @@ _MANY_EXCLUDED = 0.05  # fraction of the images above which the similarity may b
 _MAX_BLACK = 2  # mean luma of an image in which nothing can be seen
 _MIN_VAL_IMAGES = 10  # of a class: below, its recall moves in steps of more than 10 %
 
-SplitIndices = NDArray[np.int8]
-
 
 @dataclass(frozen=True)
 class SplitAssignment:
@@ -47,7 +45,7 @@ class SplitAssignment:
         reasons: why an image is excluded, by its index.
     """
 
-    split_indices: SplitIndices
+    split_indices: NDArray[np.int8]
     reasons: dict[int, str]
 
 
@@ -70,7 +68,11 @@ def assign_splits(
     if not (indices == _VAL).any():
         given &= indices != _TRAIN
         for index in map(int, np.flatnonzero(~given)):
-            own = table.paths[index] if is_uniform else _own_group(store.fingerprints[index])
+            own = store.fingerprints["sha256"][index].tobytes().hex()
+            if is_uniform:
+                own = table.paths[index]
+            elif coarse_hash := int(store.fingerprints["coarse_hash"][index]):
+                own = f"scene {coarse_hash}"  # part of the hashed text: never change it
             fraction = hash_fraction(seed, groups[index] or own)
             if fraction < test_fraction:
                 indices[index] = _TEST
@@ -89,9 +91,14 @@ def assign_splits(
             "are left out; if they are not duplicates, give the split of each image by folders, or "
             "by a CSV file with a column split"
         )
+    hashes = store.fingerprints["sha256"]
     for index in np.flatnonzero(excluded).tolist():
         other = int(partner[index])
-        link = _describe_link(store, groups, index, other)
+        link = "nearly the same as"
+        if (hashes[index] == hashes[other]).all():
+            link = "the same bytes as"
+        elif groups[index] is not None and groups[index] == groups[other]:
+            link = f"in one {groups[index]} with"
         reasons[index] = f"{link} {table.paths[other]}, which is in {SPLITS[indices[other]]}"
     indices[excluded] = 0
     return SplitAssignment(indices, reasons)
@@ -111,9 +118,14 @@ def check_class_counts(
             num = counts[SPLITS.index(split), name]
             if not num:
                 remedy = ", or raise data.val_fraction" if split == "val" else ""
+                reasons = [reason for index, reason in assignment.reasons.items()
+                           if table.labels[index] == name]  # fmt: skip
+                if reasons:
+                    num_excluded, reason = len(reasons), printable(reasons[0])
+                    remedy += f" ({num_excluded:,} of its images are left out: {reason})"
                 raise DataError(
                     f"class {name} has no image in {split} that can be used; add images of it"
-                    f"{remedy}{_why_none(table, assignment, name)}"
+                    f"{remedy}"
                 )
             if split == "val" and num < _MIN_VAL_IMAGES:
                 warn(f"class {name} has only {num} images in val: its metrics are coarse")
@@ -148,32 +160,9 @@ def log_split_summary(
             warn(f"  {printable(table.paths[index])}: {printable(assignment.reasons[index])}")
 
 
-def find_label_conflicts(
-    labels: Sequence[str], contents: NDArray[np.int64]
-) -> list[tuple[int, int]]:
-    """Return pairs of images with the same bytes and different labels.
-
-    Args:
-        labels: of N images.
-        contents: (N,) the number of each content, -1 for none.
-
-    Returns:
-        The index of the first image with the content, and of one with another label.
-    """
-    used = np.flatnonzero(contents >= 0)
-    repeated = np.bincount(contents[used])[contents[used]] > 1
-    first: dict[int, int] = {}
-    pairs = []
-    for index in used[repeated].tolist():
-        one = first.setdefault(int(contents[index]), index)
-        if labels[one] != labels[index]:
-            pairs.append((one, index))
-    return pairs
-
-
 def separate_duplicates(
     fingerprints: NDArray[np.void],
-    indices: SplitIndices,
+    indices: NDArray[np.int8],
     given: NDArray[np.bool_],
     groups: Sequence[str | None],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -191,11 +180,14 @@ def separate_duplicates(
         excluded: (N,) bool.
         partner: (N,) int64, the image because of which each was excluded; -1 for the others.
     """
-    nodes, pairs = _similarity_graph(fingerprints)
-    numbers: dict[str, int] = {}
+    # The nodes are the distinct hashes, and the distinct contents of flat images, which have none.
+    nodes, pairs = find_near_duplicates(fingerprints)
+    contents = group_exact_duplicates(fingerprints)
+    flat = (nodes < 0) & (contents >= 0)
+    nodes = np.where(flat, contents + nodes.max(initial=-1) + 1, nodes)
+    numbers: dict[str | None, int] = {None: -1}
     group_numbers = np.array(
-        [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in groups],
-        dtype=np.int64,
+        [numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64
     )
     partner = np.full(len(indices), -1, np.int64)
     indices = indices.copy()
@@ -212,21 +204,11 @@ def separate_duplicates(
     return partner >= 0, partner
 
 
-def _similarity_graph(
-    fingerprints: NDArray[np.void],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the node of each image, by its hash or its bytes if it is flat, and near nodes."""
-    nodes, pairs = find_near_duplicates(fingerprints)
-    contents = group_exact_duplicates(fingerprints)
-    flat = (nodes < 0) & (contents >= 0)
-    return np.where(flat, contents + nodes.max(initial=-1) + 1, nodes), pairs
-
-
 def _highest_linked(
     nodes: NDArray[np.int64],
     pairs: NDArray[np.int64],
     group_numbers: NDArray[np.int64],
-    indices: SplitIndices,
+    indices: NDArray[np.int8],
 ) -> NDArray[np.int64]:
     """Return for each image a linked one of the highest split, or -1."""
     num = len(indices)
@@ -248,7 +230,7 @@ def _highest_linked(
 
 
 def _choose_exclusions(
-    nodes: NDArray[np.int64], pairs: NDArray[np.int64], indices: SplitIndices
+    nodes: NDArray[np.int64], pairs: NDArray[np.int64], indices: NDArray[np.int8]
 ) -> list[tuple[int, int, int]]:
     """Choose few images whose exclusion leaves no link across: (node, split, a linked image).
 
@@ -329,12 +311,6 @@ def _named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]
     return groups
 
 
-def _own_group(fingerprint: np.void) -> str:
-    coarse_hash = int(fingerprint["coarse_hash"])
-    # "scene" is part of the hashed text: changing it would move images.
-    return f"scene {coarse_hash}" if coarse_hash else fingerprint["sha256"].tobytes().hex()
-
-
 def _is_uniform(store: ImageStore) -> bool:
     """Return whether all readable images are the same or black, so that any split is as good."""
     readable = store.fingerprints[store.is_readable]
@@ -346,30 +322,17 @@ def _is_uniform(store: ImageStore) -> bool:
 
 
 def _check_label_conflicts(table: ImageTable, store: ImageStore) -> None:
-    contents = np.where(store.is_readable, group_exact_duplicates(store.fingerprints), -1)
-    pairs = find_label_conflicts(table.labels, contents)
-    if pairs:
-        lines = "\n       ".join(
-            f"{printable(table.paths[one])} and {printable(table.paths[other])}"
-            for one, other in pairs[:_MAX_NAMED]
-        )
-        raise DataError(
-            f"{len(pairs):,} files have the same bytes as one of another class\n       {lines}\n"
-            "       Remove one of each pair: an image cannot have two labels"
-        )
-
-
-def _describe_link(store: ImageStore, groups: Sequence[str | None], index: int, other: int) -> str:
-    hashes = store.fingerprints["sha256"]
-    if (hashes[index] == hashes[other]).all():
-        return "the same bytes as"
-    if groups[index] is not None and groups[index] == groups[other]:
-        return f"in one {groups[index]} with"
-    return "nearly the same as"
-
-
-def _why_none(table: ImageTable, assignment: SplitAssignment, name: str) -> str:
-    reasons = [why for index, why in assignment.reasons.items() if table.labels[index] == name]
-    if not reasons:
-        return ""
-    return f" ({len(reasons):,} of its images are left out: {printable(reasons[0])})"
+    contents = group_exact_duplicates(store.fingerprints).tolist()
+    first: dict[int, int] = {}
+    conflicts = []
+    for index in np.flatnonzero(store.is_readable).tolist():
+        one = first.setdefault(contents[index], index)
+        if table.labels[one] != table.labels[index]:
+            paths = printable(table.paths[one]), printable(table.paths[index])
+            conflicts.append(" and ".join(paths))
+    if conflicts:
+        raise DataError("\n       ".join([
+            f"{len(conflicts):,} files have the same bytes as one of another class",
+            *conflicts[:_MAX_NAMED],
+            "Remove one of each pair: an image cannot have two labels",
+        ]))  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neither.data.cache import Cache, DecodedImages, file_keys, open_cache
-from neither.data.decode import decode_file_with_traits
+from neither.data.decode import decode_file
 from neither.data.fingerprints import FINGERPRINT, compute_fingerprints
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
@@ -168,7 +168,7 @@ def _decode_chunk(
     decoded = []
     for index, path in enumerate(paths):
         signals.poll()
-        image = decode_file_with_traits(root / path, preprocessing)
+        image = decode_file(root / path, preprocessing, with_traits=True)
         decoded.append(image)
         if image.pixels is not None:
             pixels[index] = image.pixels

@@ -265,16 +265,17 @@ def evaluate(
 
 
 def _list_rows(images: ImageTable, unseen: ImageTable | None) -> list[_Row]:
-    rows = [_Row(images.root / image.path, image.path, image.label) for image in images.images]
+    rows = [_Row(images.root / path, path, label)
+            for path, label in zip(images.paths, images.labels, strict=True)]  # fmt: skip
     if unseen is None:
         return rows
-    for image in unseen.images:
-        file = unseen.root / image.path
+    for name, label in zip(unseen.paths, unseen.labels, strict=True):
+        file = unseen.root / name
         try:
             path = Path(os.path.relpath(file, images.root)).as_posix()
         except ValueError:  # another drive on Windows
             path = file.resolve().as_posix()
-        rows.append(_Row(file, path, image.label))
+        rows.append(_Row(file, path, label))
     return rows
 
 
