@@ -240,7 +240,7 @@ class TrainState:
             "epoch_metrics": self.epoch_metrics.state_dict(),
             "label_stats": self.label_stats.state_dict(),
             "step_in_epoch": self.step_in_epoch,
-            "best_metrics": self.best_metrics,
+            "best": self.best_metrics,
             "best_epoch": self.best_epoch,
         }
         checkpoint = Checkpoint(
@@ -281,7 +281,7 @@ class TrainState:
             self.epoch_metrics.load_state_dict(training["epoch_metrics"])
             self.label_stats.load_state_dict(training["label_stats"])
             self.step_in_epoch = training["step_in_epoch"]
-            self.best_metrics = training["best_metrics"]
+            self.best_metrics = training["best"]
             self.best_epoch = training["best_epoch"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
