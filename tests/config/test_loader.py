@@ -71,6 +71,7 @@ def test_values_have_the_lines_of_their_keys() -> None:
     assert document.location(("b",)) == "c.yaml:2"
 
 
+@pytest.mark.fault("C06", "C07", "C08", "C09")
 @pytest.mark.parametrize(
     ("text", "location"),
     [
@@ -92,6 +93,7 @@ def test_anything_but_one_plain_yaml_mapping_is_an_error(text: str | bytes, loca
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("C05")
 def test_duplicate_keys_are_listed_with_the_other_errors() -> None:
     text = MINIMAL.replace("60", "many") + "modle: {}\nreject_class: cat\nname: again\n"
     found = errors(text + "train:\n  epochs: 1\ndecision: {target_precision: 1,\n"
@@ -103,6 +105,7 @@ def test_duplicate_keys_are_listed_with_the_other_errors() -> None:
     assert found[3].endswith("c.yaml:1")
 
 
+@pytest.mark.fault("C11")
 def test_a_tag_runs_nothing(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for tag in ("!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir"):
@@ -114,6 +117,7 @@ def test_a_tag_runs_nothing(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.fault("C10")
 def test_a_file_may_have_64_kilobytes_and_20_levels() -> None:
     text = "a: 1\n#".ljust(65_536, "x")
     assert read(text).values == {"a": 1}
@@ -125,6 +129,7 @@ def test_a_file_may_have_64_kilobytes_and_20_levels() -> None:
             read("a: " + before * 19 + inner + after * 19)
 
 
+@pytest.mark.fault("C03")
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -160,6 +165,7 @@ def test_an_override_replaces_or_adds_one_value_or_section() -> None:
     assert document.location(("r", "t", "missing")) == "command line: r.t.b=2"
 
 
+@pytest.mark.fault("C17")
 @pytest.mark.parametrize(
     ("assignment", "key"),
     [
@@ -189,6 +195,7 @@ def test_errors_of_the_file_come_in_its_order_and_those_of_the_command_line_last
     ]  # fmt: skip
 
 
+@pytest.mark.fault("C01")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -243,6 +250,7 @@ def test_an_empty_mapping_lacks_every_required_key() -> None:
     assert [each.split(": ")[1] for each in errors("{}\n")] == ["name", "classes", "data", "train"]
 
 
+@pytest.mark.fault("C02", "C04", "C13", "C18", "C19")
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
@@ -276,6 +284,7 @@ def test_a_bad_value_is_an_error_in_plain_words(key: str, text: str, message: st
     )
 
 
+@pytest.mark.fault("C12", "C13")
 def test_items_and_keys_inside_a_value_have_their_own_line() -> None:
     text = MINIMAL.replace("[dog, human, neither]", "\n- dog\n- no\n- 7\n")
     assert [each.partition(": must")[0] for each in errors(text)] == [
@@ -394,6 +403,7 @@ def test_any_override_gives_a_config_or_names_the_command_line(
     assert message.startswith("command line: ")  # the file itself has no error
 
 
+@pytest.mark.fault("C14")
 def test_a_config_must_be_a_regular_file_of_yaml(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")

@@ -51,6 +51,7 @@ def test_the_defaults() -> None:
 PRETRAINED = ("model.name=resnet18", "model.weights=~/own.pth")
 
 
+@pytest.mark.fault("C20")
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
     [
@@ -114,6 +115,7 @@ def test_a_class_name_must_be_a_folder_name() -> None:
         assert [item["loc"] for item in caught.value.errors()] == [("classes", 2)]
 
 
+@pytest.mark.fault("C15")
 @pytest.mark.parametrize(
     "overrides",
     [

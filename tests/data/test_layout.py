@@ -74,6 +74,7 @@ def test_two_folders_for_one_split_are_an_error(tmp_path: Path) -> None:
     assert "val, valid both name the val split" in error_of(tmp_path)
 
 
+@pytest.mark.fault("D21")
 @pytest.mark.parametrize("near", ["Dog", "DOG", "dogs", "Dogs", "dog "])
 def test_a_near_miss_is_an_error_that_names_the_class(tmp_path: Path, near: str) -> None:
     touch(tmp_path, f"{near}/a.jpg", "human/a.jpg")
@@ -82,6 +83,7 @@ def test_a_near_miss_is_an_error_that_names_the_class(tmp_path: Path, near: str)
     assert "no folder for class dog" in message
 
 
+@pytest.mark.fault("D18", "D19", "D20")
 def test_missing_empty_and_extra_folders_are_reported_together(tmp_path: Path) -> None:
     touch(tmp_path, "dog/", "dog/notes.txt", "dog/deep/", "dogs/a.jpg", "jar/a.jpg")
     message = error_of(tmp_path, ("jar",))

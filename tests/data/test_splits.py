@@ -253,6 +253,7 @@ def test_an_unreadable_image_excludes_no_other() -> None:
     assert set(reasons) == {"val/dog/b", "test/dog/c"}
 
 
+@pytest.mark.fault("D24")
 def test_the_same_bytes_in_two_classes_are_an_error_with_both_paths() -> None:
     names = ["dog/a.jpg", "dog/b.jpg", "human/c\n.jpg", "human/d.jpg", "human/e.jpg"]
     records = different(5)
@@ -273,6 +274,7 @@ def test_unreadable_files_have_no_label_conflicts() -> None:
     assert set(reasons) == {"dog/a.jpg", "human/b.jpg"}
 
 
+@pytest.mark.fault("D30")
 @pytest.mark.parametrize("kind", ["identical", "black", "black and identical"])
 @pytest.mark.parametrize("folders", [False, True])
 def test_identical_or_black_images_are_split_with_a_warning(
@@ -313,6 +315,7 @@ def counted(
     )
 
 
+@pytest.mark.fault("D28")
 @pytest.mark.parametrize("empty", ["train", "val"])
 def test_a_class_without_images_in_train_or_val_is_an_error(empty: str) -> None:
     table = make_table(["dog/a", "dog/b", "human/c", "human/d", "human/e"])

@@ -1,6 +1,5 @@
 """The rows of the fault matrix on configs; tests/config/ has more cases of each."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,80 +30,35 @@ def train_with(call: Call, config: Path, change: Change, *more: str | Path) -> D
     return call("train", config, *more, "--output-dir", config.with_name("run"))
 
 
-def row(name: str, change: Change, *parts: str) -> object:
-    """Return a mistake and what its message contains: location, key, number."""
-    return pytest.param(change, parts, id=f"{name} {parts}")
-
-
-@pytest.mark.fault("C01", "C02", "C04", "C05", "C06", "C07", "C08", "C09", "C10", "C11", "C12")
-@pytest.mark.fault("C13", "C15", "C18", "C19", "C20")
+@pytest.mark.fault("C01", "C05", "C07", "C08", "C09", "C11", "C12", "C15")
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        row("C01", put("{epochs:", "{epoch:"), ":9: train.epoch:", "train.epochs"),
-        row("C02", put("batch_size: 8", 'batch_size: "64"'), ":9: train.batch_size:", "'64'"),
-        row("C04", put("lr: 0.01", "lr: .nan"), ":9: train.lr:"),
-        row("C04", put("lr: 0.01", "lr: -1"), ":9: train.lr:", "-1"),
-        row("C05", put("device: cpu", "device: cpu\ndevice: auto"), ":5: device:", "tiny.yaml:4"),
-        row("C06", put("train: {", "train:\n\tepochs: 1\nx: {"), ":10:1:"),
-        row("C06", put("device: cpu", "  device: cpu"), ":4"),
-        row("C07", lambda _: "", ":1"),
-        row("C07", lambda text: f"{text}---\n{text}", ":10"),
-        row("C08", lambda text: text.replace("tiny", "caf\u00e9").encode("latin-1"), ":1:10:"),
-        row("C08", lambda text: text.encode("utf-16"), ":1:1:"),
-        row("C09", lambda text: f"{text}a: &a [x, x]\nb: [*a, *a]\n", ":10"),
-        row("C09", lambda text: f"{text}a: &a {{x: 1}}\nb: {{<<: *a, y: 2}}\n", ":10"),
-        row("C10", lambda _: "a: " + "x" * 20_000_000, "65,536"),
-        row("C10", lambda _: "a: " + "[" * 900 + "]" * 900, ":1"),
-        row("C11", put("tiny", "!!python/object/apply:os.mkdir ['canary']"), ":1"),
-        row("C12", put("neither]\nr", "no]\nr"), ":2: classes.2:"),
-        row("C13", put("[dog, human, neither]", "[dog, dog, neither]"), ":2: classes:", "dog"),
-        row("C13", put("[dog, human, neither]", "[1, 2, neither]"), ":2: classes.0:"),
-        row("C15", put("8}", "8, val_fraction: 0.5, test_fraction: 0.5}"),
-            "data.val_fraction", "test_fraction"),
-        row("C15", put("epochs: 2,", "epochs: 2, warmup_epochs: 2,"),
-            "train.warmup_epochs", "train.epochs"),
-        row("C15", put("softmax_regression", "small_cnn"), "data.image_size", "model.name"),
-        row("C18", put("device: cpu", "device: gpu"), ":4: device:", "cuda:N"),
-        row("C19", put("root: /", "root: ~nobody-at-all/"), ":5: data.root:"),
-        row("C19", put("name: tiny", 'name: "ti\\x1bny"'), ":1: name:"),
-        row("C20", put("device: cpu", "seed: 1180591620717411303424"), ":4: seed:"),
-        row("C20", put("image_size: 8", "image_size: 100000"), ":5: data.image_size:"),
+        (put("{epochs:", "{epoch:"), [":9: train.epoch:", "train.epochs"]),
+        (put("device: cpu", "device: cpu\ndevice: auto"), [":5: device:", "tiny.yaml:4"]),
+        (lambda _: "", [":1"]),
+        (lambda text: text.replace("tiny", "caf\u00e9").encode("latin-1"), [":1:10:"]),
+        (lambda text: f"{text}a: &a [x, x]\nb: [*a, *a]\n", [":10"]),
+        (put("tiny", "!!python/object/apply:os.mkdir ['canary']"), [":1"]),
+        (put("neither]\nr", "no]\nr"), [":2: classes.2:"]),
+        (put("softmax_regression", "small_cnn"), ["data.image_size", "model.name"]),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_config_exits_2_before_a_folder_is_made(
-    change: Change, parts: tuple[str, ...], config: Path, call: Call, watchdog: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    change: Change, parts: list[str], config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(config.parent)
-    done = train_with(call, config, change)
-    assert_refused(done, 2, "tiny.yaml", *parts)
+    assert_refused(train_with(call, config, change), 2, "tiny.yaml", *parts)
     assert [path.name for path in config.parent.iterdir()] == ["tiny.yaml"]
 
 
 @pytest.mark.fault("C03", "C08")
-@pytest.mark.parametrize("number", ["1e-3", "1.e-3", ".001", "1E-3"])
-def test_any_notation_of_a_number_after_a_byte_order_mark_is_read(
-    number: str, config: Path, call: Call
-) -> None:
-    change = put("lr: 0.01", f"lr: {number}")
+def test_any_notation_of_a_number_after_a_byte_order_mark_is_read(config: Path, call: Call) -> None:
+    change = put("lr: 0.01", "lr: 1E-3")
     done = train_with(call, config, lambda text: b"\xef\xbb\xbf" + str(change(text)).encode(),
                       "train.epochs=0")  # fmt: skip
     assert done.code == 0, done.err
     assert "lr: 0.001\n" in (config.with_name("run") / "config.yaml").read_text()
-
-
-@pytest.mark.fault("C14")
-@pytest.mark.parametrize(
-    "make",
-    [lambda _: None, Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)],
-    ids=["missing", "folder", "pipe", "loop"],
-)
-def test_a_path_without_a_config_exits_2_at_once(
-    make: Callable[[Path], object], call: Call, tmp_path: Path, watchdog: None
-) -> None:
-    make(tmp_path / "some.yaml")
-    assert_refused(call("train", tmp_path / "some.yaml"), 2, "some.yaml")
 
 
 @pytest.mark.fault("C16")
@@ -119,9 +73,8 @@ def test_any_batch_size_fits_any_number_of_images(size: int, config: Path, call:
 @pytest.mark.fault("C17")
 @pytest.mark.parametrize(
     ("arguments", "part"),
-    [(["train.epoch=1"], "train.epochs"), (["--epochs", "1"], "usage:"),
-     (["train.epochs"], "train.epochs"), (["=1"], "=1")],
-)  # fmt: skip
+    [(["train.epoch=1"], "train.epochs"), (["--epochs", "1"], "usage:")],
+)
 def test_a_mistake_on_the_command_line_exits_2(
     arguments: list[str], part: str, config: Path, call: Call
 ) -> None:
@@ -129,13 +82,12 @@ def test_a_mistake_on_the_command_line_exits_2(
 
 
 @pytest.mark.fault("C18")
-@pytest.mark.parametrize("device", ["cuda:7", "cuda"])
 def test_a_missing_device_exits_6_and_is_never_replaced(
-    device: str, config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    config: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    done = train_with(call, config, put("device: cpu", f"device: {device}"))
-    assert_refused(done, 6, f"device: {device}", "auto", "cpu")
+    done = train_with(call, config, put("device: cpu", "device: cuda:7"))
+    assert_refused(done, 6, "device: cuda:7", "auto", "cpu")
 
 
 @pytest.mark.fault("C19")
