@@ -307,7 +307,7 @@ def test_a_missing_path_is_a_usage_error(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "missing.pt")
 
 
-@pytest.mark.fault("K18")
+@pytest.mark.fault("K06")
 def test_a_pipe_or_folder_is_refused_unread(tmp_path: Path, watchdog: None) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
     assert_refused(tmp_path / "pipe.pt", "not a file")
