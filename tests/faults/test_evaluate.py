@@ -154,7 +154,7 @@ def test_a_closed_standard_output_costs_only_what_is_shown(
     command = f"'{sys.executable}' scripts/evaluate.py '{home / 'run'}' '{scored}' --output-dir "
     done = subprocess.run(
         ["/bin/sh", "-c", f"{command} '{home / 'piped'}' | head -c 0"], cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     for folder in ("out", "piped"):
@@ -181,7 +181,7 @@ def test_no_locale_no_home_no_terminal_no_user_name(home: Path) -> None:
             "PYTHONPATH": str(ROOT / "src")}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], env=bare, cwd=home,
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
