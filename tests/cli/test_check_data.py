@@ -49,8 +49,3 @@ def test_long_lists_are_cut(call: Call, root: Path) -> None:
         black = draw_shape("neither", 100 + number).point(lambda value: value // 20)
         black.save(root / "neither" / f"{number}.png")
     assert "and 20 more; --json lists all" in call("check_data", root).out
-
-
-def test_a_path_that_does_not_exist_exits_2(call: Call, tmp_path: Path) -> None:
-    done = call("check_data", tmp_path / "nowhere")
-    assert (done.code, done.out) == (2, "")

@@ -106,10 +106,6 @@ def test_a_manifest_that_cannot_be_trained_on_is_refused_with_its_line(
     done = call("train", CONFIG, *source_keys(manifest), *SMALL, "--output-dir", tmp_path / "run")
     assert done.code == 3
     assert "line 2: label dogs: did you mean dog?" in done.err
-    both = (f"data.manifest={manifest}", f"data.root={tmp_path}")
-    done = call("train", CONFIG, *both, *SMALL, "--output-dir", tmp_path / "run")
-    assert done.code == 2
-    assert "data.root=null" in done.err
 
 
 @pytest.mark.parametrize("key", ["root", "manifest"])

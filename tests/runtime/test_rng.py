@@ -92,18 +92,12 @@ def test_one_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert uniform(1, Stream.ORDER, 0, np.arange(3), 10).max() < np.float32(1)
 
 
-@given(SEEDS, EPOCHS, st.integers(0, 300))
-@settings(deadline=None)
-def test_an_order_is_a_permutation(seed: int, epoch: int, num: int) -> None:
-    order = permutation(seed, epoch, num)
-    assert sorted(order.tolist()) == list(range(num))
-    assert np.array_equal(order, permutation(seed, epoch, num))
-
-
-def test_orders_differ_by_seed_and_epoch_and_mix_well() -> None:
+def test_orders_are_permutations_that_differ_by_seed_and_epoch() -> None:
+    assert permutation(0, 0, 0).tolist() == []
     orders = [permutation(seed, epoch, 1000) for seed in (0, 1) for epoch in range(5)]
     assert len({order.tobytes() for order in orders}) == len(orders)
     for order in orders:
+        assert sorted(order.tolist()) == list(range(1000))
         assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 5 / np.sqrt(1000)
 
 
@@ -124,16 +118,11 @@ def test_seeded_restores_the_generator_of_torch() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@given(SEEDS, st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
-def test_a_group_has_one_fraction_as_text_or_bytes(seed: int, group: str) -> None:
-    assert 0 <= hash_fraction(seed, group) == hash_fraction(seed, group.encode()) < 1
-
-
 def test_fractions_are_uniform_and_differ_by_seed() -> None:
     fractions = np.array(
         [[hash_fraction(seed, f"group {number}") for number in range(2000)] for seed in (0, 1)]
     )
+    assert hash_fraction(0, "gröup") == hash_fraction(0, "gröup".encode())
     for row in fractions:
         assert np.abs(np.histogram(row, bins=10, range=(0, 1))[0] - 200).max() < 5 * np.sqrt(200)
     assert abs(np.corrcoef(fractions)[0, 1]) < 5 / np.sqrt(2000)

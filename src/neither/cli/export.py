@@ -1,6 +1,7 @@
 """Command `export RUN_OR_CHECKPOINT --format onnx|pt2 --output FILE`."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,11 +75,8 @@ def _trial_images(path: Path, classifier: "Classifier") -> tuple[str, "NDArray[n
     from neither.data.split_file import read_split
 
     preprocessing = classifier.preprocessing
-    try:
+    with suppress(UserError):  # a checkpoint outside a run, or a run that lost its file
         val = read_split(path.parent.parent / "splits.csv", classifier.source, "val")
-    except UserError:  # a checkpoint outside a run, or a run that lost its file
-        val = None
-    if val is not None:
         step = max(1, len(val.paths) // _NUM_IMAGES)  # the paths are sorted by class
         paths = [val.root / name for name in val.paths[::step][:_NUM_IMAGES]]
         decoded = [decode_file(each, preprocessing).pixels for each in paths]

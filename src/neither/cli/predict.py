@@ -156,16 +156,7 @@ def _write(line: bytes, must_finish: bool) -> None:
 def copy_to_decision(folder: Path, source: Path, below: str, decision: str) -> None:
     """Copy a file to `folder/<decision>/<below>`, unless it was copied by an earlier call.
 
-    Another file of that name is not overwritten, but a number added. A missing file is skipped.
-
-    Args:
-        folder: an existing folder.
-        source: the file.
-        below: its path below the folder on the command line, with / between parts.
-        decision: name of the folder to copy to.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written.
+    Another file of that name is not overwritten: the copy gets a number. A missing file is skipped.
     """
     first = folder.joinpath(decision, *PurePosixPath(below).parts)
     first.parent.mkdir(parents=True, exist_ok=True)

@@ -142,12 +142,9 @@ def check_config(document: Document) -> Config:
         with_bad_items = {error["loc"][:-1] for error in errors}
         for error in errors:
             loc, kind = error["loc"], error["type"]
-            # Errors that follow from others: a default cannot be computed, or bad items do not
-            # count.
-            if kind == "default_factory_not_called" or (
-                kind == "too_short" and loc in with_bad_items
-            ):
-                continue
+            has_bad_items = kind == "too_short" and loc in with_bad_items
+            if has_bad_items or kind == "default_factory_not_called":
+                continue  # the cause, an item or another value, is an error of its own
             message = _message(error, document)
             problems.append(ConfigProblem(document.location(loc), _dotted(loc), message))
             bad.add(loc[:2])

@@ -312,11 +312,7 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
-    """Give the keys of a version 1 config, as stored in its checkpoints, their present names.
-
-    Args:
-        values: a nested config, or some of its sections, such as `{"model": ...}`.
-    """
+    """Give the keys of a version 1 config, or of some of its sections, their present names."""
     renamed = deepcopy(values)
     for old, new in RENAMED_KEYS.items():
         section, key = old.split(".")

@@ -159,9 +159,7 @@ class _Image(NamedTuple):
 def _label(source: str, kind: str) -> str:
     if source == "cifar10":
         return "dog" if kind == "dog" else "neither"
-    if kind in HUMANS:
-        return "human"
-    return "unseen" if kind in UNSEEN else "neither"
+    return "human" if kind in HUMANS else "unseen" if kind in UNSEEN else "neither"
 
 
 def _spread_over_kinds(images: list[_Image]) -> list[_Image]:

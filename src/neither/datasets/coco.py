@@ -184,19 +184,11 @@ def sort_images(
 
 
 def read_annotations(content: bytes, source: str) -> list[AnnotatedImage]:
-    """Read the images of an annotation file and their boxes of persons and dogs.
-
-    Args:
-        content: of the file.
-        source: its name, for messages.
-
-    Returns:
-        Every image that the file lists, sorted by file name.
+    """Read every image that an annotation file lists, sorted by file name, and its boxes.
 
     Raises:
-        DataError: naming the entry, if the file is not of this format, lacks a category,
-            contradicts itself, or names an image outside its folder.
-        Stopped: if a signal arrives.
+        DataError: naming `source` and the entry, if the file is not of this format, lacks a
+            category, contradicts itself, or names an image outside its folder.
     """
     try:
         images = _read(_Document.model_validate_json(content.removeprefix(b"\xef\xbb\xbf")))
@@ -301,7 +293,5 @@ def _link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source)
     except OSError as error:
-        raise OutputError(
-            f"{target.parent.parent.parent}: no link can be made here ({error.strerror}); copy the "
-            "images with --copy"
-        ) from error
+        reason = f"no link can be made here ({error.strerror}); copy the images with --copy"
+        raise OutputError(f"{target.parents[2]}: {reason}") from error

@@ -40,10 +40,7 @@ _results = _Console(highlight=False, markup=False, emoji=False)
 
 
 def printable(text: object) -> str:
-    """Escape everything that could control a terminal or break a line, such as in file names.
-
-    Lone surrogates, which stand for bytes that are not UTF-8, are escaped too.
-    """
+    """Escape what could control a terminal or break a line, and bytes that are not UTF-8."""
     return "".join(
         character if character.isprintable() else repr(character)[1:-1] for character in str(text)
     )
@@ -102,9 +99,6 @@ def log_to_folder(folder: Path) -> Iterator[None]:
     """Append all messages to `log.txt`, and warnings to `warnings.jsonl`, inside the block.
 
     A line of `warnings.jsonl` is an object with the keys `time` (ISO 8601) and `message`.
-
-    Raises:
-        OSError: if `log.txt` cannot be opened.
     """
     log_file = _LogFileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -207,7 +201,7 @@ def progress_bar(
         title: of the task.
         total: number of steps; 0 if `ProgressBar.update` sets it later.
         unit: plural noun for the steps.
-        done: number of steps that were finished before the block.
+        done: number of steps finished before the block.
     """
     if not _messages.is_terminal:
         yield ProgressBar(title, total, done, unit, None)
@@ -274,5 +268,5 @@ class _WarningsHandler(logging.Handler):
 
 
 def _log_thread_exception(failed: threading.ExceptHookArgs) -> None:
-    """Log what ended a thread; the code that waits for the thread reports it to the user."""
+    """Log the exception that ended a thread; its caller reports it to the user."""
     _logger.log(_FILE_ONLY, "traceback of a thread", exc_info=failed.exc_value)

@@ -73,13 +73,9 @@ def choose_compute(
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolve `auto`; unlike `choose_compute`, change no setting of the process.
+    """Resolve `auto`, and raise `OutputError` if the device does not exist.
 
-    Args:
-        device: auto, cpu, cuda, cuda:N or mps.
-
-    Raises:
-        OutputError: if the device does not exist.
+    Unlike `choose_compute` this changes no setting of the process.
     """
     chosen = torch.device(_find_device() if device == "auto" else device)
     num_cuda = torch.cuda.device_count()

@@ -77,11 +77,7 @@ class World:
             raise signals.Stopped(Signals(int(received)))
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Sum floating point tensors over all ranks, in place; the bits are the same on all.
-
-        Args:
-            tensors: on one device, of the same shapes on all ranks.
-        """
+        """Sum floating point tensors of one device over all ranks, in place, to the same bits."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -91,11 +87,7 @@ class World:
             tensor.copy_(summed.view(tensor.shape))
 
     def all_gather(self, rows: Tensor, num: int) -> Tensor:
-        """Concatenate the rows that each rank computed for its shard of `num` items.
-
-        Args:
-            rows: (P, ...) floating point, for the items of `shard(num)`.
-            num: number of items over all ranks.
+        """Concatenate the floating point rows that each rank computed for its `shard(num)`.
 
         Returns:
             (num, ...), in order, the same on all ranks.

@@ -99,11 +99,7 @@ def _temporary(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, unless it exists.
-
-    Raises:
-        OutputError: if it cannot be created or written, or is not a folder.
-    """
+    """Create a folder and its parents; raise `OutputError` if it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -131,9 +127,6 @@ def cache_folder() -> Path:
     """Return the folder of files that can be made again: `~/.cache/neither`.
 
     `$XDG_CACHE_HOME` replaces `~/.cache` if it is absolute (XDG Base Directory Specification).
-
-    Raises:
-        OutputError: if the variable is not set and the user has no home folder.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
@@ -144,10 +137,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder inside the block; the lock ends with the process, even if that is killed.
+    """Lock a folder; raise `OutputError` if another process has, naming it.
 
-    Raises:
-        OutputError: if another process, which is named, has locked the folder.
+    The lock ends with the block or the process, even if that is killed.
     """
     with (folder / ".lock").open("a+b") as file:
         if not _try_lock(file):
@@ -265,16 +257,13 @@ def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) 
 
 
 def download(function: Callable[[], Result], what: str, url: str, otherwise: str) -> Result:
-    """Call a function that downloads, in a thread that signals and silent servers do not block.
+    """Return the result of a function that downloads, unless a signal or an error ends the wait.
 
     Args:
         function: must detect by itself what an interrupted call left behind, such as by a checksum.
         what: name of the download, for messages.
         url: source, for messages.
         otherwise: what a user without a network can do, for messages.
-
-    Returns:
-        The result of the function.
 
     Raises:
         OutputError: if the download fails.

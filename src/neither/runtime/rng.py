@@ -80,12 +80,7 @@ def hash_fraction(seed: int, group: str | bytes) -> float:
 
 @contextmanager
 def seeded(seed: int, device: "torch.device | None" = None) -> Iterator[None]:
-    """Seed torch's generators inside the block; afterwards they are as they were before.
-
-    Args:
-        seed: in [0, 2**63).
-        device: its generator is seeded besides that of the CPU, if it is a GPU.
-    """
+    """Seed torch's generators of the CPU and of `device` inside the block, and restore them."""
     import torch  # takes seconds; most callers of this module only need NumPy
 
     with torch.random.fork_rng(devices=[device] if device and device.type == "cuda" else []):

@@ -28,11 +28,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 def poll() -> None:
-    """Return if work may go on.
-
-    Raises:
-        Stopped: if a signal asked to stop.
-    """
+    """Raise `Stopped` if a signal asked to stop."""
     if _received is not None and not _is_deferred:
         raise Stopped(_received)
 
