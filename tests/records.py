@@ -1,4 +1,4 @@
-"""Images of which only the records exist, for tests of what hangs on records alone."""
+"""Images that exist as records only, for tests that need no files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,29 +14,29 @@ DHASH_BITS = 128
 
 
 def make_dhash(number: int, flipped: Sequence[int] = ()) -> NDArray[np.uint16]:
-    """Return the look of this number, far from all others, with some of its 128 bits flipped."""
+    """Return the hash of this number, far from all others, with some of its 128 bits flipped."""
     bits = np.random.default_rng([7, number]).integers(0, 2, DHASH_BITS, dtype=np.uint8)
     bits[list(flipped)] ^= 1
-    look: NDArray[np.uint16] = np.packbits(bits).view("<u2")
-    return look
+    dhash: NDArray[np.uint16] = np.packbits(bits).view("<u2")
+    return dhash
 
 
-def make_fingerprints(looks: Sequence[NDArray[np.uint16] | None]) -> NDArray[np.void]:
+def make_fingerprints(hashes: Sequence[NDArray[np.uint16] | None]) -> NDArray[np.void]:
     """Return (N,) records of `FINGERPRINT`, each file with bytes of its own.
 
     Args:
-        looks: of each image; None for a flat one.
+        hashes: of each image; None for a flat one.
     """
-    records = np.zeros(len(looks), FINGERPRINT)
+    records = np.zeros(len(hashes), FINGERPRINT)
     random = np.random.default_rng(11)
-    records["sha256"] = random.integers(0, 256, (len(looks), 32), dtype=np.uint8)
-    records["coarse_hash"] = random.permutation(len(looks)) + 1
-    for place, look in enumerate(looks):
-        if look is None:
-            records["flags"][place] = ImageFlag.FLAT
-            records["coarse_hash"][place] = 0
+    records["sha256"] = random.integers(0, 256, (len(hashes), 32), dtype=np.uint8)
+    records["coarse_hash"] = random.permutation(len(hashes)) + 1
+    for index, dhash in enumerate(hashes):
+        if dhash is None:
+            records["flags"][index] = ImageFlag.FLAT
+            records["coarse_hash"][index] = 0
         else:
-            records["dhash"][place] = look
+            records["dhash"][index] = dhash
     return records
 
 

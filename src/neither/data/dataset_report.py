@@ -80,6 +80,10 @@ def report_dataset(source: Path) -> dict[str, Any]:
     formats = [KNOWN_FORMATS[number] for number in fingerprints["format"][readable]]
     sizes = np.stack([fingerprints["width"], fingerprints["height"]], axis=1)[readable]
     classes = sorted({label for label in table.labels if label})
+
+    def select(mask: NDArray[np.bool_]) -> list[str]:
+        return [table.paths[index] for index in np.flatnonzero(mask)]
+
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "source": str(source),
@@ -104,9 +108,9 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "unreadable_folders": table.unreadable_folders,
         "exact_duplicates": _groups(table, contents),
         "near_duplicates": _groups(table, _near_duplicate_clusters(fingerprints), contents),
-        "dark": _paths(table, readable & (fingerprints["brightness"] < _DARK)),
-        "blurred": _paths(table, readable & (sharpness < _BLURRED) & (spread >= _SINGLE_COLOR)),
-        "single_color": _paths(table, readable & (spread < _SINGLE_COLOR)),
+        "dark": select(readable & (fingerprints["brightness"] < _DARK)),
+        "blurred": select(readable & (sharpness < _BLURRED) & (spread >= _SINGLE_COLOR)),
+        "single_color": select(readable & (spread < _SINGLE_COLOR)),
     }
     labels = np.array(table.labels)
     labelled = readable & (labels != "")
@@ -120,7 +124,7 @@ def report_dataset(source: Path) -> dict[str, Any]:
 
 
 class InspectedFile(NamedTuple):
-    """What the report needs of one file.
+    """Properties of one file.
 
     Attributes:
         fingerprint: (1,) record of `FINGERPRINT`; zero where nothing is known.
@@ -349,10 +353,6 @@ def _quantiles(values: NDArray[np.uint32]) -> dict[str, int]:
         return {}
     quantiles = np.quantile(values, [0, 0.5, 1], method="lower").astype(int).tolist()
     return dict(zip(("min", "median", "max"), quantiles, strict=True))
-
-
-def _paths(table: ImageTable, mask: NDArray[np.bool_]) -> list[str]:
-    return [table.paths[index] for index in np.flatnonzero(mask)]
 
 
 def _near_duplicate_clusters(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:

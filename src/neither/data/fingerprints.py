@@ -166,11 +166,10 @@ def find_near_duplicates(
     distinct = np.zeros((int(numbers.max(initial=-1)) + 1, _NUM_BANDS + 2), np.uint16)
     distinct[numbers[has_hash]] = rows[has_hash]
     light = distinct[:, _NUM_BANDS:].astype(np.int16)
-    near = list(_near_pairs(np.ascontiguousarray(distinct[:, :_NUM_BANDS]), light))
-    if not near:
-        return numbers, np.zeros((0, 2), np.int64)
-    codes = np.sort(np.concatenate([low * len(distinct) + high for low, high in near]))
-    return numbers, np.stack(np.divmod(codes, len(distinct)), axis=1)
+    near = _near_pairs(np.ascontiguousarray(distinct[:, :_NUM_BANDS]), light)
+    codes = [np.zeros(0, np.int64), *(low * len(distinct) + high for low, high in near)]
+    pairs = np.divmod(np.sort(np.concatenate(codes)), max(len(distinct), 1))
+    return numbers, np.stack(pairs, axis=1)
 
 
 def _number_rows(rows: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
@@ -193,8 +192,6 @@ def _near_pairs(
     space with multi-index hashing", 2012), so only hashes that share a band are compared.
     """
     words = hashes.view("<u8")
-    if not len(hashes):
-        return
     for band in range(_NUM_BANDS):
         order = np.argsort(hashes[:, band], kind="stable")
         values = hashes[order, band]

@@ -1,7 +1,7 @@
 """Read the bytes of an image file, and translate the errors of Pillow.
 
 Every reason that a file is unreadable is an `UnreadableError` with a short message. Pillow's
-warnings and log records about odd metadata, which changes no pixel, are suppressed.
+warnings and log records about invalid metadata, which changes no pixel, are suppressed.
 """
 
 import logging

@@ -112,7 +112,7 @@ def check_class_counts(
     Raises:
         DataError: with the class, the split and a remedy.
     """
-    counts = _count_images(table, assignment)
+    counts = Counter(zip(assignment.split_indices.tolist(), table.labels, strict=True))
     for split in ("train", "val"):
         for name in classes:
             num = counts[SPLITS.index(split), name]
@@ -134,8 +134,8 @@ def check_class_counts(
 def log_split_summary(
     table: ImageTable, store: ImageStore, assignment: SplitAssignment, classes: Sequence[str]
 ) -> None:
-    """Log the number of images in each split, of odd images, and of excluded ones."""
-    counts = _count_images(table, assignment)
+    """Log the number of images in each split, with flags, and excluded."""
+    counts = Counter(zip(assignment.split_indices.tolist(), table.labels, strict=True))
     for split_index, split in enumerate(SPLITS[1:], start=1):
         parts = ", ".join(f"{name} {counts[split_index, name]:,}" for name in classes)
         total = sum(counts[split_index, name] for name in classes)
@@ -224,8 +224,7 @@ def _highest_linked(
         np.maximum.at(near, edges[:, 1], best[edges[:, 0]])
         return near[numbers]
 
-    no_edges = np.zeros((0, 2), np.int64)
-    highest = np.maximum(highest_near(nodes, pairs), highest_near(group_numbers, no_edges))
+    highest = np.maximum(highest_near(nodes, pairs), highest_near(group_numbers, pairs[:0]))
     return np.where(highest >= 0, highest % max(num, 1), -1)
 
 
@@ -256,10 +255,9 @@ def _choose_exclusions(
     num_inside = dict.fromkeys(rivals, 0)  # linked images in the same split
     for low, high in pairs.tolist() if rivals else ():
         for split in (_TRAIN, _VAL, _TEST):
-            if (low, split) in num_inside:
-                num_inside[low, split] += int(counts[high, split])
-            if (high, split) in num_inside:
-                num_inside[high, split] += int(counts[low, split])
+            for one, other in ((low, high), (high, low)):
+                if (one, split) in num_inside:
+                    num_inside[one, split] += int(counts[other, split])
 
     def priority(unit: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return a key that is smaller the sooner a unit goes; it never decreases."""
@@ -288,10 +286,6 @@ def _choose_exclusions(
         cause = np.flatnonzero(used & (nodes == node) & (indices == split))[0]
         exclusions.append((*unit, int(cause)))
     return exclusions
-
-
-def _count_images(table: ImageTable, assignment: SplitAssignment) -> Counter[tuple[int, str]]:
-    return Counter(zip(assignment.split_indices.tolist(), table.labels, strict=True))
 
 
 def _named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]:
