@@ -25,12 +25,6 @@ def step_once(network: nn.Module, settings: Train, gradient: float) -> None:
 
 
 @OPTIMIZERS
-def test_the_config_chooses_the_optimizer(name: str) -> None:
-    optimizer = build_optimizer(nn.Linear(2, 2), make_settings(optimizer=name))
-    assert type(optimizer) is KINDS[name]
-
-
-@OPTIMIZERS
 def test_biases_and_norms_do_not_decay(name: str) -> None:
     network = build_network(Model(width=8), 3, 32, seed=0)
     with torch.no_grad():
@@ -64,14 +58,6 @@ def test_momentum_is_nesterovs() -> None:
     step_once(network, settings, gradient=1.0)
     # The first step is lr * (gradient + momentum * gradient); plain momentum takes lr * gradient.
     assert network.weight.item() == pytest.approx(-0.15)
-
-
-def test_sgd_without_momentum_is_plain() -> None:
-    network = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(network.weight)
-    settings = make_settings(optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
-    step_once(network, settings, gradient=1.0)
-    assert network.weight.item() == pytest.approx(-0.1)
 
 
 def test_muon_moves_kernels_by_orthogonal_steps_and_the_rest_by_sgd() -> None:

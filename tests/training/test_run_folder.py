@@ -18,7 +18,7 @@ from neither.config.schema import RENAMED_KEYS, Config
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_checkpoint
 from neither.runtime import files
-from neither.runtime.console import info, log_to_folder
+from neither.runtime.console import log_to_folder
 from neither.runtime.devices import Compute
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
@@ -319,11 +319,6 @@ def test_a_killed_fresh_leaves_a_folder_that_is_still_a_run(
     assert names(folder.with_name("test.2")) == {"config.yaml"}
 
 
-def test_fresh_in_a_new_folder_moves_nothing(folder: Path, make_config: MakeConfig) -> None:
-    open_and_close(make_config(), folder, fresh=True)
-    assert [path.name for path in folder.parent.iterdir()] == ["test"]
-
-
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("name", ["holiday.jpg", "config.yaml"])
 def test_a_folder_that_is_no_run_is_left_as_it_is(
@@ -343,27 +338,6 @@ def test_hidden_files_do_not_matter(folder: Path, make_config: MakeConfig) -> No
     folder.mkdir(parents=True)
     (folder / ".DS_Store").write_text("left by a file manager")
     assert open_and_close(make_config(), folder).resumed is None
-
-
-def test_a_file_in_place_of_the_folder_is_an_output_error(
-    folder: Path, make_config: MakeConfig
-) -> None:
-    folder.parent.mkdir()
-    folder.write_text("in the way")
-    with pytest.raises(OutputError, match="cannot make this folder"):
-        open_and_close(make_config(), folder)
-
-
-def test_messages_go_to_the_log_inside_the_block_alone(
-    folder: Path, make_config: MakeConfig
-) -> None:
-    with open_run_folder(make_config(), folder, fresh=False):
-        info("inside")
-    info("outside")
-    with open_run_folder(make_config(), folder, fresh=False):
-        info("inside again")
-    lines = (folder / "log.txt").read_text().splitlines()
-    assert [line.split(" ", 2)[2] for line in lines] == ["inside", "inside again"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")

@@ -66,10 +66,6 @@ def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:
     assert val.keys() == make_metrics(0).keys()
     assert train["loss"] == pytest.approx({0: 1.0, 7: 1.01, 14: 1.02})
     assert val["loss"] == pytest.approx({0: 1.0, 7: 1.1, 14: 1.2})
-
-
-def test_metrics_jsonl_has_a_row_for_each_epoch(tmp_path: Path) -> None:
-    write_epochs(tmp_path, None, range(3), 1.0)
     rows = read_rows(tmp_path)
     assert [(row["epoch"], row["step"]) for row in rows] == [(0, 0), (1, 7), (2, 14)]
     assert rows[1]["val"] == make_metrics(1.1)

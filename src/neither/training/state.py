@@ -197,13 +197,7 @@ class TrainState:
         self.epoch_metrics = EpochMetrics(len(confusion), confusion.device)
 
     def calibrate(self, logits: Tensor, labels: Tensor, target_precision: float) -> None:
-        """Fit temperature and threshold to val.
-
-        Args:
-            logits: (N, C) of val.
-            labels: (N,) int64.
-            target_precision: in (0, 1], of the accepted predictions.
-        """
+        """Fit temperature and threshold to the (N, C) logits and (N,) labels of val."""
         self.temperature = fit_temperature(logits, labels)
         confidences, predicted = to_probabilities(logits, self.temperature).max(dim=1)
         self.threshold = choose_threshold(confidences, predicted == labels, target_precision)
@@ -335,12 +329,7 @@ def build_state(
 
 
 def diverged_error(state: TrainState, paths: Sequence[str] = ()) -> DivergedError:
-    """Return the error for a loss or gradient that is not finite.
-
-    Args:
-        state: after the last step that was taken.
-        paths: of the images of the failed step, if it is known.
-    """
+    """Return the error for a loss or gradient that is not finite; `paths` are the failed batch."""
     where = f"by step {state.step}"
     if paths:
         where = f"in step {state.step + 1}, with {printable(paths[0])} in its batch"

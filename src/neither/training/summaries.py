@@ -55,15 +55,7 @@ def is_logged(epoch: int, settings: Train) -> bool:
 def log_run(
     logger: MetricsLogger, config: Config, state: TrainState, first: Batch, splits_file: Path
 ) -> None:
-    """Log what is known before the first step: config, images, network, the first batch.
-
-    Args:
-        logger: of the run.
-        config: of the run.
-        state: before the first step.
-        first: the first batch.
-        splits_file: `splits.csv` of the run.
-    """
+    """Log what is known before the first step: config, images, network, the first batch."""
 
     def log_train(writer: "SummaryWriter") -> None:
         network = describe_network(state.ema.network, state.preprocessing.image_size)
@@ -81,15 +73,7 @@ def log_run(
 def log_epoch(
     logger: MetricsLogger, config: Config, state: TrainState, data: Dataset, logits: Tensor
 ) -> None:
-    """Log plots of val and histograms of weights, and after the last epoch the best metrics.
-
-    Args:
-        logger: of the run.
-        config: of the run.
-        state: after the epoch.
-        data: with the val split.
-        logits: (N, C) of val.
-    """
+    """Log plots of val from its (N, C) logits, histograms, and at the end the best metrics."""
     logger.add("val", lambda writer: _log_val(writer, config, state, data, logits))
     logger.add("train", lambda writer: _log_weights(writer, state))
     is_best = state.is_best()
@@ -185,11 +169,7 @@ class _Grid:
 def draw_batch(
     batch: Batch, classes: Sequence[str], preprocessing: Preprocessing
 ) -> NDArray[np.uint8]:
-    """Draw the first images of a batch, as the network sees them, with their labels.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Draw the first images of a batch, as the network sees them, as (H, W, 3) uint8 RGB."""
     grid = _Grid(_BATCH_ROWS, _BATCH_COLUMNS, _IMAGE, _IMAGE + _LINE)
     images = _denormalize(batch.images[: _BATCH_ROWS * _BATCH_COLUMNS], preprocessing)
     for index, pixels in enumerate(images):
@@ -206,15 +186,8 @@ def draw_worst_mistakes(
     """Draw the most confident mistakes on val as heat maps, over bars of their probabilities.
 
     Red areas contributed to the predicted class, blue ones against it. There are bars for the most
-    probable classes and the true one: orange is the predicted class, blue the true one.
-
-    Args:
-        state: with the EMA weights.
-        data: with the val split.
-        probabilities: (N, C) of val.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    probable classes and the true one: orange is the predicted class, blue the true one. The result
+    is (H, W, 3) uint8 RGB.
     """
     classes, labels = data.classes, data.val.labels
     indices = most_confident_mistakes(probabilities, labels, _MAX_MISTAKES)

@@ -121,15 +121,7 @@ def write_hparams(writer: "SummaryWriter", config: Config) -> None:
 def write_best_metrics(
     writer: "SummaryWriter", config: Config, best: Mapping[str, float], epoch: int, step: int
 ) -> None:
-    """Write the metrics of the best epoch as `best/*`, and mark the run as finished.
-
-    Args:
-        writer: that got `write_hparams`.
-        config: of the run.
-        best: metrics on val.
-        epoch: the best one.
-        step: optimizer steps at the end of training.
-    """
+    """Write the val metrics of the best epoch as `best/*`, and mark the run as finished."""
     for name in _BEST_METRICS:
         if name in best:
             writer.add_scalar(f"best/{name}", best[name], step)

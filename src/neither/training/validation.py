@@ -55,14 +55,7 @@ def compute_val_logits(
 def val_metrics(
     logits: Tensor, labels: Tensor, temperature: float, classes: Sequence[str]
 ) -> dict[str, float]:
-    """Return the metrics of val: those of `logit_metrics`, and calibration.
-
-    Args:
-        logits: (N, C).
-        labels: (N,) int64.
-        temperature: fitted to these logits.
-        classes: C names.
-    """
+    """Return the metrics of (N, C) logits of val: those of `logit_metrics`, and calibration."""
     probabilities = to_probabilities(logits, temperature)
     return logit_metrics(logits, labels, classes) | {
         "calibrated_loss": nll(logits, labels, temperature),
