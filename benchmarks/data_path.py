@@ -83,38 +83,38 @@ def compare(title: str, folder: Path, paths: list[Path], run: Path, rounds: int)
     data = build(folder, run, fresh=False)
     batches = cut(data)
     epochs = iter(range(1_000_000))
-    consume(batches.epoch(0))
+    consume(batches.iterate_epoch(0))
     ours = show("store + batch augmentation", len(data.train.rows), 4 * rounds,
-                lambda: consume(batches.epoch(next(epochs))))  # fmt: skip
+                lambda: consume(batches.iterate_epoch(next(epochs))))  # fmt: skip
     print(f"  {ours / theirs:.1f} times torchvision's")
 
 
 def measure_training(root: Path, run: Path, rounds: int) -> None:
     """Measure what share of training the data path takes, inside the loop."""
     from neither.config.schema import Config, Data, Train
-    from neither.runtime.devices import choose_compute
+    from neither.runtime.devices import choose_device_config
     from neither.training.state import build_state
     from neither.training.step import train_step
 
     data = build(root, run)
     config = Config(name="x", classes=CLASSES, data=Data(root="x"), train=Train(epochs=100))
-    compute = choose_compute("auto", "auto")
-    state = build_state(config, PREPROCESSING, compute)
+    device_config = choose_device_config("auto", "auto")
+    state = build_state(config, PREPROCESSING, device_config)
     state.set_training_labels(data.train.labels)
     batches, shares = cut(data), []
     for epoch in range(rounds + 1):
         waited, started = 0.0, time.perf_counter()
-        coming = batches.epoch(epoch)
+        coming = batches.iterate_epoch(epoch)
         while True:
             asked = time.perf_counter()
             batch = next(coming, None)
             waited += time.perf_counter() - asked
             if batch is None:
                 break
-            train_step(state, batch, 0.1, compute)
+            train_step(state, batch, 0.1, device_config)
         shares.append(waited / (time.perf_counter() - started))
     spread = f"({100 * min(shares[1:]):.1f} - {100 * max(shares[1:]):.1f})"
-    print(f"\ntraining in {compute.precision}: the data path takes "
+    print(f"\ntraining in {device_config.precision}: the data path takes "
           f"{100 * statistics.median(shares[1:]):.1f} % {spread} of the time")  # fmt: skip
 
 

@@ -29,18 +29,18 @@ def main() -> None:
     from neither.data.layout import find_evaluation_images
     from neither.evaluation.evaluation import evaluate
     from neither.inference.classifier import load_classifier
-    from neither.runtime.devices import choose_compute
+    from neither.runtime.devices import choose_device_config
 
     model, folder = Path(sys.argv[1]), Path(sys.argv[2])
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
-    compute = choose_compute("auto", "float32")
-    classifier = load_classifier(model, compute.device)
+    device_config = choose_device_config("auto", "float32")
+    classifier = load_classifier(model, device_config.device)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "out").mkdir()
         paths = enlarge(sorted(folder.rglob("*.jpg")), work / "images")
         side = classifier.preprocessing.image_size
-        print(f"{num_cores()} cores, {compute.device}, {len(paths):,} JPEGs of {LONGER_SIDE} "
+        print(f"{num_cores()} cores, {device_config.device}, {len(paths):,} JPEGs of {LONGER_SIDE} "
               f"pixels, network at {side} pixels, {rounds} rounds")  # fmt: skip
         found = find_evaluation_images(
             work / "images", classifier.classes, None, classifier.aliases

@@ -80,7 +80,7 @@ def load(root: Path, run: Path) -> None:
     with Peak() as peak:
         data = load_dataset(settings, CLASSES, 0, preprocessing, run)
     batches = Batches(data, Augmentation(), 128, 0, torch.device("cpu"))
-    epoch = batches.epoch(0)
+    epoch = batches.iterate_epoch(0)
     next(epoch)
     print(f"scan, split, index, first batch: {time.perf_counter() - started:.1f} s; held "
           f"{(anonymous() - before) / num:.0f} bytes a file, at the peak "

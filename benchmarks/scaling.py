@@ -75,7 +75,7 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
     from neither.data.batches import Batches
     from neither.data.dataset import Dataset, Split
     from neither.data.preprocessing import Preprocessing
-    from neither.runtime.devices import choose_compute
+    from neither.runtime.devices import choose_device_config
     from neither.training.state import build_state
     from neither.training.step import train_step
 
@@ -86,22 +86,22 @@ def take_steps(path: Path, num: int, size: int, threads: int) -> None:
         preprocessing = Preprocessing(size)
         data = Data(root="x", image_size=size)
         config = Config(name="x", classes=CLASSES, data=data, train=Train(epochs=9))
-        compute = choose_compute("auto", "auto")
+        device_config = choose_device_config("auto", "auto")
         pixels = torch.from_numpy(np.memmap(path, np.uint8, "c", shape=(num, size, size, 3)))
         split = Split([], torch.arange(num), torch.arange(num) % len(CLASSES))
         dataset = Dataset(pixels, split, split, CLASSES, preprocessing, "")
-        batches = Batches(dataset, Augmentation(), BATCH_SIZE, 0, compute.device)
-        state = build_state(config, preprocessing, compute)
+        batches = Batches(dataset, Augmentation(), BATCH_SIZE, 0, device_config.device)
+        state = build_state(config, preprocessing, device_config)
         state.set_training_labels(split.labels)
-        coming = (batch for epoch in range(STEPS) for batch in batches.epoch(epoch))
+        coming = (batch for epoch in range(STEPS) for batch in batches.iterate_epoch(epoch))
         first = next(coming)
         first_batch = time.perf_counter() - started
-        train_step(state, first, 0.1, compute)
+        train_step(state, first, 0.1, device_config)
         times = []
         for _ in range(STEPS):
             begun = time.perf_counter()
             batch = next(coming)
-            train_step(state, batch, 0.1, compute)
+            train_step(state, batch, 0.1, device_config)
             times.append((time.perf_counter() - begun) / len(batch.labels))
     print(json.dumps({
         "num_images": num, "size": size, "threads": torch.get_num_threads(),

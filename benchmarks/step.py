@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 from neither.config.schema import Augmentation, Config, Data, Train
 from neither.data.batches import Batch, Batches
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.devices import Compute, choose_compute
+from neither.runtime.devices import DeviceConfig, choose_device_config
 from neither.training.fast_conv import use_gemm_weight_gradients
 from neither.training.optimizers import build_optimizer
 from neither.training.state import EMA, TrainState, build_state
@@ -48,42 +48,46 @@ def main() -> None:
     """Measure, print and write."""
     root = Path(sys.argv[1])
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    compute = choose_compute("auto", "auto")
-    print(f"{results.describe_machine()}, {compute.precision}, {SIZE} pixels, batches of "
+    device_config = choose_device_config("auto", "auto")
+    print(f"{results.describe_machine()}, {device_config.precision}, {SIZE} pixels, batches of "
           f"{BATCH_SIZE}, {rounds} rounds of {STEPS} steps")  # fmt: skip
     rows = []
     with tempfile.TemporaryDirectory() as folder, cached_in(Path(folder) / "cache"):
         data = build(root, Path(folder) / "run")
-        for name, state in (("small_cnn", build_state(CONFIG, PREPROCESSING, compute)),
-                            ("resnet18", resnet_state(compute))):  # fmt: skip
+        for name, state in (("small_cnn", build_state(CONFIG, PREPROCESSING, device_config)),
+                            ("resnet18", resnet_state(device_config))):  # fmt: skip
             state.set_training_labels(data.train.labels)
-            coming = forever(Batches(data, Augmentation(), BATCH_SIZE, 0, compute.device))
-            row = measure(f"{name}, project's loop", ours(state, coming, compute), rounds, compute)
-            flops = count_flops(state, next(coming), compute)
-            product = measure_product(compute)
+            coming = forever(Batches(data, Augmentation(), BATCH_SIZE, 0, device_config.device))
+            row = measure(
+                f"{name}, project's loop", ours(state, coming, device_config), rounds, device_config
+            )
+            flops = count_flops(state, next(coming), device_config)
+            product = measure_product(device_config)
             row |= {"teraflops": flops * row["images_per_second"] / BATCH_SIZE / 1e12,
                     "product_teraflops": product}  # fmt: skip
             share = row["teraflops"] / product
             print(f"  {row['teraflops']:.2f} TFLOP/s, {100 * share:.0f} % of the {product:.2f} of "
                   "a matrix product in the same precision", flush=True)  # fmt: skip
             rows.append(row)
-    rows.append(measure("resnet18, plain loop", plain(root, compute), rounds, compute))
+    rows.append(measure("resnet18, plain loop", plain(root, device_config), rounds, device_config))
     ratio = rows[1]["images_per_second"] / rows[2]["images_per_second"]
     print(f"resnet18: {ratio:.1f} times the plain loop")
     results.write("step", rows)
 
 
-def measure(name: str, steps: Iterator[None], rounds: int, compute: Compute) -> dict[str, float]:
+def measure(
+    name: str, steps: Iterator[None], rounds: int, device_config: DeviceConfig
+) -> dict[str, float]:
     """Print and return images per second."""
     for _ in itertools.islice(steps, STEPS):  # caches fill, kernels are chosen
         pass
     speeds = []
     for _ in range(rounds):
-        wait(compute)
+        wait(device_config)
         started = time.perf_counter()
         for _ in itertools.islice(steps, STEPS):
             pass
-        wait(compute)
+        wait(device_config)
         speeds.append(STEPS * BATCH_SIZE / (time.perf_counter() - started))
     median = statistics.median(speeds)
     print(f"{name}: {median:,.0f} images/s ({min(speeds):,.0f} - {max(speeds):,.0f})", flush=True)
@@ -93,17 +97,19 @@ def measure(name: str, steps: Iterator[None], rounds: int, compute: Compute) -> 
 def forever(batches: Batches) -> Iterator[Batch]:
     """Yield the batches of one epoch after the other."""
     for epoch in itertools.count():
-        yield from batches.epoch(epoch)
+        yield from batches.iterate_epoch(epoch)
 
 
-def ours(state: TrainState, batches: Iterator[Batch], compute: Compute) -> Iterator[None]:
+def ours(
+    state: TrainState, batches: Iterator[Batch], device_config: DeviceConfig
+) -> Iterator[None]:
     """Take the project's steps."""
     for batch in batches:
-        train_step(state, batch, 0.1, compute)
+        train_step(state, batch, 0.1, device_config)
         yield
 
 
-def plain(root: Path, compute: Compute) -> Iterator[None]:
+def plain(root: Path, device_config: DeviceConfig) -> Iterator[None]:
     """Take the steps of most tutorials."""
     transform = v2.Compose([
         v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.ToImage(),
@@ -112,55 +118,55 @@ def plain(root: Path, compute: Compute) -> Iterator[None]:
     ])  # fmt: skip
     loader = DataLoader(ImageFolder(root / "train", transform), BATCH_SIZE, shuffle=True,
                         num_workers=2, drop_last=True, persistent_workers=True)  # fmt: skip
-    network = resnet18(num_classes=len(CLASSES)).to(compute.device)
+    network = resnet18(num_classes=len(CLASSES)).to(device_config.device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     while True:
         for images, labels in loader:
             optimizer.zero_grad()
-            logits = network(images.to(compute.device))
-            loss = F.cross_entropy(logits, labels.to(compute.device))
+            logits = network(images.to(device_config.device))
+            loss = F.cross_entropy(logits, labels.to(device_config.device))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             yield
 
 
-def resnet_state(compute: Compute) -> TrainState:
+def resnet_state(device_config: DeviceConfig) -> TrainState:
     """Put torchvision's network in the place of the project's, with the plain loop's optimizer."""
-    state = build_state(CONFIG, PREPROCESSING, compute)
+    state = build_state(CONFIG, PREPROCESSING, device_config)
     settings = Train(epochs=100, optimizer="sgd")
     network: nn.Module = resnet18(num_classes=len(CLASSES))
-    network = network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    use_gemm_weight_gradients(network, compute)
+    network = network.to(device_config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_gemm_weight_gradients(network, device_config)
     state.network = network
     state.ema = EMA(network, CONFIG.train.ema_decay)
     state.optimizer = build_optimizer(network, settings)
     return state
 
 
-def count_flops(state: TrainState, batch: Batch, compute: Compute) -> float:
+def count_flops(state: TrainState, batch: Batch, device_config: DeviceConfig) -> float:
     """Count the arithmetic of a step on a full batch."""
     with FlopCounterMode(display=False) as counter:
-        train_step(state, batch, 0.1, compute)
+        train_step(state, batch, 0.1, device_config)
     total: int = counter.get_total_flops()
     return total * BATCH_SIZE / len(batch.labels)
 
 
-def measure_product(compute: Compute, size: int = 2048, times: int = 10) -> float:
+def measure_product(device_config: DeviceConfig, size: int = 2048, times: int = 10) -> float:
     """Measure a square matrix product in the precision of the step, in TFLOP/s."""
-    left = torch.randn(size, size, device=compute.device, dtype=compute.dtype)
+    left = torch.randn(size, size, device=device_config.device, dtype=device_config.dtype)
     best = 0.0
     for _ in range(times):
-        wait(compute)
+        wait(device_config)
         started = time.perf_counter()
         left @ left
-        wait(compute)
+        wait(device_config)
         best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e12)
     return best
 
 
-def wait(compute: Compute) -> None:
+def wait(device_config: DeviceConfig) -> None:
     """Wait until a GPU has done what it was given."""
-    if compute.device.type == "cuda":
+    if device_config.device.type == "cuda":
         torch.cuda.synchronize()
 
 

@@ -39,11 +39,13 @@ def make(num: int = 100, pixels: Tensor | None = None, **changes: Any) -> Batche
 
 
 def order(batches: Batches, epoch: int, start: int = 0) -> list[int]:
-    return [number for batch in batches.epoch(epoch, start) for number in batch.indices.tolist()]
+    return [
+        number for batch in batches.iterate_epoch(epoch, start) for number in batch.indices.tolist()
+    ]
 
 
 def images(batches: Batches, epoch: int) -> Tensor:
-    return torch.cat([batch.images for batch in batches.epoch(epoch)])
+    return torch.cat([batch.images for batch in batches.iterate_epoch(epoch)])
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -57,7 +59,7 @@ def test_each_image_comes_once_an_epoch_in_batches_of_nearly_one_size(
     num: int, batch_size: int, epoch: int
 ) -> None:
     batches = make(num, batch_size=batch_size, augmentation=OFF)
-    sizes = [len(batch.labels) for batch in batches.epoch(epoch)]
+    sizes = [len(batch.labels) for batch in batches.iterate_epoch(epoch)]
     assert len(sizes) == len(batches)
     assert 0 < min(sizes) <= max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= (1 if batch_size % 2 else 3)
@@ -69,7 +71,7 @@ def test_each_image_comes_once_an_epoch_in_batches_of_nearly_one_size(
 
 def test_pixels_and_labels_belong_to_their_index() -> None:
     batches = make(augmentation=OFF)
-    for batch in batches.epoch(3):
+    for batch in batches.iterate_epoch(3):
         rows = batches.data.train.rows[batch.indices]
         plain = normalize(batches.data.pixels[rows], batches.data.preprocessing)
         assert torch.allclose(batch.images, plain, rtol=0, atol=1e-5)
@@ -152,5 +154,5 @@ def test_the_fewest_images_at_once_are_known_beforehand(num: int, size: int, few
     batch_size = 32 if num == 100 else num if size == 2 else 2
     ranks = [World(rank, size) for rank in range(size)]
     every = [make(num, batch_size=batch_size, world=each, augmentation=OFF) for each in ranks]
-    parts = [len(batch.images) for batches in every for batch in batches.epoch(0)]
+    parts = [len(batch.images) for batches in every for batch in batches.iterate_epoch(0)]
     assert every[0].min_shard_size() == min(part for part in parts if part) == fewest

@@ -13,12 +13,12 @@ from neither.evaluation.calibration import (
     adaptive_calibration_error,
     bin_index,
     brier_score,
-    choose_threshold,
     classwise_calibration_error,
     expected_calibration_error,
     fit_temperature,
 )
 from neither.evaluation.metrics import nll
+from neither.evaluation.selective import choose_threshold
 from neither.models.softmax import to_probabilities
 
 MEASURES = [expected_calibration_error, adaptive_calibration_error, classwise_calibration_error]

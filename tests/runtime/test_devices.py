@@ -3,19 +3,19 @@ from typing import Literal
 import pytest
 import torch
 
-from neither.runtime.devices import Compute, choose_compute
+from neither.runtime.devices import DeviceConfig, choose_device_config
 from neither.runtime.distributed import World
 from neither.runtime.errors import OutputError
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_an_explicit_choice_is_taken(precision: Literal["float32", "bfloat16"]) -> None:
-    assert choose_compute("cpu", precision) == Compute(torch.device("cpu"), precision)
+    assert choose_device_config("cpu", precision) == DeviceConfig(torch.device("cpu"), precision)
 
 
 def test_auto_chooses_the_same_each_time() -> None:
-    first = choose_compute("auto", "auto")
-    assert first == choose_compute("auto", "auto")
+    first = choose_device_config("auto", "auto")
+    assert first == choose_device_config("auto", "auto")
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     assert (first.device.type != "cpu") == has_gpu
 
@@ -25,47 +25,47 @@ def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.Monkey
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
         expected = "bfloat16" if avx512 or amx else "float32"
-        assert choose_compute("cpu", "auto").precision == expected
+        assert choose_device_config("cpu", "auto").precision == expected
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])
 def test_several_processes_cannot_use_one_device(device: str) -> None:
     with pytest.raises(OutputError, match=f"device: {device} .* 2 "):
-        choose_compute(device, "auto", World(0, 2))
+        choose_device_config(device, "auto", World(0, 2))
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    assert choose_compute("cuda", "float32", World(3, 4, 1)).device == torch.device("cuda:1")
+    assert choose_device_config("cuda", "float32", World(3, 4, 1)).device == torch.device("cuda:1")
     assert taken == [torch.device("cuda:1")]
     with pytest.raises(OutputError, match="2 CUDA devices"):
-        choose_compute("cuda", "float32", World(3, 4, 3))
+        choose_device_config("cuda", "float32", World(3, 4, 3))
 
 
 def test_a_missing_device_is_an_error_with_a_remedy() -> None:
     with pytest.raises(OutputError, match=r"device: cuda:99: .* \d+ CUDA devices; choose"):
-        choose_compute("cuda:99", "auto")
+        choose_device_config("cuda:99", "auto")
     if not torch.cuda.is_available():
         with pytest.raises(OutputError, match=r"device: cuda: .* 0 CUDA devices"):
-            choose_compute("cuda", "float32")
+            choose_device_config("cuda", "float32")
     if not torch.backends.mps.is_available():
         with pytest.raises(OutputError, match=r"device: mps: "):
-            choose_compute("mps", "auto")
+            choose_device_config("mps", "auto")
 
 
 def test_autocast_computes_in_bfloat16_only_if_chosen() -> None:
     left = torch.ones(2, 2)
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        compute = choose_compute("cpu", precision)  # type: ignore[arg-type]
-        with compute.autocast():
-            assert (left @ left).dtype == compute.dtype == dtype
+        device_config = choose_device_config("cpu", precision)  # type: ignore[arg-type]
+        with device_config.autocast():
+            assert (left @ left).dtype == device_config.dtype == dtype
     assert (left @ left).dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_is_set_to_deterministic_kernels() -> None:
-    choose_compute("cuda", "auto")
+    choose_device_config("cuda", "auto")
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.training.fast_conv import compile_network, im2col, use_gemm_weight_gradients
 
-BFLOAT16 = Compute(torch.device("cpu"), "bfloat16")
-FLOAT32 = Compute(torch.device("cpu"), "float32")
+BFLOAT16 = DeviceConfig(torch.device("cpu"), "bfloat16")
+FLOAT32 = DeviceConfig(torch.device("cpu"), "float32")
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -19,7 +19,7 @@ from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
 from neither.runtime import files
 from neither.runtime.console import log_to_folder
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.training.label_issues import LabelStats, find_label_issues, write_label_issues
 from neither.training.state import build_state
 from neither.training.step import train_step
@@ -28,14 +28,14 @@ CLASSES = ("dog", "human", "neither")
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def make_batch(image_indices: list[int], label_target: float = 1.0) -> Batch:
-    """Make a batch with the given probability of each label in its targets."""
+def labelled(image_indices: list[int], label_target: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return labels, targets with the given probability of each label, and indices."""
     indices = torch.tensor(image_indices)
     labels = LABELS[indices]
     targets = label_target * F.one_hot(labels, 3) + (1 - label_target) * F.one_hot(
         (labels + 1) % 3, 3
     )
-    return Batch(torch.zeros(len(image_indices), 3, 8, 8), labels, targets.float(), indices)
+    return labels, targets.float(), indices
 
 
 def name(*classes: int) -> Tensor:
@@ -46,7 +46,7 @@ def name(*classes: int) -> Tensor:
 def test_disagreements_and_their_majority_class_are_counted() -> None:
     stats = LabelStats(LABELS)
     for named in ((0, 1, 2, 2), (0, 1, 0, 1), (1, 1, 0, 2), (0, 1, 0, 2)):
-        stats.update(name(*named), make_batch([0, 1, 2, 3]))
+        stats.update(name(*named), *labelled([0, 1, 2, 3]))
         stats.end_epoch(is_counted=True)
     assert stats.num_epochs.tolist() == [4, 4, 4, 4]
     assert stats.num_disagreements.tolist() == [1, 0, 3, 4]
@@ -58,8 +58,8 @@ def test_disagreements_and_their_majority_class_are_counted() -> None:
 
 def test_an_image_with_cutmix_is_not_counted() -> None:
     stats = LabelStats(LABELS)
-    stats.update(name(1, 2), make_batch([0, 1], label_target=0.9))
-    stats.update(name(1, 1), make_batch([2, 3]))
+    stats.update(name(1, 2), *labelled([0, 1], label_target=0.9))
+    stats.update(name(1, 1), *labelled([2, 3]))
     stats.end_epoch(is_counted=True)
     assert stats.num_epochs.tolist() == [0, 0, 1, 1]
     assert stats.num_disagreements.tolist() == [0, 0, 1, 1]
@@ -68,7 +68,7 @@ def test_an_image_with_cutmix_is_not_counted() -> None:
 
 def test_a_discarded_epoch_changes_nothing() -> None:
     stats, fresh = LabelStats(LABELS), LabelStats(LABELS)
-    stats.update(name(1, 1), make_batch([0, 2]))
+    stats.update(name(1, 1), *labelled([0, 2]))
     stats.end_epoch(is_counted=False)
     for part, value in stats.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[part]), part
@@ -78,13 +78,13 @@ def test_a_restored_state_continues_to_the_bit_in_mid_epoch() -> None:
     whole, before, after = LabelStats(LABELS), LabelStats(LABELS), LabelStats(LABELS)
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     for stats in (whole, before):
-        stats.update(logits[:2], make_batch([3, 0]))
+        stats.update(logits[:2], *labelled([3, 0]))
     buffer = io.BytesIO()
     torch.save(before.state_dict(), buffer)  # as in a checkpoint
     buffer.seek(0)
     after.load_state_dict(torch.load(buffer, weights_only=True))
     for stats in (whole, after):
-        stats.update(logits[2:], make_batch([1, 2]))
+        stats.update(logits[2:], *labelled([1, 2]))
         stats.end_epoch(is_counted=True)
     for part, value in whole.state_dict().items():
         assert torch.equal(value, after.state_dict()[part]), part
@@ -108,18 +108,18 @@ def test_wrong_labels_are_the_first_issues(make_config: Callable[..., Config]) -
     truth = torch.arange(180) % 3
     labels, false = truth.clone(), list(range(0, 180, 15))
     labels[false] = (truth[false] + 1 + torch.tensor(false) // 15 % 2) % 3
-    epochs, compute = 8, Compute(torch.device("cpu"), "float32")
+    epochs, device_config = 8, DeviceConfig(torch.device("cpu"), "float32")
     settings = Augmentation(cutmix=0.5, random_erasing=0, color_jitter=0, grayscale=0)
     config = make_config(train={"epochs": epochs, "batch_size": 30}, augmentation=settings)
     preprocessing = Preprocessing(32)
-    state = build_state(config, preprocessing, compute)
+    state = build_state(config, preprocessing, device_config)
     state.set_training_labels(labels)
     split = Split([str(index) for index in range(180)], torch.arange(180), labels)
     data = Dataset(draw_pixels(truth), split, split, CLASSES, preprocessing, "")
-    batches = Batches(data, settings, 30, 0, compute.device)
+    batches = Batches(data, settings, 30, 0, device_config.device)
     for epoch in range(epochs):
-        for batch in batches.epoch(epoch):
-            assert train_step(state, batch, 0.5, compute)
+        for batch in batches.iterate_epoch(epoch):
+            assert train_step(state, batch, 0.5, device_config)
         state.end_epoch(None)
     assert int(state.label_stats.num_epochs.max()) <= epochs // 2  # the first half does not count
     rows = find_label_issues(state.label_stats, split, CLASSES)

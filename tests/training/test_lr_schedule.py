@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neither.config.schema import Train
-from neither.training.lr_schedule import current_lr_factor, lr_factor, set_lr_factor
+from neither.training.lr_schedule import current_lr_factor, scheduled_lr_factor, set_lr_factor
 from neither.training.optimizers import build_optimizer
 
 
@@ -41,8 +41,8 @@ schedules = st.integers(1, 30).flatmap(
 @settings(max_examples=50, deadline=None)
 def test_the_rate_rises_peaks_and_falls_to_zero(schedule: Train) -> None:
     warmup, epochs = schedule.warmup_epochs, schedule.epochs
-    rising = [lr_factor(schedule, warmup * index / 20) for index in range(21)]
-    falling = [lr_factor(schedule, warmup + (epochs - warmup) * index / 20)
+    rising = [scheduled_lr_factor(schedule, warmup * index / 20) for index in range(21)]
+    falling = [scheduled_lr_factor(schedule, warmup + (epochs - warmup) * index / 20)
                for index in range(21)]  # fmt: skip
     assert rising[-1] == falling[0] == 1
     assert falling[-1] == pytest.approx(0, abs=1e-12)
@@ -55,17 +55,19 @@ def test_the_rate_rises_peaks_and_falls_to_zero(schedule: Train) -> None:
 
 def test_the_rise_is_straight_and_the_fall_a_half_cosine() -> None:
     schedule = make_settings(epochs=12, warmup_epochs=4)
-    assert lr_factor(schedule, 1) == pytest.approx(0.25)
-    assert lr_factor(schedule, 3) == pytest.approx(0.75)
-    assert lr_factor(schedule, 8) == pytest.approx(0.5)  # half way down
-    assert lr_factor(schedule, 4 + 8 / 3) == pytest.approx(0.75)  # cos 60 degrees is a half
+    assert scheduled_lr_factor(schedule, 1) == pytest.approx(0.25)
+    assert scheduled_lr_factor(schedule, 3) == pytest.approx(0.75)
+    assert scheduled_lr_factor(schedule, 8) == pytest.approx(0.5)  # half way down
+    assert scheduled_lr_factor(schedule, 4 + 8 / 3) == pytest.approx(
+        0.75
+    )  # cos 60 degrees is a half
 
 
 def test_without_warmup_the_first_step_has_the_highest_rate() -> None:
     schedule = make_settings(warmup_epochs=0)
-    assert lr_factor(schedule, 0) == 1
+    assert scheduled_lr_factor(schedule, 0) == 1
 
 
 def test_the_last_step_still_learns_a_little() -> None:
     schedule = make_settings(epochs=10)
-    assert 0 < lr_factor(schedule, 10 - 0.5 / 100) < 1e-5
+    assert 0 < scheduled_lr_factor(schedule, 10 - 0.5 / 100) < 1e-5

@@ -19,7 +19,7 @@ from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import load_checkpoint
 from neither.runtime import files
 from neither.runtime.console import log_to_folder
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
 from neither.training.state import build_state
@@ -30,8 +30,8 @@ MakeConfig = Callable[..., Config]
 
 def save_last(config: Config, run: RunFolder, epoch: int = 1) -> None:
     """Leave what training leaves after some epochs."""
-    compute = Compute(CPU, "float32")
-    state = build_state(config, Preprocessing(config.data.image_size), compute)
+    device_config = DeviceConfig(CPU, "float32")
+    state = build_state(config, Preprocessing(config.data.image_size), device_config)
     state = replace(state, epoch=epoch, step=10 * epoch, metrics={"loss": 1.0, "macro_recall": 0.5})
     state.save(run.best, config, resumable=False)
     state.save(run.last, config, resumable=True)
@@ -385,7 +385,7 @@ def read_environment_file(run: RunFolder) -> dict[str, object]:
 
 def test_the_environment_is_recorded(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, None)
-    write_environment(run, Compute(CPU, "bfloat16"), "abc123")
+    write_environment(run, DeviceConfig(CPU, "bfloat16"), "abc123")
     environment = read_environment_file(run)
     assert environment["torch"] == torch.__version__
     assert environment["precision"] == "bfloat16"
@@ -400,18 +400,18 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
 def started(tmp_path: Path, make_config: Callable[..., Config]) -> RunFolder:
     """Return a run to resume."""
     config = make_config()
-    state = build_state(config, Preprocessing(32), Compute(CPU, "float32"))
+    state = build_state(config, Preprocessing(32), DeviceConfig(CPU, "float32"))
     run = RunFolder(tmp_path, None)
     (tmp_path / "checkpoints").mkdir()
     state.metrics = {"loss": 1.0}
     state.save(run.best, config, resumable=True)
-    write_environment(run, Compute(CPU, "float32"), "abc123")
+    write_environment(run, DeviceConfig(CPU, "float32"), "abc123")
     return replace(run, resumed=run.load_best())
 
 
 def test_resuming_in_the_same_environment_logs_nothing(started: RunFolder, tmp_path: Path) -> None:
     with log_to_folder(tmp_path):
-        write_environment(started, Compute(CPU, "float32"), "abc123")
+        write_environment(started, DeviceConfig(CPU, "float32"), "abc123")
     assert (tmp_path / "log.txt").read_text() == ""
 
 
@@ -421,7 +421,7 @@ def test_resuming_in_another_environment_is_logged(started: RunFolder, tmp_path:
     changes = {"threads": 99, "torch": "2.99.0", "python": "3.99"}
     path.write_text(json.dumps(read_environment_file(started) | changes))
     with log_to_folder(tmp_path):
-        write_environment(started, Compute(CPU, "bfloat16"), "abc123")
+        write_environment(started, DeviceConfig(CPU, "bfloat16"), "abc123")
     (line,) = (tmp_path / "log.txt").read_text().splitlines()
     assert "in its last bits" in line
     assert "torch 2.99.0 became " in line
@@ -435,5 +435,5 @@ def test_a_damaged_environment_is_replaced(
     content: str, started: RunFolder, tmp_path: Path
 ) -> None:
     (tmp_path / "environment.json").write_text(content)
-    write_environment(started, Compute(CPU, "float32"), "abc123")
+    write_environment(started, DeviceConfig(CPU, "float32"), "abc123")
     assert read_environment_file(started)["precision"] == "float32"

@@ -19,7 +19,7 @@ from neither.data.preprocessing import Preprocessing
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.models.softmax import to_probabilities
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.runtime.errors import CheckpointError
 from neither.training.state import EMA, EpochMetrics, TrainState, build_state
 
@@ -31,7 +31,7 @@ MakeConfig = Callable[..., Config]
 
 def make_state(config: Config, labels: Tensor = LABELS) -> TrainState:
     preprocessing = Preprocessing(config.data.image_size)
-    state = build_state(config, preprocessing, Compute(CPU, "float32"))
+    state = build_state(config, preprocessing, DeviceConfig(CPU, "float32"))
     state.set_training_labels(labels)
     return state
 
@@ -48,7 +48,7 @@ def step_once(state: TrainState) -> None:
     state.end_step()
     state.epoch_metrics.update(loss, logits, LABELS, torch.tensor(1.0))
     targets = F.one_hot(LABELS, 3).float()
-    state.label_stats.update(logits, Batch(images, LABELS, targets, torch.arange(6)))
+    state.label_stats.update(logits, LABELS, targets, torch.arange(6))
 
 
 def make_metrics(macro_recall: float, loss: float) -> dict[str, float]:

@@ -14,13 +14,13 @@ from neither.config.schema import Config
 from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import World
 from neither.training.state import TrainState, build_state
 from neither.training.step import train_step
 
 CPU = torch.device("cpu")
-COMPUTE = Compute(CPU, "float32")
+COMPUTE = DeviceConfig(CPU, "float32")
 NUM = 11  # images: two batches of 6 and 5, with uneven shards
 
 
@@ -38,7 +38,7 @@ def take_steps(config: Config, state: TrainState) -> TrainState:
     split = Split([], torch.arange(NUM), torch.arange(NUM) % 3)
     data = Dataset(pixels, split, split, config.classes, state.preprocessing, "")
     batches = Batches(data, config.augmentation, config.train.batch_size, 0, CPU, world)
-    for batch in batches.epoch(0):
+    for batch in batches.iterate_epoch(0):
         assert len(batch.images) == len(range(len(batch.labels))[world.shard(len(batch.labels))])
         assert train_step(state, batch, 1.0, COMPUTE)
     return state

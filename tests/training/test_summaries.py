@@ -21,7 +21,7 @@ from neither.data.batches import Batch
 from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime import signals
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.training import summaries, trainer
 from neither.training.run_folder import open_run_folder
 from neither.training.state import build_state
@@ -191,9 +191,9 @@ def test_a_network_without_a_cam_is_shown_without_heat_maps(
 
     monkeypatch.setattr(summaries, "class_contrast_cam", unknown)
     labels, pixels = torch.tensor([0, 1]), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
-    compute = Compute(torch.device("cpu"), "float32")
+    device_config = DeviceConfig(torch.device("cpu"), "float32")
     config = make_config()
-    state = build_state(config, Preprocessing(32), compute)
+    state = build_state(config, Preprocessing(32), device_config)
     split = Split(["a.png", "b.png"], torch.arange(2), labels)
     with closing(MetricsLogger(tmp_path, None)) as logger:
         dataset = Dataset(pixels, split, split, CLASSES, state.preprocessing, "")

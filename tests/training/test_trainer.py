@@ -22,7 +22,7 @@ from neither.models.checkpoint import Checkpoint, load_checkpoint, read_archive,
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError, DivergedError, OutputError
 from neither.training import trainer, validation
-from neither.training.lr_schedule import lr_factor
+from neither.training.lr_schedule import scheduled_lr_factor
 from neither.training.run_folder import open_run_folder
 from neither.training.state import TrainState
 from neither.training.step import train_step
@@ -400,5 +400,5 @@ def test_a_pretrained_run_resumes_to_the_bit_without_its_weights_file(
     )
     assert load_checkpoint(whole).build()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
     assert read_rows(whole)[1]["train"]["learning_rate"] == pytest.approx(
-        0.02 * lr_factor(config.train, 2.5 / STEPS_PER_EPOCH)
+        0.02 * scheduled_lr_factor(config.train, 2.5 / STEPS_PER_EPOCH)
     )

@@ -91,9 +91,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def load_with_priors(model: Path, priors: str | None) -> "Classifier":
     """Load a classifier on the best device, with the `--priors` of the command line."""
     from neither.inference.classifier import load_classifier
-    from neither.runtime.devices import choose_compute
+    from neither.runtime.devices import choose_device_config
 
-    classifier = load_classifier(model, choose_compute("auto", "float32").device)
+    classifier = load_classifier(model, choose_device_config("auto", "float32").device)
     return classifier if priors is None else classifier.with_priors(read_priors(priors))
 
 

@@ -64,18 +64,18 @@ class Batches:
         return math.ceil(len(self.data.train.rows) / self.batch_size)
 
     def min_shard_size(self) -> int:
-        """Return the fewest images that a process with any computes at once."""
+        """Return the size of the smallest shard of any batch that is not empty."""
         sizes: set[int] = set(np.diff(self._starts()).tolist())
         ranks = [World(rank, self.world.size) for rank in range(self.world.size)]
         shards = [len(range(size)[rank.shard(size)]) for size in sizes for rank in ranks]
         return min(filter(None, shards))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def iterate_epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from the batch of index `start` on."""
         order = permutation(self.seed, epoch, len(self.data.train.rows))
         starts = self._starts()
-        for batch in range(start, len(self)):
-            positions = np.arange(starts[batch], starts[batch + 1])
+        for index in range(start, len(self)):
+            positions = np.arange(starts[index], starts[index + 1])
             yield self._batch(epoch, positions, torch.from_numpy(order[positions]))
 
     def _batch(self, epoch: int, positions: NDArray[np.int64], indices: Tensor) -> Batch:

@@ -169,13 +169,13 @@ def _read_shard(path: Path, image_size: int) -> DecodedImages:
 
 
 @contextmanager
-def open_cache(source: Path, preprocessing: Preprocessing, spare: Path) -> Iterator[Cache]:
+def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> Iterator[Cache]:
     """Open the cache of a source of images; wait for another run that has it open.
 
     Args:
         source: the folder, or the manifest, that names the images.
         preprocessing: how they are decoded.
-        spare: a folder to use where the cache cannot be written, or would be among the images.
+        fallback: a folder to use where the cache cannot be written, or would be among the images.
 
     Raises:
         OutputError: if neither can be written.
@@ -192,9 +192,9 @@ def open_cache(source: Path, preprocessing: Preprocessing, spare: Path) -> Itera
                      "images to itself")  # fmt: skip
                 folder = None
         if folder is None:
-            files.make_folder(spare)
-            _lock(stack, spare)
-        yield Cache(folder or spare, preprocessing.image_size)
+            files.make_folder(fallback)
+            _lock(stack, fallback)
+        yield Cache(folder or fallback, preprocessing.image_size)
         if folder is not None:
             _delete_unused(folder.parent)
 

@@ -102,8 +102,8 @@ def load_dataset(
     table = find_images(settings, classes)
     for note in table.notes:
         info(note)
-    for refusal in table.unreadable_folders:
-        warn(refusal)
+    for message in table.unreadable_folders:
+        warn(message)
     store = build_store(table, preprocessing, run_folder / "cache", settings.max_unreadable)
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
@@ -116,9 +116,9 @@ def load_dataset(
         check_class_counts(table, assignment, classes)
         write_splits(splits_file, table, store, assignment)
     log_split_summary(table, store, assignment, classes)
-    sides = [assignment.split_indices == SPLITS.index(split) for split in ("train", "val")]
-    used = np.flatnonzero(sides[0] | sides[1])  # nothing of test may reach training
-    train, val = (_select(table, np.flatnonzero(side), used, classes) for side in sides)
+    masks = [assignment.split_indices == SPLITS.index(split) for split in ("train", "val")]
+    used = np.flatnonzero(masks[0] | masks[1])  # nothing of test may reach training
+    train, val = (_select(table, np.flatnonzero(mask), used, classes) for mask in masks)
     pixels = _load_pixels(MappedPixels(store, used), settings.store)
     fingerprint = data_fingerprint(table, store, assignment)
     return Dataset(pixels, train, val, classes, preprocessing, fingerprint)

@@ -22,7 +22,7 @@ from neither.runtime import signals
 from neither.runtime.console import printable, progress_bar
 from neither.runtime.errors import DataError
 
-_SHARD_IMAGES, _SHARD_BYTES = 4096, 2**26  # a shard is full at either; it is kept in memory so far
+_SHARD_IMAGES, _SHARD_BYTES = 4096, 2**26  # a shard is written when it reaches either limit
 _CHUNK_IMAGES, _CHUNK_BYTES = 32, 2**21  # what a decoding process sends at once, likewise
 _MAX_NAMED = 10
 _MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name a file that does not exist
@@ -36,13 +36,13 @@ class ImageStore:
         fingerprints: (N,) records of `FINGERPRINT`; all zero for a file that could not be read.
         reasons: why an image is unreadable, by its index.
         shards: (n, S, S, 3) uint8 RGB each, mapped from disk.
-        numbers: (N,) int64, the row of each image in all shards put end to end.
+        shard_rows: (N,) int64, the row of each image in the concatenated shards.
     """
 
     fingerprints: NDArray[np.void]
     reasons: dict[int, str]
     shards: Sequence[NDArray[np.uint8]] = ()
-    numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    shard_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def is_readable(self) -> NDArray[np.bool_]:
@@ -53,7 +53,7 @@ class ImageStore:
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the pixels of (B,) readable images from disk; return (B, S, S, 3) uint8."""
-        numbers = self.numbers[indices]
+        numbers = self.shard_rows[indices]
         starts = np.cumsum([0, *map(len, self.shards)])
         shards = np.searchsorted(starts, numbers, side="right") - 1
         rows = numbers - starts[shards]
@@ -64,14 +64,14 @@ class ImageStore:
 
 
 def build_store(
-    table: ImageTable, preprocessing: Preprocessing, spare: Path, max_unreadable: float
+    table: ImageTable, preprocessing: Preprocessing, fallback: Path, max_unreadable: float
 ) -> ImageStore:
     """Decode the images that are not cached yet, and map all of them.
 
     Args:
         table: the images.
         preprocessing: how to decode them.
-        spare: a folder for decoded images where the cache cannot be written.
+        fallback: a folder for decoded images where the cache cannot be written.
         max_unreadable: the fraction of images, in [0, 1], that may be unreadable.
 
     Raises:
@@ -80,7 +80,7 @@ def build_store(
         Stopped: if a signal asks to stop; what was decoded so far is kept.
     """
     keys = file_keys(table.root, table.paths)
-    with open_cache(table.source, preprocessing, spare) as cache:
+    with open_cache(table.source, preprocessing, fallback) as cache:
         numbers = cache.find(keys)
         new = np.flatnonzero(numbers < 0)
         numbers[new] = len(cache) + np.arange(len(new))
@@ -91,8 +91,8 @@ def build_store(
                if all_reasons[number]}  # fmt: skip
     unreadable = [f"{printable(table.paths[index])}: {why}" for index, why in reasons.items()]
     check_unreadable(unreadable, len(table.paths), max_unreadable)
-    none = np.zeros(0, FINGERPRINT)
-    fingerprints = np.concatenate([none, *(shard.fingerprints for shard in cache.shards)])[numbers]
+    empty = np.zeros(0, FINGERPRINT)
+    fingerprints = np.concatenate([empty, *(shard.fingerprints for shard in cache.shards)])[numbers]
     return ImageStore(fingerprints, reasons, [shard.pixels for shard in cache.shards], numbers)
 
 
@@ -174,7 +174,7 @@ def _decode_chunk(
             pixels[index] = image.pixels
         elif image.sha256:
             fingerprints["sha256"][index] = np.frombuffer(image.sha256, np.uint8)
-        else:  # what could not be read now may be readable tomorrow
+        else:  # a transient read error is not cached; the next run tries again
             keys[index] = b""
     readable = [index for index, image in enumerate(decoded) if image.traits is not None]
     fingerprints[readable] = compute_fingerprints(

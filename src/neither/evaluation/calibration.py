@@ -22,7 +22,6 @@ NUM_BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 PRIOR_WEIGHT = 3.0  # images; benchmarks/temperatures.py compares it with others
 _NUM_BISECTIONS = 100  # float64 has 53 bits; the rest costs nothing
-_EPSILON = 1e-12
 _SEED = 0
 
 _Outcomes = tuple[Tensor, Tensor]  # (D, N) group of each image, (D, N) weight that came true
@@ -204,38 +203,10 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR_WEIGHT)
     label_scores = scores.gather(1, labels[:, None])[:, 0]
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(_NUM_BISECTIONS):
-        middle = (low + high) / 2
-        expected_scores = (to_probabilities(scores, 1 / middle) * scores).sum(dim=1)
-        slope = float((expected_scores - label_scores).sum()) + prior * (1 - 1 / middle)
-        low, high = (middle, high) if slope <= 0 else (low, middle)
+        inverse = (low + high) / 2
+        expected_scores = (to_probabilities(scores, 1 / inverse) * scores).sum(dim=1)
+        slope = float((expected_scores - label_scores).sum()) + prior * (1 - 1 / inverse)
+        low, high = (inverse, high) if slope <= 0 else (low, inverse)
     fitted = min(max(2 / (low + high), MIN_TEMPERATURE), MAX_TEMPERATURE)
     # Where 1 is the optimum, rounding may make its neighbour worse in the last digit.
     return fitted if nll(scores, labels, fitted) <= nll(scores, labels, 1.0) else 1.0
-
-
-def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float | None:
-    """Find the smallest threshold at which the accepted predictions reach a target precision.
-
-    Args:
-        confidences: (N,) float64, N of 1 or more.
-        hits: (N,) bool, which predictions are correct.
-        target: least fraction of the accepted predictions that is correct, in (0, 1].
-
-    Returns:
-        An epsilon below one of the confidences, so that this one is accepted even if its last bit
-        is rounded differently elsewhere, but above the next lower one. None if no threshold reaches
-        the target.
-    """
-    values, ties = group_ties(confidences)
-
-    def sum_from_top(counts: Tensor) -> Tensor:
-        return sum_by_group(counts, ties, len(values)).flip(0).cumsum(dim=0).flip(0)
-
-    num_accepted, num_correct = sum_from_top(torch.ones_like(confidences)), sum_from_top(hits)
-    reached = (num_correct >= target * num_accepted - 1e-9).nonzero()
-    if not len(reached):
-        return None
-    index = int(reached.min())
-    threshold = float(values[index]) - _EPSILON
-    is_between = index == 0 or threshold > float(values[index - 1])
-    return threshold if is_between else float(values[index])

@@ -1,4 +1,4 @@
-"""Selective prediction: what is gained by accepting only confident predictions.
+"""Selective prediction: accept confident predictions only. The threshold, and what it gains.
 
 `selective_metrics` rank images by the confidence of their prediction, `rejection_metrics` by how
 little they look like the reject class. Images with the same score count half in the areas under
@@ -14,7 +14,36 @@ from neither.evaluation.metrics import group_ties, sum_by_group
 
 _COVERAGES = (0.95, 0.9, 0.8)
 _FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)
+_EPSILON = 1e-12
 _NO_SCORE = -1.0  # below every probability
+
+
+def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float | None:
+    """Find the smallest threshold at which the accepted predictions reach a target precision.
+
+    Args:
+        confidences: (N,) float64, N of 1 or more.
+        hits: (N,) bool, which predictions are correct.
+        target: least fraction of the accepted predictions that is correct, in (0, 1].
+
+    Returns:
+        An epsilon below one of the confidences, so that this one is accepted even if its last bit
+        is rounded differently elsewhere, but above the next lower one. None if no threshold reaches
+        the target.
+    """
+    values, ties = group_ties(confidences)
+
+    def sum_from_top(counts: Tensor) -> Tensor:
+        return sum_by_group(counts, ties, len(values)).flip(0).cumsum(dim=0).flip(0)
+
+    num_accepted, num_correct = sum_from_top(torch.ones_like(confidences)), sum_from_top(hits)
+    reached = (num_correct >= target * num_accepted - 1e-9).nonzero()
+    if not len(reached):
+        return None
+    index = int(reached.min())
+    threshold = float(values[index]) - _EPSILON
+    is_between = index == 0 or threshold > float(values[index - 1])
+    return threshold if is_between else float(values[index])
 
 
 def selective_metrics(confidences: Tensor, hits: Tensor) -> dict[str, Any]:

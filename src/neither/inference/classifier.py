@@ -141,7 +141,7 @@ class Classifier:
         Raises:
             CheckpointError: if a logit is not finite.
             OutputError: if a decoding process was killed.
-            Stopped: if a signal asks for an end.
+            Stopped: if a signal asks to stop.
         """
         to_decode, to_return = tee(paths)
         decoded = parallel_map(partial(decode_file, preprocessing=self.preprocessing), to_decode)
@@ -186,8 +186,10 @@ class Classifier:
         scores = logits.double() / self.temperature
         if not self.priors:
             return scores
-        frequencies = torch.tensor([self.priors, self.class_frequencies], dtype=torch.float64).log()
-        return scores + frequencies[0] - frequencies[1]
+        log_priors, log_frequencies = torch.tensor(
+            [self.priors, self.class_frequencies], dtype=torch.float64
+        ).log()
+        return scores + log_priors - log_frequencies
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Compute calibrated probabilities.

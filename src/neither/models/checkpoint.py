@@ -200,7 +200,7 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
             f"made by {maker} with schema {schema}; this is {version('neither')}, which reads "
             f"schemas {_V1_SCHEMAS[0]} to {SCHEMA_VERSION}; install the version that made it"
         )
-    if has_trailer == (schema == _WITHOUT_TRAILER):
+    if has_trailer != (schema != _WITHOUT_TRAILER):
         raise CheckpointError("incomplete or damaged: its checksum is missing")
     if schema in _V1_SCHEMAS:
         content = _translate_v1(content)

@@ -14,7 +14,7 @@ _THRESHOLD_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Compute:
+class DeviceConfig:
     """The device and the precision of the training step.
 
     Attributes:
@@ -37,9 +37,9 @@ class Compute:
         )
 
 
-def choose_compute(
+def choose_device_config(
     device: str, precision: Literal["auto", "float32", "bfloat16"], world: World = SINGLE_PROCESS
-) -> Compute:
+) -> DeviceConfig:
     """Resolve `auto` by the hardware alone, and configure torch for training there.
 
     Args:
@@ -69,7 +69,7 @@ def choose_compute(
         _keep_freed_memory()
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(chosen) else "float32"
-    return Compute(chosen, precision)
+    return DeviceConfig(chosen, precision)
 
 
 def choose_device(device: str) -> torch.device:

@@ -24,7 +24,7 @@ from neither.runtime.errors import OutputError, is_out_of_memory
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.1
-_NUM_FAILED = "failed"  # key in the store: how many ranks left with an exception
+_FAILED_KEY = "failed"  # key in the store: how many ranks left with an exception
 # torchrun's signal usually comes first; while signals are deferred, this ends the wait.
 _NUM_POLLS_AFTER_FAILURE = 20
 
@@ -33,9 +33,9 @@ _NUM_POLLS_AFTER_FAILURE = 20
 class World:
     """This process and its group. With a single process every method returns at once.
 
-    The methods are collective, except `shard`: all ranks must call them in the same order. They
-    raise `OutputError` if another rank is gone, and those that wait for work `Stopped` if a signal
-    asks to stop. An exception in one rank ends the others too.
+    The methods are collective, except `shard`: all ranks must call them in the same order. All
+    raise `OutputError` if another rank is lost; `barrier`, `broadcast` and `rank0_first` also raise
+    `Stopped` on a signal. An exception in one rank ends the others too.
 
     Attributes:
         rank: number of this process, from 0.
@@ -123,7 +123,7 @@ class World:
     def all_equal(self, text: str) -> bool:
         """Return whether all ranks passed the same text."""
         number = int.from_bytes(sha256(text.encode()).digest()[:7], "big")
-        extremes = torch.tensor([number, -number])
+        extremes = torch.tensor([number, -number])  # max(n) + max(-n) is 0 if all n are equal
         if self.size > 1:
             self._reduce(extremes, dist.ReduceOp.MAX)
         return int(extremes.sum()) == 0
@@ -137,7 +137,7 @@ class World:
             self.store.add(name, 1)
             while self.store.add(name, 0) < self.size:
                 signals.poll()
-                num_polls_left -= self.store.add(_NUM_FAILED, 0) > 0
+                num_polls_left -= self.store.add(_FAILED_KEY, 0) > 0
                 if not num_polls_left:
                     raise RuntimeError("a rank failed before this barrier")
                 time.sleep(_POLL_SECONDS)
@@ -189,7 +189,7 @@ def init_distributed() -> Iterator[World]:
     except BaseException:
         is_first = True
         with suppress(RuntimeError):  # the process that kept the store may be gone
-            is_first = store.add(_NUM_FAILED, 1) == 1
+            is_first = store.add(_FAILED_KEY, 1) == 1
         console.silence(not is_first)
         raise
     finally:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neither.runtime.console import info
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 
 # oneDNN's weight gradient is slow for few output positions: for 4 x 4 it reaches a sixth of the
 # rate of its forward pass, for 2 x 2 a twentieth. One matrix product is faster up to 8 x 8; for
@@ -16,7 +16,7 @@ _MAX_POSITIONS = 64
 _MAX_FORWARD_POSITIONS = 4
 
 
-def use_gemm_weight_gradients(network: nn.Module, compute: Compute) -> None:
+def use_gemm_weight_gradients(network: nn.Module, device_config: DeviceConfig) -> None:
     """Let 3x3 convolutions of small feature maps compute weight gradients as matrix products.
 
     Only on CPUs in bfloat16, where it is faster. Weights and their names stay the same. Gradients
@@ -24,9 +24,9 @@ def use_gemm_weight_gradients(network: nn.Module, compute: Compute) -> None:
 
     Args:
         network: changed in place, for training only.
-        compute: device and precision of training.
+        device_config: device and precision of training.
     """
-    if compute.device.type != "cpu" or compute.dtype != torch.bfloat16:
+    if device_config.device.type != "cpu" or device_config.dtype != torch.bfloat16:
         return
     for module in network.modules():
         if type(module) is nn.Conv2d and _is_supported(module):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neither.data.batches import Batch
 from neither.data.dataset import Split
 from neither.data.split_file import csv_line, safe_cell
 from neither.models.softmax import label_probabilities
@@ -55,16 +54,18 @@ class LabelStats:
         self.majority_lead = torch.zeros_like(self.num_epochs)
 
     @torch.no_grad()
-    def update(self, logits: Tensor, batch: Batch) -> None:
+    def update(self, logits: Tensor, labels: Tensor, targets: Tensor, indices: Tensor) -> None:
         """Count one training step.
 
         Args:
             logits: (B, C) float32, before the optimizer step.
-            batch: with labels (B,), targets (B, C) and indices (B,).
+            labels: (B,) int64.
+            targets: (B, C); an image counts if its target is its own label alone.
+            indices: (B,) int64 of the images in train.
         """
-        indices = batch.indices.to(logits.device, non_blocking=True)
-        labels = batch.labels[:, None]
-        is_counted = batch.targets.gather(1, labels)[:, 0] == 1
+        indices = indices.to(logits.device, non_blocking=True)
+        labels = labels[:, None]
+        is_counted = targets.gather(1, labels)[:, 0] == 1
         predicted = torch.where(is_counted, logits.argmax(dim=1) + 1, 0)
         loss = logits.logsumexp(dim=1) - logits.gather(1, labels)[:, 0]
         self.epoch_predicted.index_copy_(0, indices, predicted.to(torch.int16))

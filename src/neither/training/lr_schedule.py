@@ -7,7 +7,7 @@ import torch
 from neither.config.schema import Train
 
 
-def lr_factor(settings: Train, epoch: float) -> float:
+def scheduled_lr_factor(settings: Train, epoch: float) -> float:
     """Return the learning rate at a time of training, as a fraction of the peak.
 
     It rises linearly over `warmup_epochs` and then falls along half a cosine to zero (Loshchilov

@@ -20,7 +20,7 @@ from neither.config.schema import Config, translate_v1
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.runtime import files
 from neither.runtime.console import info, log_to_folder, warn
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import CheckpointError, DataError, OutputError, UsageError
 
@@ -224,7 +224,10 @@ def _move_aside(folder: Path) -> None:
 
 
 def write_environment(
-    run: RunFolder, compute: Compute, data_fingerprint: str, world: World = SINGLE_PROCESS
+    run: RunFolder,
+    device_config: DeviceConfig,
+    data_fingerprint: str,
+    world: World = SINGLE_PROCESS,
 ) -> None:
     """Write `environment.json`: what the numbers of a run depend on besides its config.
 
@@ -237,7 +240,7 @@ def write_environment(
     """
     if not world.all_equal(data_fingerprint):
         raise DataError("the processes of this training see different images; give all the same")
-    backend = f"{compute.device.type} in {compute.precision}, torch {torch.__version__}"
+    backend = f"{device_config.device.type} in {device_config.precision}, torch {torch.__version__}"
     if not world.all_equal(backend):
         raise OutputError(
             f"the processes of this training compute differently: one on {backend}; set device and "
@@ -253,8 +256,8 @@ def write_environment(
         "pillow": version("pillow"),
         "numpy": version("numpy"),
         "platform": platform.platform(),
-        "device": _device_name(compute.device),
-        "precision": compute.precision,
+        "device": _device_name(device_config.device),
+        "precision": device_config.precision,
         "threads": torch.get_num_threads(),
         "processes": world.size,
         "git_commit": _git_commit(),

@@ -18,7 +18,7 @@ from neither.reporting.html import (
 )
 from neither.reporting.model_card import write_model_card
 from neither.runtime.console import read_warnings
-from neither.runtime.devices import choose_compute
+from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UserError
 from neither.training.run_folder import RunFolder, read_environment
 
@@ -44,7 +44,7 @@ def report_run(config: Config, run: RunFolder) -> None:
         Stopped: if a signal asks to stop.
     """
     source, splits_file = config.data.source, run.folder / "splits.csv"
-    classifier = load_classifier(run.best, choose_compute(config.device, "float32").device)
+    classifier = load_classifier(run.best, choose_device_config(config.device, "float32").device)
     folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
     val = read_split(splits_file, source, "val")
     evaluation = evaluate(classifier, val, folder)

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from neither.config.schema import Config, Train
 from neither.data.preprocessing import Preprocessing
-from neither.evaluation.calibration import choose_threshold, fit_temperature
+from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
+from neither.evaluation.selective import choose_threshold
 from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained
 from neither.models.softmax import to_probabilities
 from neither.models.torchvision_networks import TorchvisionNetwork, check_image_size
 from neither.runtime.console import log_only, printable
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import CheckpointError, DivergedError
 from neither.training.fast_conv import use_gemm_weight_gradients
@@ -134,7 +135,7 @@ class TrainState:
         ema: moving average of its weights, which is evaluated and kept.
         optimizer: with its momentum buffers.
         epoch_metrics: sums of the epoch so far.
-        label_stats: how often the labels of the training images were disagreed with.
+        label_stats: per training image, how often the prediction differed from the label.
         class_frequencies: fraction of the training images in each class.
         epoch: number of completed epochs.
         step_in_epoch: number of steps in the current epoch.
@@ -210,7 +211,9 @@ class TrainState:
         """
         if self.metrics is None or not math.isfinite(self.metrics["calibrated_loss"]):
             return False
-        return self.best_metrics is None or _rank(self.metrics) > _rank(self.best_metrics)
+        return self.best_metrics is None or _selection_key(self.metrics) > _selection_key(
+            self.best_metrics
+        )
 
     def mark_best(self) -> None:
         """Make the last epoch the best so far."""
@@ -289,7 +292,7 @@ class TrainState:
 def build_state(
     config: Config,
     preprocessing: Preprocessing,
-    compute: Compute,
+    device_config: DeviceConfig,
     is_resumed: bool = False,
     world: World = SINGLE_PROCESS,
 ) -> TrainState:
@@ -305,15 +308,15 @@ def build_state(
         for scale in (1, config.augmentation.train_scale):
             size = round(scale * config.data.image_size)
             check_image_size(network, config.model.name, min(2, config.train.batch_size), size)
-    network = network.to(compute.device)
+    network = network.to(device_config.device)
     ema = EMA(network, config.train.ema_decay)
-    use_gemm_weight_gradients(network, compute)
-    if world.size > 1 and compute.device.type == "cuda":
+    use_gemm_weight_gradients(network, device_config)
+    if world.size > 1 and device_config.device.type == "cuda":
         # Normalizes by the whole batch. PyTorch has it for GPUs only: on CPUs each rank normalizes
         # by the statistics of its own shard.
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     optimizer = build_optimizer(
-        network, config.train, compute.dtype, config.model.backbone_lr_factor
+        network, config.train, device_config.dtype, config.model.backbone_lr_factor
     )
     return TrainState(
         settings=config.train,
@@ -323,7 +326,7 @@ def build_state(
         network=network,
         ema=ema,
         optimizer=optimizer,
-        epoch_metrics=EpochMetrics(len(config.classes), compute.device),
+        epoch_metrics=EpochMetrics(len(config.classes), device_config.device),
         world=world,
     )
 
@@ -350,7 +353,7 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
                 )
 
 
-def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+def _selection_key(metrics: dict[str, float]) -> tuple[float, float]:
     return -metrics["calibrated_loss"], metrics["macro_recall"]
 
 

@@ -1,4 +1,4 @@
-"""One training step: forward, backward, all-reduce, optimizer, sums of the epoch.
+"""One training step: forward, backward, all-reduce, optimizer, running metrics.
 
 The gradients are summed here instead of by `DistributedDataParallel`, which averages over ranks
 (wrong for shards of different sizes), needs an image on every rank, and renames the weights in
@@ -6,21 +6,22 @@ checkpoints. Only the overlap of communication with the backward pass is lost.
 """
 
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neither.data.batches import Batch
-from neither.runtime.devices import Compute
+from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import World
 from neither.runtime.rng import seeded, step_seed
 from neither.training.lr_schedule import set_lr_factor
 from neither.training.state import TrainState
 
 
-def train_step(state: TrainState, batch: Batch, lr_factor: float, compute: Compute) -> bool:
+def train_step(
+    state: TrainState, batch: Batch, lr_factor: float, device_config: DeviceConfig
+) -> bool:
     """Take one optimizer step on a batch, all ranks together.
 
     Each rank computes on its shard; after the all-reduce the gradients are those of one process
@@ -30,7 +31,7 @@ def train_step(state: TrainState, batch: Batch, lr_factor: float, compute: Compu
         state: changed in place.
         batch: B images, of which this rank holds a shard of P.
         lr_factor: learning rate as a fraction of the peak.
-        compute: device and precision.
+        device_config: device and precision.
 
     Returns:
         False if the loss or the gradient is not finite: then no weight has changed. Only a CPU is
@@ -38,8 +39,8 @@ def train_step(state: TrainState, batch: Batch, lr_factor: float, compute: Compu
         `EpochMetrics.is_finite` finds it later.
     """
     settings, network = state.settings, state.network
-    # Dropout draws by (seed, step), and leaves the process's RNG as it was.
-    with seeded(step_seed(state.seed, state.step), compute.device), compute.autocast():
+    # Dropout is seeded by (seed, step); the state of the global RNG is restored.
+    with seeded(step_seed(state.seed, state.step), device_config.device), device_config.autocast():
         logits = network(batch.images)
     logits = logits.float()
     # The sum over this rank's shard, divided by B: summed over the ranks, the mean of the batch.
@@ -52,13 +53,15 @@ def train_step(state: TrainState, batch: Batch, lr_factor: float, compute: Compu
         network, loss.detach(), logits.detach(), batch, state.world
     )
     grad_norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
-    if compute.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(grad_norm)):
+    if device_config.device.type == "cpu" and not (
+        math.isfinite(loss) and math.isfinite(grad_norm)
+    ):
         return False
     set_lr_factor(state.optimizer, lr_factor)
     state.optimizer.step()
     state.end_step()
     state.epoch_metrics.update(loss, logits, batch.labels, grad_norm)
-    state.label_stats.update(logits, replace(batch, targets=targets))
+    state.label_stats.update(logits, batch.labels, targets, batch.indices)
     return True
 
 
@@ -66,7 +69,7 @@ def train_step(state: TrainState, batch: Batch, lr_factor: float, compute: Compu
 def all_reduce_step(
     network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum gradients, loss and logits over all ranks, in one message.
+    """Sum gradients, loss and logits over all ranks, in one all-reduce.
 
     The gradients in `network` become those of the whole batch. Running statistics of batch norm
     become the mean over the ranks, weighted by the number of images.
@@ -94,7 +97,7 @@ def all_reduce_step(
 
 
 def _running_statistics(network: nn.Module) -> list[Tensor]:
-    """Return means and variances of the batch norms that update them, without SyncBatchNorm."""
+    """Return running means and variances of batch norms in training, unless they are synced."""
     return [
         tensor
         for module in network.modules()

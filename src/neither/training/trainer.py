@@ -24,14 +24,14 @@ from neither.models.torchvision_networks import (
 )
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
-from neither.runtime.devices import Compute, choose_compute
+from neither.runtime.devices import DeviceConfig, choose_device_config
 from neither.runtime.distributed import SINGLE_PROCESS, World, init_distributed
 from neither.runtime.errors import DataError, OutputError, UsageError, is_out_of_memory
 from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
 from neither.training.label_issues import find_label_issues, write_label_issues
-from neither.training.lr_schedule import current_lr_factor, lr_factor
+from neither.training.lr_schedule import current_lr_factor, scheduled_lr_factor
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
 from neither.training.run_report import report_run
 from neither.training.state import TrainState, build_state, diverged_error
@@ -119,17 +119,17 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         Stopped: if a signal asks to stop; the state is saved.
     """
     # Load: the network before the images, so that a missing one ends the run at once.
-    compute = choose_compute(config.device, config.precision, world)
+    device_config = choose_device_config(config.device, config.precision, world)
     preprocessing = match_preprocessing(
         Preprocessing(config.data.image_size, config.data.resize), config.model
     )
-    state = build_state(config, preprocessing, compute, run.resumed is not None, world)
+    state = build_state(config, preprocessing, device_config, run.resumed is not None, world)
     data = world.rank0_first(
         lambda: load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
     )
-    write_environment(run, compute, data.fingerprint, world)
+    write_environment(run, device_config, data.fingerprint, world)
     batches = Batches(
-        data, config.augmentation, config.train.batch_size, config.seed, compute.device, world
+        data, config.augmentation, config.train.batch_size, config.seed, device_config.device, world
     )
     if isinstance(state.network, TorchvisionNetwork):
         size = config.data.image_size
@@ -141,15 +141,16 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         if not run.is_best_usable():
             state.reset_best()
     if config.compile:
-        compile_network(state.network, compute.device)
+        compile_network(state.network, device_config.device)
     num_processes = f", {world.size} processes" if world.size > 1 else ""
     info(
         f"{config.model.name}: {count_parameters(state.network):,} parameters, on "
-        f"{compute.device} in {compute.precision}, {torch.get_num_threads()} threads{num_processes}"
+        f"{device_config.device} in {device_config.precision}, {torch.get_num_threads()} threads"
+        f"{num_processes}"
     )
-    epoch_start = state.step - state.step_in_epoch if run.resumed else None
+    first_step = state.step - state.step_in_epoch if run.resumed else None
     with (
-        closing(MetricsLogger(run.folder if world.is_rank0 else None, epoch_start)) as logger,
+        closing(MetricsLogger(run.folder if world.is_rank0 else None, first_step)) as logger,
         progress_bar("training", config.train.epochs * len(batches), "steps", state.step) as bar,
         signals.deferred(world.size > 1),
     ):
@@ -158,10 +159,10 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
             _save_epoch(config, state, run)
         try:
             while state.epoch < config.train.epochs:
-                train_metrics = _train_epoch(config, state, data, batches, compute, run, bar)
+                train_metrics = _train_epoch(config, state, data, batches, device_config, run, bar)
                 logits = metrics = None
                 if is_validated(state.epoch + 1, config.train):
-                    logits, metrics = _validate(config, state, data, compute.device)
+                    logits, metrics = _validate(config, state, data, device_config.device)
                 state.end_epoch(metrics)
                 if logits is not None and summaries.is_logged(state.epoch, config.train):
                     summaries.log_epoch(logger, config, state, data, logits)
@@ -191,7 +192,7 @@ def _train_epoch(
     state: TrainState,
     data: Dataset,
     batches: Batches,
-    compute: Compute,
+    device_config: DeviceConfig,
     run: RunFolder,
     bar: ProgressBar,
 ) -> dict[str, float]:
@@ -201,15 +202,18 @@ def _train_epoch(
     save_seconds = 60 * config.checkpoint.save_every_minutes
     start_time = save_time = time.monotonic()
     num_images = 0
-    for batch in batches.epoch(state.epoch, state.step_in_epoch):
+    for batch in batches.iterate_epoch(state.epoch, state.step_in_epoch):
         state.world.poll_signals()
+        # At the middle of the step, so that the rate of the first one is not 0.
         middle_of_step = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
-        if not train_step(state, batch, lr_factor(config.train, middle_of_step), compute):
+        if not train_step(
+            state, batch, scheduled_lr_factor(config.train, middle_of_step), device_config
+        ):
             paths = [data.train.paths[index] for index in batch.indices.tolist()]
             raise diverged_error(state, paths)
         num_images += len(batch.labels)
         bar.advance()
-        if bar.is_note_due():
+        if bar.is_note_due():  # once a second: reading the sums waits for the device
             if not state.epoch_metrics.is_finite():
                 raise diverged_error(state)
             speed = num_images / (time.monotonic() - start_time)
@@ -246,13 +250,15 @@ def _log_initial_state(
     """Log the metrics of the random weights at step 0, and what is known before training."""
     train = data.train
     # In random order, because the training images are sorted by class.
-    some = torch.from_numpy(permutation(config.seed, 0, len(train.rows)))[:_NUM_INITIAL_IMAGES]
-    split = Split([], train.rows[some], train.labels[some])
+    sample = torch.from_numpy(permutation(config.seed, 0, len(train.rows)))[:_NUM_INITIAL_IMAGES]
+    split = Split([], train.rows[sample], train.labels[sample])
     logits = compute_val_logits(state, data.pixels, split, batches.device)
     train_metrics = logit_metrics(logits, split.labels, config.classes)
     _, state.metrics = _validate(config, state, data, batches.device)
     logger.write_epoch(0, 0, train_metrics, state.metrics)
-    summaries.log_run(logger, config, state, next(batches.epoch(0)), run.folder / "splits.csv")
+    summaries.log_run(
+        logger, config, state, next(batches.iterate_epoch(0)), run.folder / "splits.csv"
+    )
 
 
 def _log_progress(state: TrainState, train_metrics: dict[str, float]) -> None:
@@ -267,7 +273,7 @@ def _log_progress(state: TrainState, train_metrics: dict[str, float]) -> None:
 
 
 def _save_epoch(config: Config, state: TrainState, run: RunFolder) -> None:
-    """Save at the end of an epoch: `best.pt` before `last.pt`, which names the best epoch."""
+    """Save at the end of an epoch: `best.pt` first, because `last.pt` records its epoch."""
     if state.is_best():
         state.mark_best()
         if state.world.is_rank0:
