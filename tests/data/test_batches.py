@@ -80,13 +80,13 @@ def test_pixels_and_labels_belong_to_their_index() -> None:
 
 
 def test_an_epoch_is_the_same_each_time() -> None:
-    pairs = zip(make().epoch(5), make().epoch(5), strict=True)
+    pairs = zip(make().iterate_epoch(5), make().iterate_epoch(5), strict=True)
     assert all(equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("start", range(5))
 def test_starting_within_an_epoch_gives_the_rest_of_the_same_batches(start: int) -> None:
-    whole, rest = list(make().epoch(2)), list(make().epoch(2, start))
+    whole, rest = list(make().iterate_epoch(2)), list(make().iterate_epoch(2, start))
     assert len(whole) == 4
     assert len(rest) == 4 - start
     assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
@@ -98,14 +98,16 @@ def test_an_image_is_mixed_with_the_same_however_batches_are_cut(batch_size: int
     mixed = Augmentation(cutmix=0.7)
     cut, whole = make(51, batch_size=batch_size, augmentation=mixed), make(51, augmentation=mixed)
     assert torch.allclose(images(cut, 4), images(whole, 4), rtol=0, atol=1e-5)
-    targets = [torch.cat([batch.targets for batch in each.epoch(4)]) for each in (cut, whole)]
+    targets = [
+        torch.cat([batch.targets for batch in each.iterate_epoch(4)]) for each in (cut, whole)
+    ]
     assert torch.equal(*targets)
     assert (targets[0].amax(dim=1) < 1).any()
 
 
 def test_mixing_changes_no_other_number() -> None:
     plain, mixed = make(augmentation=OFF), make(augmentation=OFF.model_copy(update={"cutmix": 0.5}))
-    for one, other in zip(plain.epoch(0), mixed.epoch(0), strict=True):
+    for one, other in zip(plain.iterate_epoch(0), mixed.iterate_epoch(0), strict=True):
         assert torch.equal(one.labels, other.labels)
         same = (one.images == other.images).flatten(1).all(dim=1)
         assert 0 < same.sum() < len(same)
@@ -114,7 +116,7 @@ def test_mixing_changes_no_other_number() -> None:
 
 def test_training_images_may_be_smaller_than_those_of_the_store() -> None:
     pixels = torch.zeros((8, 12, 12, 3), dtype=torch.uint8)
-    (batch,) = make(4, pixels=pixels, augmentation=Augmentation(train_scale=2 / 3)).epoch(0)
+    (batch,) = make(4, pixels=pixels, augmentation=Augmentation(train_scale=2 / 3)).iterate_epoch(0)
     assert batch.images.shape == (4, 3, 8, 8)
 
 

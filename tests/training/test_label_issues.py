@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neither.config.schema import Augmentation, Config
-from neither.data.batches import Batch, Batches
+from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
 from neither.runtime import files

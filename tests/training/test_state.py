@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from neither.config.schema import Config
-from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.models.checkpoint import Checkpoint, load_checkpoint

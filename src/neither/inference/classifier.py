@@ -186,9 +186,8 @@ class Classifier:
         scores = logits.double() / self.temperature
         if not self.priors:
             return scores
-        log_priors, log_frequencies = torch.tensor(
-            [self.priors, self.class_frequencies], dtype=torch.float64
-        ).log()
+        log_priors = torch.tensor(self.priors, dtype=torch.float64).log()
+        log_frequencies = torch.tensor(self.class_frequencies, dtype=torch.float64).log()
         return scores + log_priors - log_frequencies
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -240,17 +239,17 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
     """Load a run's `best.pt`, or one checkpoint file, as `load_checkpoint` does."""
     checkpoint = load_checkpoint(path)
     return Classifier(
-        checkpoint.build().to(device),
-        checkpoint.classes,
-        checkpoint.reject_class,
-        checkpoint.preprocessing,
-        checkpoint.temperature,
-        Path(checkpoint.source).expanduser(),
-        checkpoint.aliases,
-        device,
-        checkpoint.threshold,
-        checkpoint.target_precision,
-        checkpoint.class_frequencies,
+        network=checkpoint.build().to(device),
+        classes=checkpoint.classes,
+        reject_class=checkpoint.reject_class,
+        preprocessing=checkpoint.preprocessing,
+        temperature=checkpoint.temperature,
+        source=Path(checkpoint.source).expanduser(),
+        aliases=checkpoint.aliases,
+        device=device,
+        threshold=checkpoint.threshold,
+        target_precision=checkpoint.target_precision,
+        class_frequencies=checkpoint.class_frequencies,
     )
 
 
