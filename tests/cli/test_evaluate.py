@@ -124,9 +124,7 @@ def test_each_split_has_results_of_its_own(call: Call, flat: Flat, tmp_path: Pat
     assert len(results(tmp_path / "all")[1]) == 60
 
 
-def test_training_images_are_recognised_in_any_folder(
-    call: Call, flat: Flat, tmp_path: Path
-) -> None:
+def test_training_images_are_recognised_anywhere(call: Call, flat: Flat, tmp_path: Path) -> None:
     root, run, _ = flat
     other, output = tmp_path / "other", ("--output-dir", tmp_path / "out")
     other.mkdir()
@@ -169,9 +167,7 @@ def test_a_deleted_test_image_keeps_its_row(call: Call, flat: Flat, tmp_path: Pa
     assert (metrics["num_unreadable"], rows[gone]["status"]) == (1, "unreadable")
 
 
-def test_a_manifest_that_cannot_be_scored_is_refused(
-    call: Call, flat: Flat, tmp_path: Path
-) -> None:
+def test_an_unusable_manifest_is_refused(call: Call, flat: Flat, tmp_path: Path) -> None:
     assert call("evaluate", flat[1], tmp_path / "gone.csv").code == 2
     for content, more, code, message in (
         ("path,label\n", [], 3, "no images"),
@@ -185,9 +181,7 @@ def test_a_manifest_that_cannot_be_scored_is_refused(
         assert message in done.err.splitlines()[-1]
 
 
-def test_unseen_kinds_and_priors_have_their_own_results(
-    call: Call, flat: Flat, tmp_path: Path
-) -> None:
+def test_unseen_kinds_and_priors_have_own_results(call: Call, flat: Flat, tmp_path: Path) -> None:
     _, run, _ = flat
     other = make_flat(tmp_path / "other", 2)
     shutil.copytree(other / "dog", other / "unseen" / "teapot")
@@ -205,9 +199,7 @@ def test_unseen_kinds_and_priors_have_their_own_results(
         assert ("dog 10.0 %, human 20.0 %, neither 70.0 %" in page.read_text()) == bool(more)
 
 
-def test_aliases_of_the_checkpoint_hold_in_folders_and_manifests(
-    call: Call, tmp_path: Path
-) -> None:
+def test_aliases_of_a_checkpoint_hold_in_folders_and_manifests(call: Call, tmp_path: Path) -> None:
     folders = {"dog": "dog", "person": "human", "people": "human", "neither": "neither"}
     root, run = make_flat(tmp_path / "photos", 12, **folders), tmp_path / "run"
     done = call("train", CONFIG, f"data.root={root}", *SMALL, "--output-dir", run)

@@ -17,6 +17,7 @@ from images import encode, make_splits, oriented, photo
 from neither.inference import export
 from neither.inference.export import load_exported
 
+Patch = pytest.MonkeyPatch
 NAMES = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
 
 
@@ -73,11 +74,8 @@ def test_the_export_is_tried_on_images_of_val(call: Call, tmp_path: Path) -> Non
     assert "on 6 images of val" in done.out
 
 
-def test_an_export_that_differs_is_not_written(
-    call: Call,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_wrong_export_is_not_written(
+    call: Call, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, output = save_run(tmp_path / "run", tmp_path / "gone"), tmp_path / "new" / "model.pt2"
     (model / "splits.csv").write_text("path,label,split,sha256,reason\nval/a.png,dog,val,,\n")
@@ -97,8 +95,8 @@ def test_images_checkpoints_and_folders_are_never_overwritten(call: Call, tmp_pa
         assert str(taken) in done.err
 
 
-def test_without_the_extra_the_remedy_is_one_line(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_the_extra_there_is_a_remedy(
+    call: Call, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     done = call("export", tmp_path, "--format", "onnx", "--output", tmp_path / "model.onnx")

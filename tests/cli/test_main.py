@@ -16,6 +16,7 @@ from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.signals import Stopped
 from scripts import ROOT
 
+Patch = pytest.MonkeyPatch
 QUICK = ROOT / "configs" / "photos_quick.yaml"
 
 
@@ -61,7 +62,7 @@ print(json.dumps(loaded))
         (RuntimeError("CUDA out of memory. Tried"), 6, "out of memory"),
     ],
 )
-def test_an_error_is_one_message_and_an_exit_code(
+def test_an_error_is_one_message(
     error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> int:
@@ -72,7 +73,7 @@ def test_an_error_is_one_message_and_an_exit_code(
     assert line.startswith(f"error: {message}")
 
 
-def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: Patch) -> None:
     def fail(error: Exception) -> int:
         raise error
 
@@ -86,9 +87,7 @@ def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: pytest.MonkeyP
         run_command(lambda: fail(RuntimeError("a bug")))
 
 
-def test_neither_runs_a_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_neither_runs_a_command(monkeypatch: Patch, capsys: pytest.CaptureFixture[str]) -> None:
     for argument, code in (("--help", 0), (None, 0), ("fly", 2)):
         monkeypatch.setattr(sys, "argv", ["neither", *filter(None, [argument])])
         assert main.main() == code
@@ -109,8 +108,8 @@ def test_neither_runs_a_command(
         ("2.15.0+cu132", "torch==2.15.0", True),
     ],
 )
-def test_a_torchvision_for_another_torch_is_an_error_with_the_remedy(
-    torch: str, need: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_torchvision_for_another_torch(
+    torch: str, need: str, fits: bool, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(main, "version", {"torch": torch, "torchvision": "0.29.2"}.__getitem__)
     monkeypatch.setattr(main, "requires", lambda _: ["numpy", need, 'torchdata>1; extra == "x"'])
@@ -122,7 +121,7 @@ def test_a_torchvision_for_another_torch_is_an_error_with_the_remedy(
     assert torch.partition("+")[0] in str(error.value)
 
 
-def test_a_missing_package_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error_with_the_remedy(monkeypatch: Patch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 

@@ -17,6 +17,7 @@ from images import CLASSES, draw_shape
 from neither.cli.predict import copy_to_decision
 from scripts import ROOT
 
+Patch = pytest.MonkeyPatch
 PREDICT = [sys.executable, str(ROOT / "scripts" / "predict.py")]
 
 
@@ -46,9 +47,7 @@ def tree(root: Path) -> dict[str, bytes]:
             for path in root.rglob("*") if path.is_file()}  # fmt: skip
 
 
-def test_a_folder_gives_a_row_for_each_file_in_order(
-    call: Call, tmp_path: Path, model: Path
-) -> None:
+def test_each_file_of_a_folder_has_a_row_in_order(call: Call, tmp_path: Path, model: Path) -> None:
     folder = make(tmp_path / "in", 5, bad=1)
     done = call("predict", model, folder, "--format", "csv")
     assert done.code == 3, done.err
@@ -65,9 +64,7 @@ def test_a_folder_gives_a_row_for_each_file_in_order(
     assert "unreadable 1" in done.err
 
 
-def test_the_formats_agree_with_each_other_and_with_evaluate(
-    call: Call, tmp_path: Path, model: Path
-) -> None:
+def test_the_formats_agree_with_evaluate(call: Call, tmp_path: Path, model: Path) -> None:
     folder = make(tmp_path / "in", 7, bad=1)
     table = call("predict", model, folder).out.splitlines()
     predicted = rows(call("predict", model, folder, "--format", "csv").out)
@@ -89,8 +86,8 @@ def test_the_formats_agree_with_each_other_and_with_evaluate(
         assert one == other
 
 
-def test_files_folders_and_standard_input_come_in_the_order_given(
-    call: Call, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+def test_inputs_are_read_in_the_given_order(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
 ) -> None:
     folder = make(tmp_path / "in", 4)
     (tmp_path / "work").mkdir()
@@ -121,9 +118,7 @@ def test_priors_change_the_probabilities(call: Call, tmp_path: Path, model: Path
     assert call("predict", model, folder, "--priors", "dog=1").code == 2
 
 
-def test_files_are_sorted_by_decision_and_heat_maps_drawn(
-    call: Call, tmp_path: Path, model: Path
-) -> None:
+def test_files_are_sorted_and_heat_maps_drawn(call: Call, tmp_path: Path, model: Path) -> None:
     folder = make(tmp_path / "in", 6, bad=2)
     before = tree(folder)
     for _ in range(2):  # the second time changes nothing

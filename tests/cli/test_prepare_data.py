@@ -11,9 +11,11 @@ from neither.cli import prepare_data
 from neither.datasets import cifar
 from neither.runtime.errors import OutputError
 
+Patch = pytest.MonkeyPatch
+
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Return the empty download folder of small CIFAR sets that no server has."""
     (tmp_path / "published").mkdir()
     publish(monkeypatch, write_archives(tmp_path / "published"), "http://127.0.0.1:1")
@@ -24,9 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_cifar_is_made_once(
-    cache: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar_is_made_once(cache: Path, tmp_path: Path, call: Call, monkeypatch: Patch) -> None:
     shutil.copytree(tmp_path / "published", cache, dirs_exist_ok=True)  # as by hand
     output = tmp_path / "deep" / "cifar"
     done = call("prepare_data", "cifar", "--output-dir", output)
@@ -55,9 +55,7 @@ def test_cifar_without_a_network_is_one_message_and_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "published"}
 
 
-def test_cifar_checks_the_installation(
-    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar_checks_the_installation(tmp_path: Path, call: Call, monkeypatch: Patch) -> None:
     def refuse() -> None:
         raise OutputError("another torchvision")
 
@@ -67,7 +65,7 @@ def test_cifar_checks_the_installation(
 
 
 @pytest.fixture
-def coco(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+def coco(tmp_path: Path, call: Call, monkeypatch: Patch) -> Call:
     """Make a set with a dog, a human, and one image of both; return a function that sorts it."""
     made = CocoSet()
     for name, kinds in (("a.jpg", ["dog"]), ("b.jpg", ["person"]), ("c.jpg", ["dog", "person"])):

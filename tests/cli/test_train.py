@@ -47,7 +47,7 @@ def test_without_a_test_split_the_printed_command_scores_val(call: Call, tmp_pat
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("train",), ("train", "test")])
-def test_the_printed_command_runs_whatever_splits_the_folder_lacks(
+def test_the_printed_command_needs_no_split(
     call: Call, tmp_path: Path, splits: tuple[str, ...]
 ) -> None:
     root, run = make_splits(tmp_path / "photos", train=20, val=6, test=5), tmp_path / "run"
@@ -98,9 +98,7 @@ def test_a_manifest_with_splits_is_trained_on_and_evaluated(call: Call, tmp_path
         assert ("30 of these 30 images" in done.err) == (split == "train")
 
 
-def test_a_manifest_that_cannot_be_trained_on_is_refused_with_its_line(
-    call: Call, tmp_path: Path
-) -> None:
+def test_a_bad_manifest_is_refused_with_its_line(call: Call, tmp_path: Path) -> None:
     manifest = tmp_path / "photos.csv"
     manifest.write_text("path,label\na.png,dogs\nb.png,human\nc.png,neither\n")
     done = call("train", CONFIG, *source_keys(manifest), *SMALL, "--output-dir", tmp_path / "run")
@@ -119,9 +117,7 @@ def test_missing_images_leave_no_run_folder(call: Call, tmp_path: Path, key: str
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_prints_the_same_command_again(
-    call: Call, flat: Flat, tmp_path: Path
-) -> None:
+def test_a_finished_run_prints_its_command_again(call: Call, flat: Flat, tmp_path: Path) -> None:
     root, run, command = flat
     keys = (*SMALL, "train.epochs=1", "--output-dir", run)
     done = call("train", CONFIG, *source_keys(root), *keys)

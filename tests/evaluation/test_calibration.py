@@ -107,10 +107,8 @@ def test_expected_errors_have_no_order_among_ties() -> None:
     """The bound of 300 equal confidences is that of a fraction, as if all were in one bin."""
     probabilities = torch.tensor([[0.8, 0.1, 0.1]], dtype=torch.float64).expand(300, 3)
     labels = (torch.arange(300) >= 216).long()
-    found, plain = (
-        adaptive_calibration_error(probabilities, labels),
-        expected_calibration_error(probabilities, labels),
-    )
+    found = adaptive_calibration_error(probabilities, labels)
+    plain = expected_calibration_error(probabilities, labels)
     assert found.value == pytest.approx(plain.value)
     assert found.bound == pytest.approx(1.96 * (0.8 * 0.2 / 300) ** 0.5, rel=0.1)
     assert (found.expected, found.bound) == pytest.approx((plain.expected, plain.bound), rel=0.05)
@@ -159,9 +157,7 @@ def test_order_does_not_matter_and_the_range_is_kept(measure: object, num: int, 
 
 @pytest.mark.property("P22")
 @every
-def test_errors_of_calibrated_and_of_overconfident_classifiers(
-    measure: object,
-) -> None:
+def test_errors_of_calibrated_and_of_overconfident_classifiers(measure: object) -> None:
     """A perfect classifier is inside the bound in 95 % of draws, one at T = 0.5 hardly ever."""
     assert callable(measure)
     num_draws = 100
@@ -212,22 +208,6 @@ def test_no_other_temperature_is_better(num: int, seed: int, scale: float) -> No
         assert best <= total(logits, labels, other) + 1e-10
 
 
-def test_always_correct_is_no_proof_of_certainty() -> None:
-    labels = torch.arange(99) % 3
-    for size in (2.0, 8.0):
-        logits = size * torch.eye(3)[labels]
-        found = fit_temperature(logits, labels)
-        assert 0.3 < found < 1  # on these images T = 0 would have no loss at all
-        wrong = (1 - to_probabilities(logits, found).max(dim=1).values).mean()
-        assert 1e-4 < wrong < 2e-2
-
-
-@pytest.mark.parametrize("temperature", [0.5, 3.0])
-def test_the_temperature_of_scaled_logits_is_their_scale(temperature: float) -> None:
-    logits, labels = sample(20_000, 0, temperature)
-    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.03)
-
-
 def test_uninformative_logits_keep_1_and_always_wrong_ends_at_the_bound() -> None:
     labels = torch.arange(300) % 3
     assert fit_temperature(torch.zeros(300, 3), labels) == 1
@@ -236,15 +216,12 @@ def test_uninformative_logits_keep_1_and_always_wrong_ends_at_the_bound() -> Non
                            torch.arange(9_999) % 3) == 0.05  # fmt: skip
 
 
-def test_without_a_prior_the_labels_decide_alone() -> None:
+def test_without_a_prior_the_labels_decide_alone_and_there_must_be_some() -> None:
     logits, labels = sample(60, 4, 6.0)
     found = fit_temperature(logits, labels, prior=0)
     assert found > fit_temperature(logits, labels)
     lowest = nll(logits, labels, found)
     assert all(lowest <= nll(logits, labels, t) for t in torch.linspace(3, 20, 200).tolist())
     assert fit_temperature(8.0 * torch.eye(3), torch.arange(3), prior=0) == 0.05
-
-
-def test_without_images_there_is_nothing_to_fit() -> None:
     with pytest.raises(ValueError, match="no image"):
         fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))

@@ -23,27 +23,27 @@ from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError
 
+Patch = pytest.MonkeyPatch
 Draw = Callable[..., None]
+Rows = list[dict[str, str]]
 
 
 def run_evaluate(
     classifier: Classifier, path: Path, output_dir: Path, unseen: Path | None = None
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
+) -> tuple[dict[str, Any], Rows]:
     """Evaluate as the command does; return what the two files hold."""
     images = find_evaluation_images(path, classifier.classes, None)
     others = find_unseen_images(unseen, classifier.classes) if unseen else None
-    returned = evaluate(classifier, images, output_dir, others).metrics
-    metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_bytes())
-    assert metrics == returned
-    written = {path.name for path in output_dir.iterdir()}
-    assert written == {"metrics.json", "predictions.csv"}
+    metrics: dict[str, Any] = evaluate(classifier, images, output_dir, others).metrics
+    assert json.loads((output_dir / "metrics.json").read_bytes()) == metrics
+    assert {path.name for path in output_dir.iterdir()} == {"metrics.json", "predictions.csv"}
     text = (output_dir / "predictions.csv").read_bytes().decode("utf-8", "surrogateescape")
     rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     assert all(None not in row and None not in row.values() for row in rows)
     return metrics, rows
 
 
-def by_path(rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+def by_path(rows: Rows) -> dict[str, dict[str, str]]:
     assert len({row["path"] for row in rows}) == len(rows)
     return {row["path"]: row for row in rows}
 
@@ -60,9 +60,7 @@ def labelled(tmp_path: Path, draw: Draw) -> Path:
     return root
 
 
-def test_metrics_of_a_labelled_folder(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
+def test_a_labelled_folder(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
     metrics, rows = run_evaluate(classifier, labelled, tmp_path / "out")
     assert metrics.pop("nll") > 0
     for key in (
@@ -71,12 +69,8 @@ def test_metrics_of_a_labelled_folder(
     ):  # fmt: skip
         assert metrics.pop(key)
     assert metrics == {
-        "schema_version": 1,
-        "num_images": 8,
-        "num_unreadable": 0,
-        "classes": ["dog", "human", "neither"],
-        "reject_class": "neither",
-        "temperature": 1.25,
+        "schema_version": 1, "num_images": 8, "num_unreadable": 0,
+        "classes": ["dog", "human", "neither"], "reject_class": "neither", "temperature": 1.25,
         "decision": {"target_precision": 1.0, "coverage": 1.0, "precision": 7 / 8},
         "accuracy": 7 / 8,
         "macro_recall": pytest.approx((4 / 5 + 1) / 2),
@@ -86,15 +80,13 @@ def test_metrics_of_a_labelled_folder(
             "human": {"precision": 0.75, "recall": 1.0, "f1": 6 / 7, "num_images": 3},
             "neither": {"num_images": 0},
         },
-    }
+    }  # fmt: skip
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert {row["true_label"] for row in rows} == {"dog", "human"}
     assert by_path(rows)["dog/odd.png"]["predicted"] == "human"
 
 
-def test_below_the_threshold_a_decision_is_unsure(
-    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
-) -> None:
+def test_the_threshold(classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw) -> None:
     draw(labelled / "teapot" / "confident.png", "dog")
     draw(labelled / "teapot" / "faint.png", "dog", 100)
     _, rows = run_evaluate(classifier, labelled, tmp_path / "first")
@@ -119,9 +111,7 @@ def test_below_the_threshold_a_decision_is_unsure(
         assert row["reason"].split()[1] == (">=" if is_accepted else "<")
 
 
-def test_unreadable_files_have_rows_and_change_no_metric(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
+def test_unreadable_files_have_rows(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
     before, rows_before = run_evaluate(classifier, labelled, tmp_path / "before")
     (labelled / "dog" / "1b.png").write_text("this is no image")
     (labelled / "human" / "0.jpg").touch()
@@ -140,9 +130,7 @@ def test_unreadable_files_have_rows_and_change_no_metric(
 
 
 @pytest.mark.usefixtures("draw")  # no process starts
-def test_if_no_file_is_readable_there_are_rows_and_no_accuracy(
-    classifier: Classifier, tmp_path: Path
-) -> None:
+def test_without_readable_files_there_are_rows(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "images" / "dog").mkdir(parents=True)
     (tmp_path / "images" / "dog" / "0.png").write_text("this is no image")
     metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "out")
@@ -151,30 +139,21 @@ def test_if_no_file_is_readable_there_are_rows_and_no_accuracy(
     assert {row["status"] for row in rows} == {"unreadable"}
 
 
-def test_an_unlabelled_folder_has_predictions_but_no_accuracy(
-    classifier: Classifier, tmp_path: Path, draw: Draw
-) -> None:
+def test_an_unlabelled_folder(classifier: Classifier, tmp_path: Path, draw: Draw) -> None:
     draw(tmp_path / "images" / "one.png", "dog")
     draw(tmp_path / "images" / "holiday" / "two.png", "neither")
     metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "out")
     assert metrics == {
-        "schema_version": 1,
-        "num_images": 2,
-        "num_unreadable": 0,
-        "classes": ["dog", "human", "neither"],
-        "reject_class": "neither",
-        "temperature": 1.25,
+        "schema_version": 1, "num_images": 2, "num_unreadable": 0,
+        "classes": ["dog", "human", "neither"], "reject_class": "neither", "temperature": 1.25,
         "unlabelled": {"num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 1}},
-    }
+    }  # fmt: skip
     assert {(row["path"], row["predicted"], row["true_label"]) for row in rows} == {
-        ("one.png", "dog", ""),
-        ("holiday/two.png", "neither", ""),
-    }
+        ("one.png", "dog", ""), ("holiday/two.png", "neither", ""),
+    }  # fmt: skip
 
 
-def test_one_file_is_evaluated_alone(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
+def test_one_file_alone(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
     metrics, (row,) = run_evaluate(classifier, labelled / "dog" / "odd.png", tmp_path / "out")
     assert metrics["num_images"] == 1
     assert "accuracy" not in metrics
@@ -184,9 +163,7 @@ def test_one_file_is_evaluated_alone(
     assert {row[f"prob_{name}"] == same[f"prob_{name}"] for name in classifier.classes} == {True}
 
 
-def test_out_of_distribution_folders_have_rows_and_no_part_in_accuracy(
-    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
-) -> None:
+def test_other_folders(classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw) -> None:
     alone, _ = run_evaluate(classifier, labelled, tmp_path / "alone")
     for number, color in enumerate(["dog", "neither", "neither"]):
         draw(labelled / "teapot" / f"{number}.png", color)
@@ -207,9 +184,7 @@ def test_out_of_distribution_folders_have_rows_and_no_part_in_accuracy(
     assert found["stray.png"]["true_label"] == ""
 
 
-def test_unseen_images_have_rows_relative_to_the_evaluated_folder(
-    classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw
-) -> None:
+def test_unseen_images(classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw) -> None:
     alone, rows_alone = run_evaluate(classifier, labelled, tmp_path / "alone")
     draw(tmp_path / "unseen" / "kettle" / "0.png", "human")
     draw(tmp_path / "unseen" / "lamp" / "0.png", "neither")
@@ -217,34 +192,29 @@ def test_unseen_images_have_rows_relative_to_the_evaluated_folder(
     metrics, rows = run_evaluate(classifier, labelled, tmp_path / "out", tmp_path / "unseen")
     assert rows[: len(rows_alone)] == rows_alone
     assert [(row["path"], row["true_label"]) for row in rows[len(rows_alone) :]] == [
-        ("../unseen/1.png", "unseen"),
-        ("../unseen/kettle/0.png", "kettle"),
+        ("../unseen/1.png", "unseen"), ("../unseen/kettle/0.png", "kettle"),
         ("../unseen/lamp/0.png", "lamp"),
-    ]
+    ]  # fmt: skip
     folders = metrics.pop("out_of_distribution")
     nums = {name: row["num_images"] for name, row in folders.items()}
     assert nums == {"kettle": 1, "lamp": 1, "unseen": 1}
     assert metrics == alone | {"num_images": 11}
 
 
-def test_the_last_partial_batch_counts_whatever_the_processes(
-    classifier: Classifier, tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+def test_partial_batches(
+    classifier: Classifier, tmp_path: Path, draw: Draw, monkeypatch: Patch
 ) -> None:
-    num = BATCH_SIZE + 6
-    for number in range(num):
-        # Only the images past the first batch are wrong.
+    for number in range(BATCH_SIZE + 6):  # only the images past the first batch are wrong
         color = "dog" if number < BATCH_SIZE else "human"
         draw(tmp_path / "images" / "dog" / f"{number:03}.png", color)
     metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "one")
     assert metrics["confusion_matrix"] == [[BATCH_SIZE, 6, 0], [0, 0, 0], [0, 0, 0]]
-    assert len(rows) == metrics["num_images"] == num
+    assert len(rows) == metrics["num_images"] == BATCH_SIZE + 6
     monkeypatch.setattr(workers, "num_cores", lambda: 2)
     assert run_evaluate(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
 
 
-def test_images_that_were_trained_on_are_counted(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
+def test_images_of_training(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
     copy = tmp_path / "unseen" / "kettle" / "0.png"
     copy.parent.mkdir(parents=True)
     copy.write_bytes((labelled / "dog" / "0.png").read_bytes())
@@ -263,9 +233,7 @@ def test_images_that_were_trained_on_are_counted(
         (tmp_path / "log.txt").unlink()
 
 
-def test_a_manifest_is_evaluated_row_by_row(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
+def test_the_rows_of_a_manifest(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "rows.csv"
     manifest.write_text(
         "path,label\nimages/dog/odd.png,dog\nimages/human/0.png,human\n"
@@ -275,19 +243,14 @@ def test_a_manifest_is_evaluated_row_by_row(
     metrics = evaluate(classifier, images, tmp_path / "out").metrics
     assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
-    assert metrics["out_of_distribution"]["teapot"]["decided"] == {
-        "dog": 0,
-        "human": 1,
-        "neither": 0,
-    }
+    decided = metrics["out_of_distribution"]["teapot"]["decided"]
+    assert decided == {"dog": 0, "human": 1, "neither": 0}
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/predictions.csv").read_text())))
     assert [(row["path"], row["true_label"]) for row in rows] == [
-        ("images/dog/odd.png", "dog"),
-        ("images/human/0.png", "human"),
-        (f"{labelled}/human/1.png", "teapot"),
-        ("images/human/2.png", ""),
+        ("images/dog/odd.png", "dog"), ("images/human/0.png", "human"),
+        (f"{labelled}/human/1.png", "teapot"), ("images/human/2.png", ""),
         ("images/gone.png", "human"),
-    ]
+    ]  # fmt: skip
     assert rows[-1]["error"] == "no such file or directory"
 
 
@@ -298,9 +261,7 @@ class BrokenNetwork(nn.Module):
         return images.new_full((len(images), 3), math.nan)
 
 
-def test_a_network_without_finite_logits_is_refused_and_writes_nothing(
-    classifier: Classifier, labelled: Path, tmp_path: Path
-) -> None:
+def test_logits_must_be_finite(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_text("of an earlier evaluation\n")
     with pytest.raises(CheckpointError, match="not finite"):

@@ -71,9 +71,7 @@ def tensor(values: list[float]) -> Tensor:
 @pytest.mark.property("P21")
 @given(scores, scores)
 @settings(max_examples=80, deadline=None)
-def test_auroc_is_scikit_learns_and_its_opposite_mirrors_it(
-    positive: list[float], negative: list[float]
-) -> None:
+def test_auroc_is_that_of_scikit_learn(positive: list[float], negative: list[float]) -> None:
     truth = [1] * len(positive) + [0] * len(negative)
     found = auroc(tensor(positive), tensor(negative))
     assert found == pytest.approx(roc_auc_score(truth, positive + negative), abs=1e-12)

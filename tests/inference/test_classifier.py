@@ -22,6 +22,7 @@ from neither.models.networks import build_network
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError
 
+Patch = pytest.MonkeyPatch
 CPU = torch.device("cpu")
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE)
@@ -141,9 +142,7 @@ def test_priors_multiply_each_probability_by_the_ratio_of_frequencies(trained: C
 
 
 @pytest.mark.parametrize("frequencies", [(), (0.5, 0.5, 0.0)])
-def test_priors_need_the_class_frequencies(
-    trained: Classifier, frequencies: tuple[float, ...]
-) -> None:
+def test_priors_need_frequencies(trained: Classifier, frequencies: tuple[float, ...]) -> None:
     with pytest.raises(CheckpointError):
         replace(trained, class_frequencies=frequencies).with_priors(
             {"dog": 0.2, "human": 0.3, "neither": 0.5}
@@ -152,9 +151,7 @@ def test_priors_need_the_class_frequencies(
 
 @pytest.mark.property("P19")
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1]])
-def test_classes_in_another_order_get_the_same_probabilities(
-    trained: Classifier, order: list[int]
-) -> None:
+def test_the_order_of_classes_does_not_matter(trained: Classifier, order: list[int]) -> None:
     other = replace(trained, classes=tuple(CLASSES[index] for index in order))
     mine = dict(zip(CLASSES, trained.probabilities(LOGITS)[0].tolist(), strict=True))
     theirs = other.probabilities(LOGITS[:, order])[0].tolist()
@@ -172,9 +169,7 @@ def make_files(folder: Path, num: int, unreadable: set[int]) -> list[Path]:
     return paths
 
 
-def test_files_are_predicted_in_order_across_processes_and_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_predicted_in_order(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(workers, "num_cores", lambda: 2)
     classifier = make_classifier()
     unreadable = {0, BATCH_SIZE - 1, BATCH_SIZE, BATCH_SIZE + 7}

@@ -25,6 +25,7 @@ from neither.inference.export import (
 )
 from neither.runtime.errors import OutputError
 
+Patch = pytest.MonkeyPatch
 CHECKPOINT = make_checkpoint(Path("images"))
 PIXELS = np.stack([np.asarray(draw_shape("dog", seed, SIZE)) for seed in range(66)])
 KINDS: tuple[Format, ...] = ("onnx", "pt2")
@@ -44,9 +45,7 @@ def classifier() -> Classifier:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_batch_size_gives_the_probabilities_of_the_classifier(
-    files: dict[Format, bytes], kind: Format, classifier: Classifier
-) -> None:
+def test_any_batch_size(files: dict[Format, bytes], kind: Format, classifier: Classifier) -> None:
     expected = classifier.probabilities(classifier.logits(torch.from_numpy(PIXELS))).numpy()
     assert np.ptp(expected, axis=0).max() > 0.2
     run = load_exported(files[kind], kind)
@@ -58,7 +57,7 @@ def test_every_batch_size_gives_the_probabilities_of_the_classifier(
     assert verify_export(files[kind], kind, classifier, PIXELS) < 1e-5
 
 
-def test_a_file_with_other_probabilities_is_refused(
+def test_other_probabilities_are_refused(
     files: dict[Format, bytes], classifier: Classifier
 ) -> None:
     other = replace(classifier, temperature=1.26)
@@ -66,7 +65,7 @@ def test_a_file_with_other_probabilities_is_refused(
         verify_export(files["onnx"], "onnx", other, PIXELS)
 
 
-def test_nan_is_refused(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_refused(classifier: Classifier, monkeypatch: Patch) -> None:
     monkeypatch.setattr(export, "load_exported", lambda *_: lambda _: np.full((1, 3), np.nan))
     with pytest.raises(RuntimeError, match="differ by nan"):
         verify_export(b"", "onnx", classifier, PIXELS[:1])
@@ -96,9 +95,7 @@ def test_a_file_contains_no_paths_of_the_machine(files: dict[Format, bytes], kin
         assert text not in files[kind]
 
 
-def test_a_missing_package_is_reported_with_the_command_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_package_is_reported_with_a_remedy(monkeypatch: Patch) -> None:
     monkeypatch.setattr(
         export, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
     )

@@ -49,9 +49,7 @@ def read(content: bytes) -> list[list[str]]:
         (0.625 + 2**-53, UNSURE, "0.6250000000000000 < 0.6250000000000001"),
     ],
 )
-def test_the_largest_probability_is_compared_with_the_threshold(
-    threshold: float | None, decision: str, reason: str
-) -> None:
+def test_the_threshold(threshold: float | None, decision: str, reason: str) -> None:
     probabilities = {"dog": 0.25, "human": 0.625, "neither": 0.125}
     expected = Prediction("", probabilities, "human", decision, reason, 0.625)
     assert decide(probabilities, threshold) == expected

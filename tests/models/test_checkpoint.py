@@ -1,6 +1,5 @@
 """Checkpoints come back to the bit, damage is detected, and no file runs code or grows."""
 
-import codecs
 import errno
 import io
 import math
@@ -35,9 +34,11 @@ from neither.models.checkpoint import (
 from neither.models.networks import build_network
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
+Patch = pytest.MonkeyPatch
 MODEL = Model(width=8)
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("schema_*.pt"))
 TRAILER_BYTES = 48
+Change = Callable[[bytes], bytes]
 
 
 def make_images() -> Tensor:
@@ -145,30 +146,35 @@ def test_an_unknown_network_is_refused(saved: Path) -> None:
         load_checkpoint(saved).build()
 
 
-def test_a_newer_schema_is_refused_naming_the_version_that_wrote_it(saved: Path) -> None:
-    change(saved, schema_version=SCHEMA_VERSION + 1, made_by="99.5")
-    assert_refused(saved, rf"neither 99\.5 with schema {SCHEMA_VERSION + 1};.*install")
-
-
-WRONG: dict[str, dict[str, Any]] = {
-    "name of a network": {"model": {"name": "../x"}},
-    "image size of 0": {"preprocessing": {"image_size": 0}},
-    "deviation of 0": {"preprocessing": {"image_size": 32, "std": (0.2, 0.0, 0.2)}},
-    "temperature of 0": {"temperature": 0.0},
-    "threshold above 1": {"threshold": 1.5},
-    "frequency below 0": {"class_frequencies": (-0.5, 0.5, 1.0)},
-    "no classes": {"classes": ()},
-    "alias of a number": {"aliases": {"a": 1}},
-    "negative step": {"step": -1},
-    "unknown field": {"extra": 1},
-}
-
-
 @pytest.mark.fault("K13")
-@pytest.mark.parametrize("values", WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_field_is_refused(values: dict[str, Any], saved: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", {"name": "../x"}), ("preprocessing", {"image_size": 0}),
+        ("preprocessing", {"image_size": 32, "std": (0.2, 0.0, 0.2)}), ("temperature", 0.0),
+        ("threshold", 1.5), ("class_frequencies", (-0.5, 0.5, 1.0)), ("classes", ()),
+        ("aliases", {"a": 1}), ("step", -1), ("extra", 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_refused(key: str, value: object, saved: Path) -> None:
+    change(saved, **{key: value})
+    assert_refused(saved, f"{key}.* of this checkpoint is missing or wrong")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"classes": ("dog", "dog", "neither")}, "contradict"),
+        ({"reject_class": "cat"}, "contradict"),
+        ({"class_frequencies": (0.5, 0.5)}, "contradict"),
+        ({"preprocessing": {"image_size": 32, "decoder": 1}}, "decoder 1"),
+        ({"schema_version": SCHEMA_VERSION + 1, "made_by": "99.5"},
+         rf"neither 99\.5 with schema {SCHEMA_VERSION + 1};.*install"),
+    ],
+)  # fmt: skip
+def test_unsuitable_content_is_refused(values: dict[str, Any], message: str, saved: Path) -> None:
     change(saved, **values)
-    assert_refused(saved, f"{next(iter(values))}.* of this checkpoint is missing or wrong")
+    assert_refused(saved, message)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Checkpoint)])
@@ -180,27 +186,6 @@ def test_a_missing_field_is_refused(name: str, saved: Path) -> None:
         assert load_checkpoint(saved).training is None
     else:
         assert_refused(saved, f"{name} of this checkpoint is missing or wrong")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"classes": ("dog", "dog", "neither")},
-        {"reject_class": "cat"},
-        {"class_frequencies": (0.5, 0.5)},
-    ],
-    ids=str,
-)
-def test_classes_that_contradict_each_other_are_refused(
-    values: dict[str, Any], saved: Path
-) -> None:
-    change(saved, **values)
-    assert_refused(saved, "contradict")
-
-
-def test_a_checkpoint_of_another_decoder_is_refused(saved: Path) -> None:
-    change(saved, preprocessing=vars(load_checkpoint(saved).preprocessing) | {"decoder": 1})
-    assert_refused(saved, "decoder 1")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -277,9 +262,7 @@ def test_missing_and_unknown_weights_are_named_and_leave_the_network_unchanged()
     assert torch.equal(network.weight, before)
 
 
-def test_a_full_disk_leaves_the_old_file_unchanged(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file_unchanged(saved: Path, monkeypatch: Patch) -> None:
     before = saved.read_bytes()
 
     def refuse(_: int) -> None:
@@ -350,9 +333,7 @@ def test_a_damaged_file_is_refused(path: Path, whole: bytes) -> None:
     ],
     ids=["empty", "text", "half", "short of a byte", "a byte changed", "no trailer"],
 )
-def test_the_kind_of_damage_is_reported(
-    damage: Callable[[bytes], bytes], match: str, path: Path, whole: bytes
-) -> None:
+def test_damage_is_named(damage: Change, match: str, path: Path, whole: bytes) -> None:
     path.write_bytes(damage(whole))
     assert_refused(path, match)
 
@@ -371,48 +352,26 @@ def test_an_old_checkpoint_without_trailer_is_checked_too(path: Path) -> None:
 # Files of other programs, and of attackers
 
 
-def write_torchscript(path: Path) -> None:
-    """As `torch.jit.save` does: an archive with code, which must never run."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model/data.pkl", pickle.dumps({}))
-        archive.writestr("model/code/__torch__.py", "import os")
-        archive.writestr("model/constants.pkl", pickle.dumps(()))
-        archive.writestr("model/version", "3")
-
-
 @pytest.mark.fault("K07")
-@pytest.mark.parametrize(
-    "write",
-    [
-        write_torchscript,
-        lambda path: torch.save({"weight": torch.ones(2)}, path),
-        lambda path: torch.save(torch.ones(2), path),
-    ],
-    ids=["torchscript", "dict", "tensor"],
-)
-def test_a_file_of_another_program_is_refused(write: Callable[[Path], None], path: Path) -> None:
-    write(path)
-    assert_refused(path, r"not one of ours|not a checkpoint of this project")
+def test_a_file_of_another_program_is_refused(path: Path) -> None:
+    for content in ({"weight": torch.ones(2)}, torch.ones(2)):
+        torch.save(content, path)
+        assert_refused(path, "not a checkpoint of this project")
+    with zipfile.ZipFile(path, "w") as archive:  # as `torch.jit.save` does
+        for name, text in (("data.pkl", pickle.dumps({})), ("code/__torch__.py", b"import os"),
+                           ("constants.pkl", pickle.dumps(())), ("version", b"3")):  # fmt: skip
+            archive.writestr(f"model/{name}", text)
+    assert_refused(path, "not one of ours|not a checkpoint of this project")
 
 
 class Attack:
-    """Calls a function with arguments as soon as it is unpickled."""
+    """Calls a function with an argument as soon as it is unpickled."""
 
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        self.call = function, arguments
+    def __init__(self, function: Callable[..., object], argument: object) -> None:
+        self.call = function, (argument,)
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.call
-
-
-ATTACKS: dict[str, Callable[[Path], object]] = {
-    "os.system": lambda canary: Attack(os.system, f"touch '{canary}'"),
-    "eval": lambda canary: Attack(eval, f"open({str(canary)!r}, 'w').close()"),
-    "nested": lambda canary: (
-        {"schema_version": 6, "config": {"a": [Attack(Path.touch, Path(canary))]}}
-    ),
-    "codecs": lambda canary: Attack(codecs.open, str(canary), "w"),
-}
 
 
 def add_trailer(path: Path) -> None:
@@ -422,12 +381,15 @@ def add_trailer(path: Path) -> None:
 
 @pytest.mark.fault("K04")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_file_runs_no_code(attack: Callable[[Path], object], path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_file_runs_no_code(is_nested: bool, path: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    path.write_bytes(pickle.dumps(attack(canary)))
+    attack: object = Attack(os.system, f"touch '{canary}'")
+    if is_nested:
+        attack = {"schema_version": 6, "config": {"a": [Attack(Path.touch, canary)]}}
+    path.write_bytes(pickle.dumps(attack))
     assert_refused(path, "cannot be read")
-    torch.save(attack(canary), path)
+    torch.save(attack, path)
     assert_refused(path, "cannot be read")
     add_trailer(path)
     assert_refused(path, "cannot be read")
@@ -462,8 +424,8 @@ def write_overlapping(path: Path) -> None:
     ],
     ids=["compressed", "overlapping", "large pickle"],
 )
-def test_a_file_that_would_grow_is_refused_before_it_is_loaded(
-    write: Callable[[Path], None], reason: str, path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_would_grow_is_not_loaded(
+    write: Callable[[Path], None], reason: str, path: Path, monkeypatch: Patch
 ) -> None:
     write(path)
     monkeypatch.setattr(torch, "load", None)

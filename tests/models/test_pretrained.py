@@ -18,12 +18,13 @@ from neither.models.torchvision_networks import TorchvisionNetwork
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
+Patch = pytest.MonkeyPatch
 NAME = "shufflenet_v2_x0_5"
 CACHED = "shufflenetv2_x0.5-f707e7126e.pth"  # torchvision's file name of its weights
 
 
 @pytest.fixture(autouse=True)
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Return torch.hub's folder of weights, which is empty."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
@@ -124,9 +125,7 @@ def change(name: str, value: float) -> Callable[[Path], None]:
     ],
     ids=["truncated", "text", "pickled network", "nested", "sparse", "nan", "variance"],
 )
-def test_an_unusable_file_is_refused(
-    damage: Callable[[Path], None], message: str, hub: Path
-) -> None:
+def test_a_bad_file_is_refused(damage: Callable[[Path], None], message: str, hub: Path) -> None:
     torch.save(weights_of(NAME), hub / CACHED)
     damage(hub / CACHED)
     with pytest.raises(CheckpointError, match=message) as refused:
@@ -139,9 +138,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
         load(tmp_path / "gone.pth")
 
 
-def test_a_failed_download_names_the_file_and_its_folder(
-    hub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_names_the_file(hub: Path, monkeypatch: Patch) -> None:
     url = f"http://127.0.0.1:1/{CACHED}"  # nothing listens on this port
     monkeypatch.setattr(models.ShuffleNet_V2_X0_5_Weights.DEFAULT.value, "url", url)
     monkeypatch.setattr(files, "_POLL_SECONDS", 0.01)
@@ -153,9 +150,7 @@ def test_a_failed_download_names_the_file_and_its_folder(
     assert not list(hub.iterdir())
 
 
-def test_a_download_must_have_the_checksum_in_its_name(
-    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checksum_of_a_download(hub: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     torch.save(weights_of(NAME), tmp_path / CACHED)
     published = (tmp_path / CACHED).as_uri()
     monkeypatch.setattr(models.ShuffleNet_V2_X0_5_Weights.DEFAULT.value, "url", published)

@@ -170,9 +170,7 @@ def test_the_largest_finite_logits(dtype: torch.dtype) -> None:
 @pytest.mark.property("P8")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("function", [to_probabilities, to_log_probabilities])
-def test_a_logit_that_is_not_finite_is_refused(
-    function: Callable[[Tensor], Tensor], bad: float
-) -> None:
+def test_logits_must_be_finite(function: Callable[[Tensor], Tensor], bad: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
         function(torch.tensor([[0.0, 1.0], [bad, 0.0]]))
 
@@ -205,9 +203,7 @@ def test_scores_are_divided_by_the_temperature(scores: list[float], temperature:
     st.floats(1.1, 3),
 )
 @settings(max_examples=50, deadline=None)
-def test_a_higher_temperature_keeps_the_prediction_and_is_less_confident(
-    integers: list[int], temperature: float, factor: float
-) -> None:
+def test_a_higher_temperature(integers: list[int], temperature: float, factor: float) -> None:
     def entropy(probabilities: list[float]) -> float:
         return -math.fsum(each * math.log(each) for each in probabilities if each)
 
@@ -220,7 +216,7 @@ def test_a_higher_temperature_keeps_the_prediction_and_is_less_confident(
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("function", [to_probabilities, to_log_probabilities])
-def test_a_temperature_out_of_range_is_refused(
+def test_the_range_of_temperatures(
     function: Callable[[Tensor, float], Tensor], temperature: float
 ) -> None:
     with pytest.raises(ValueError, match="temperature"):

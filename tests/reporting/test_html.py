@@ -30,6 +30,7 @@ from neither.reporting.html import (
 from neither.reporting.text import format_percent
 from neither.runtime.console import log_to_folder
 
+Patch = pytest.MonkeyPatch
 Draw = Callable[..., None]
 CLASSES = ("dog", "human", "neither")
 HOSTILE = "<script>document.title='owned'<\u2215script>.png"  # a slash that a name may contain
@@ -96,9 +97,7 @@ def test_the_report_is_complete_and_the_same_each_time(page: Path, evaluated: Ev
     assert page.read_text("utf-8") == text
 
 
-def test_each_number_of_the_page_is_that_of_the_metrics(
-    classifier: Classifier, tmp_path: Path, draw: Draw
-) -> None:
+def test_numbers_are_those_of_metrics(classifier: Classifier, tmp_path: Path, draw: Draw) -> None:
     """Shades of the colors make confident and unsure predictions; one file is no image."""
     root = tmp_path / "images"
     for name in classifier.classes:
@@ -144,9 +143,7 @@ def test_each_number_of_the_page_is_that_of_the_metrics(
         ]  # fmt: skip
 
 
-def test_without_labels_there_are_decisions_but_no_matrix(
-    classifier: Classifier, tmp_path: Path, draw: Draw
-) -> None:
+def test_no_matrix_without_labels(classifier: Classifier, tmp_path: Path, draw: Draw) -> None:
     draw(tmp_path / "flat" / "1.png", "human")
     images = find_evaluation_images(tmp_path / "flat", classifier.classes, None)
     evaluation = evaluate(classifier, images, tmp_path / "out")
@@ -157,9 +154,7 @@ def test_without_labels_there_are_decisions_but_no_matrix(
     assert 'id="matrix"' not in text
 
 
-def test_a_thousand_photographs_stay_under_five_megabytes(
-    evaluated: Evaluation, tmp_path: Path
-) -> None:
+def test_a_thousand_photos_stay_under_5_megabytes(evaluated: Evaluation, tmp_path: Path) -> None:
     """Noise makes the largest JPEG files."""
     noise = tmp_path / "noise.jpg"
     pixels = random.Random(0).randbytes(30_000)  # noqa: S311 - no secret
@@ -185,9 +180,7 @@ def predict(files: list[Path], rows: list[tuple[int, list[float]]]) -> LabelledP
     )
 
 
-def test_cells_show_the_most_confident_mistakes_and_the_least_confident_hits_first(
-    tmp_path: Path, draw: Draw
-) -> None:
+def test_cells_show_confident_mistakes_first(tmp_path: Path, draw: Draw) -> None:
     rows = [(0, [0.9, 0.1, 0.0]), (0, [0.6, 0.3, 0.1]), (0, [0.2, 0.7, 0.1]), (0, [0.0, 1.0, 0.0]),
             (0, [0.1, 0.8, 0.1])]  # fmt: skip
     files = [tmp_path / f"{number}.png" for number in range(5)]
@@ -211,9 +204,7 @@ def test_cells_show_the_most_confident_mistakes_and_the_least_confident_hits_fir
         assert image.getpixel((0, 0)) == pytest.approx((200, 40, 40), abs=6)
 
 
-def test_numbers_of_thumbnails_and_paths_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Draw
-) -> None:
+def test_thumbnails_and_paths_are_bounded(tmp_path: Path, monkeypatch: Patch, draw: Draw) -> None:
     """Each cell gets as many; the most confident mistakes are shown whatever their cell."""
     monkeypatch.setattr(html, "MAX_THUMBNAILS", 9)
     monkeypatch.setattr(html, "MAX_CELL_THUMBNAILS", 5)

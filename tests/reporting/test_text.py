@@ -80,9 +80,7 @@ def test_priors_are_printed_with_the_target(capsys: pytest.CaptureFixture[str]) 
     assert "class frequencies there" in lines[-1]
 
 
-def test_without_a_threshold_every_prediction_is_accepted(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_without_a_threshold_all_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {key: value for key, value in LABELLED.items() if key != "threshold"}
     assert "every prediction is accepted" in printed(metrics, capsys)[-1]
 
@@ -152,7 +150,7 @@ def test_hardly_better_than_chance_is_mentioned() -> None:
     ("ece", "bound", "verdict"),
     [(0.06, 0.05, "not well"), (0.04, 0.05, "are well"), (0.06, 0.07, "too few")],
 )
-def test_calibration_is_judged_by_what_a_calibrated_model_shows(
+def test_calibration_is_judged_by_the_expected_error(
     ece: float, bound: float, verdict: str
 ) -> None:
     metrics = {"ece": ece, "expected_if_calibrated": {"ece": {"q95": bound}}}

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from neither.runtime import console
 
+Patch = pytest.MonkeyPatch
+
 
 @pytest.fixture(autouse=True)
 def opened() -> Iterator[None]:
@@ -40,9 +42,7 @@ def test_printable_escapes_as_python_does() -> None:
     assert console.printable(Path("ä b")) == "ä b"
 
 
-def test_messages_go_to_standard_error_and_results_to_standard_output(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_messages_and_results_have_streams_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     console.setup_console()  # a second call adds no second handler
     console.info("a message")
     console.warn("odd")
@@ -72,7 +72,7 @@ def test_a_table_shows_its_cells_as_they_are(capsys: pytest.CaptureFixture[str])
         assert re.split(r"\s*[│┃]\s*", line)[1:3] == cells
 
 
-def test_the_log_file_keeps_all_messages_and_tracebacks(
+def test_the_log_has_messages_and_tracebacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "log.txt"
@@ -119,7 +119,7 @@ def test_warnings_are_read_back_each_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
-def test_log_files_that_cannot_be_written_or_read_stop_nothing(
+def test_unusable_log_files_stop_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("log.txt", "warnings.jsonl"):
@@ -143,11 +143,8 @@ class Closed(io.StringIO):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, OSError])
-def test_a_message_that_cannot_be_printed_stops_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: type[OSError],
+def test_a_closed_stream_stops_nothing(
+    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str], error: type[OSError]
 ) -> None:
     with console.log_to_folder(tmp_path), monkeypatch.context() as patch:
         patch.setattr("sys.stderr", Closed(error))
@@ -171,8 +168,8 @@ def test_a_closed_standard_output_raises_in_the_caller() -> None:
     assert done.returncode == 7
 
 
-def test_without_a_terminal_progress_is_a_line_every_ten_seconds(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_without_a_terminal_progress_is_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Patch
 ) -> None:
     now = 0.0
     monkeypatch.setattr("neither.runtime.console.time.monotonic", lambda: now)

@@ -7,6 +7,8 @@ from neither.runtime.devices import DeviceConfig, choose_device_config
 from neither.runtime.distributed import World
 from neither.runtime.errors import OutputError
 
+Patch = pytest.MonkeyPatch
+
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_an_explicit_choice_is_taken(precision: Literal["float32", "bfloat16"]) -> None:
@@ -20,7 +22,7 @@ def test_auto_chooses_the_same_each_time() -> None:
     assert (first.device.type != "cpu") == has_gpu
 
 
-def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: Patch) -> None:
     for avx512, amx in ((False, False), (True, False), (False, True)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
@@ -34,7 +36,7 @@ def test_several_processes_cannot_use_one_device(device: str) -> None:
         choose_device_config(device, "auto", World(0, 2))
 
 
-def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: Patch) -> None:
     taken: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)

@@ -12,6 +12,8 @@ from neither.runtime import distributed, signals
 from neither.runtime.distributed import SINGLE_PROCESS, World, init_distributed
 from neither.runtime.errors import OutputError
 
+Patch = pytest.MonkeyPatch
+
 
 @given(st.integers(1, 300), st.integers(1, 9))
 def test_shards_cover_all_items_evenly(num: int, size: int) -> None:
@@ -37,7 +39,7 @@ def test_a_single_process_has_everything_and_stops_at_a_signal() -> None:
             SINGLE_PROCESS.poll_signals()
 
 
-def test_a_barrier_ends_when_a_rank_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_barrier_ends_when_a_rank_has_failed(monkeypatch: Patch) -> None:
     monkeypatch.setattr(distributed, "_POLL_SECONDS", 0)
     store = dist.HashStore()  # type: ignore[attr-defined]
     store.add("failed", 1)
@@ -46,14 +48,14 @@ def test_a_barrier_ends_when_a_rank_has_failed(monkeypatch: pytest.MonkeyPatch) 
     World(0, 2, 0, store).barrier()  # all have arrived: passes
 
 
-def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_there_is_one_process(monkeypatch: Patch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with init_distributed() as world:
         assert world is SINGLE_PROCESS
     assert "RANK" not in os.environ
 
 
-def test_missing_processes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_processes_are_an_error(monkeypatch: Patch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)

@@ -17,6 +17,7 @@ from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.files import is_complete, output_folder
 from neither.runtime.signals import Stopped
 
+Patch = pytest.MonkeyPatch
 HOLD = """
 import fcntl, os, sys
 with open(sys.argv[1] + "/.lock", "a+") as file:  # as files.exclusive_lock does
@@ -52,8 +53,8 @@ def test_an_atomic_write_replaces_the_file_when_the_block_ends(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, None])
-def test_a_failure_leaves_the_old_file_and_no_temporary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None
+def test_a_failure_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: Patch, error: type[BaseException] | None
 ) -> None:
     def fsync(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -74,9 +75,7 @@ def test_a_failure_leaves_the_old_file_and_no_temporary(
     assert names(tmp_path) == ["file"]
 
 
-def test_bytes_are_synced_before_the_rename_and_the_folder_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_are_synced_before_the_rename(tmp_path: Path, monkeypatch: Patch) -> None:
     synced: list[tuple[bool, bool]] = []
     path = tmp_path / "file"
 
@@ -107,9 +106,7 @@ def test_only_temporaries_of_killed_writers_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_links", [True, False])
-def test_a_kept_copy_outlives_the_next_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
-) -> None:
+def test_a_kept_copy_outlives_a_write(tmp_path: Path, monkeypatch: Patch, has_links: bool) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -147,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         files.make_folder(tmp_path)
 
 
-def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: Patch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert files.cache_folder() == Path("/home/me/.cache/neither")
@@ -197,7 +194,7 @@ def test_another_process_in_the_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: Patch) -> list[str]:
     """Return the list of logged messages."""
     logged: list[str] = []
     monkeypatch.setattr(files, "info", logged.append)
@@ -218,8 +215,8 @@ def test_a_free_folder_is_locked_without_waiting(tmp_path: Path, messages: list[
 
 @pytest.mark.usefixtures("watchdog")
 @pytest.mark.parametrize("end", ["kill", "leave", "replace"])
-def test_a_locked_folder_is_waited_for_with_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str], end: str
+def test_a_locked_folder_is_waited_for(
+    tmp_path: Path, monkeypatch: Patch, messages: list[str], end: str
 ) -> None:
     tries = []
 
@@ -255,9 +252,7 @@ def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
         assert holder.poll() is None
 
 
-def test_a_folder_without_locks_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_locks_fails(tmp_path: Path, monkeypatch: Patch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -268,8 +263,8 @@ def test_a_folder_without_locks_is_an_error(
         raise AssertionError("locked")
 
 
-def test_without_fcntl_there_are_no_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+def test_without_fcntl_nothing_locks(
+    tmp_path: Path, monkeypatch: Patch, messages: list[str]
 ) -> None:
     with files.exclusive_lock(tmp_path):
         monkeypatch.setitem(sys.modules, "fcntl", None)
@@ -314,7 +309,7 @@ def test_a_failed_output_folder_leaves_nothing(tmp_path: Path) -> None:
         make(tmp_path / "file" / "folder")
 
 
-def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     make(Path())

@@ -16,6 +16,7 @@ from neither.runtime.rng import (
     weights_seed,
 )
 
+Patch = pytest.MonkeyPatch
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 100_000)
 STREAMS = st.sampled_from(Stream)
@@ -38,9 +39,7 @@ def reference_bits(seed: int, stream: int, epoch: int, index: int) -> int:
 
 @given(SEEDS, STREAMS, EPOCHS, INDICES)
 @settings(deadline=None)
-def test_bits_equal_those_of_python_integers(
-    seed: int, stream: Stream, epoch: int, indices: np.ndarray
-) -> None:
+def test_bits_are_as_specified(seed: int, stream: Stream, epoch: int, indices: np.ndarray) -> None:
     assert random_bits(seed, stream, epoch, indices).tolist() == [
         reference_bits(seed, stream, epoch, index) for index in indices.tolist()
     ]
@@ -48,7 +47,7 @@ def test_bits_equal_those_of_python_integers(
 
 @given(SEEDS, EPOCHS, st.integers(1, 60), st.integers(1, 60))
 @settings(deadline=None)
-def test_uniforms_do_not_depend_on_batch_size_or_count(
+def test_uniforms_do_not_depend_on_the_batch(
     seed: int, epoch: int, num: int, batch_size: int
 ) -> None:
     indices = np.arange(num)
@@ -84,7 +83,7 @@ def test_uniforms_fill_the_unit_interval_evenly() -> None:
     assert np.abs(correlations).max() < 5 / np.sqrt(20_000)
 
 
-def test_one_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_is_never_drawn(monkeypatch: Patch) -> None:
     ones = np.full(3, 2**64 - 1, dtype=np.uint64)
     monkeypatch.setattr(
         "neither.runtime.rng._mix", lambda values: np.broadcast_to(ones[0], values.shape)
