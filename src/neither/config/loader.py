@@ -134,24 +134,25 @@ def override(document: Document, assignment: str) -> None:
 
 def check_config(document: Document) -> Config:
     """Validate a document; raise `UsageError` with all its errors."""
-    problems, bad = list(document.problems), set[KeyPath]()
+    problems, invalid = list(document.problems), set[KeyPath]()
     try:
         config = Config.model_validate(document.values)
-    except ValidationError as invalid:
-        errors = invalid.errors(include_url=False)
-        with_bad_items = {error["loc"][:-1] for error in errors}
-        for error in errors:
-            loc, kind = error["loc"], error["type"]
-            has_bad_items = kind == "too_short" and loc in with_bad_items
-            if has_bad_items or kind == "default_factory_not_called":
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        with_invalid_items = {details["loc"][:-1] for details in errors}
+        for details in errors:
+            loc, kind = details["loc"], details["type"]
+            has_invalid_items = kind == "too_short" and loc in with_invalid_items
+            if has_invalid_items or kind == "default_factory_not_called":
                 continue  # the cause, an item or another value, is an error of its own
-            message = _message(error, document)
+            message = _message(details, document)
             problems.append(ConfigProblem(document.location(loc), _dotted(loc), message))
-            bad.add(loc[:2])
-        config = Config.model_validate(_replace_bad(document.values, bad))
+            invalid.add(loc[:2])
+        config = Config.model_validate(_replace_invalid(document.values, invalid))
     for dotted, message in cross_check(config):
         paths = [tuple(key.split(".")) for key in dotted]
-        if not any(all(map(eq, path, loc)) for path in paths for loc in bad):
+        is_reported = any(all(map(eq, path, loc)) for path in paths for loc in invalid)
+        if not is_reported:
             problems.append(ConfigProblem(document.location(paths[0]), dotted[0], message))
     if problems:
         raise UsageError("\n       ".join(map(str, sorted(problems, key=_file_order))))
@@ -271,13 +272,13 @@ def _file_order(problem: ConfigProblem) -> tuple[bool, int]:
     return problem.location.startswith("command line"), int(line[1]) if line else 0
 
 
-def _replace_bad(values: dict[str, Value], bad: set[KeyPath]) -> dict[str, Any]:
-    """Drop bad values and fill in required ones, so that the rest can be cross-checked."""
+def _replace_invalid(values: dict[str, Value], invalid: set[KeyPath]) -> dict[str, Any]:
+    """Drop invalid values and fill in required ones, so that the rest can be cross-checked."""
     kept: dict[str, Any] = {"name": "x", "classes": ("a", "b"), "data": {}, "train": {}}
     for name, value in values.items():
-        if isinstance(value, dict) and (name,) not in bad:
-            kept[name] = {key: below for key, below in value.items() if (name, key) not in bad}
-        elif not any(path[0] == name for path in bad):
+        if isinstance(value, dict) and (name,) not in invalid:
+            kept[name] = {key: below for key, below in value.items() if (name, key) not in invalid}
+        elif not any(path[0] == name for path in invalid):
             kept[name] = value
     return kept | {"train": {"epochs": 1} | kept["train"]}
 
@@ -328,9 +329,9 @@ def _suggestion(loc: KeyPath) -> str:
     if key in _KEYS and "." in key:
         section, _, name = key.partition(".")
         return f"; in a file, write {name}: in a line of its own below {section}:"
-    beside = [each for each in _KEYS if each.rpartition(".")[0] == _dotted(loc[:-1])]
-    for keys, cutoff in ((_KEYS, 1.0), (beside, 0.6), (_KEYS, 0.6)):
+    siblings = [each for each in _KEYS if each.rpartition(".")[0] == _dotted(loc[:-1])]
+    for keys, cutoff in ((_KEYS, 1.0), (siblings, 0.6), (_KEYS, 0.6)):
         names = {each.rpartition(".")[2]: each for each in reversed(keys)}
         if close := difflib.get_close_matches(key, names, n=1, cutoff=cutoff):
             return f"; did you mean {names[close[0]]}?"
-    return f"; known here: {', '.join(each.rpartition('.')[2] for each in beside)}"
+    return f"; known here: {', '.join(each.rpartition('.')[2] for each in siblings)}"

@@ -31,6 +31,7 @@ SPLITS = ("", "train", "val", "test")  # a lower index gives way to a higher one
 
 _TRAIN, _VAL, _TEST = 1, 2, 3
 _MAX_NAMED = 10
+_COARSE_HASH_PREFIX = "scene"  # part of a hashed text: another would move images between splits
 _MANY_EXCLUDED = 0.05  # fraction of the images above which the similarity may be misleading
 _MAX_BLACK = 2  # mean luma of an image in which nothing can be seen
 _MIN_VAL_IMAGES = 10  # of a class: below, its recall moves in steps of more than 10 %
@@ -63,17 +64,17 @@ def assign_splits(
         _check_label_conflicts(table, store)
     groups = _named_groups(table.paths, settings.group_pattern)
     indices = np.array([SPLITS.index(split) for split in table.splits], np.int8)
-    given = indices > 0
-    test_fraction = 0.0 if given.any() else settings.test_fraction
+    is_user_assigned = indices > 0
+    test_fraction = 0.0 if is_user_assigned.any() else settings.test_fraction
     if not (indices == _VAL).any():
-        given &= indices != _TRAIN
-        for index in map(int, np.flatnonzero(~given)):
-            own = store.fingerprints["sha256"][index].tobytes().hex()
+        is_user_assigned &= indices != _TRAIN  # val is missing, so train is split again
+        for index in map(int, np.flatnonzero(~is_user_assigned)):
+            default_group = store.fingerprints["sha256"][index].tobytes().hex()
             if is_uniform:
-                own = table.paths[index]
+                default_group = table.paths[index]
             elif coarse_hash := int(store.fingerprints["coarse_hash"][index]):
-                own = f"scene {coarse_hash}"  # part of the hashed text: never change it
-            fraction = hash_fraction(seed, groups[index] or own)
+                default_group = f"{_COARSE_HASH_PREFIX} {coarse_hash}"
+            fraction = hash_fraction(seed, groups[index] or default_group)
             if fraction < test_fraction:
                 indices[index] = _TEST
             elif fraction < test_fraction + settings.val_fraction:
@@ -84,7 +85,7 @@ def assign_splits(
     indices[list(reasons)] = 0
     if is_uniform:
         return SplitAssignment(indices, reasons)
-    excluded, partner = separate_duplicates(store.fingerprints, indices, given, groups)
+    excluded, partner = separate_duplicates(store.fingerprints, indices, is_user_assigned, groups)
     if excluded.sum() > _MANY_EXCLUDED * len(indices):
         warn(
             f"{excluded.sum():,} of {len(indices):,} images look like others in another split and "
@@ -197,9 +198,9 @@ def separate_duplicates(
         excluded = (indices == split) & (cause >= 0)
         partner[excluded] = cause[excluded]
         indices[excluded] = 0
-    for node, split, rival in _choose_exclusions(nodes, pairs, indices):
+    for node, split, linked in _choose_exclusions(nodes, pairs, indices):
         excluded = (nodes == node) & (indices == split)
-        partner[excluded] = rival
+        partner[excluded] = linked
         indices[excluded] = 0
     return partner >= 0, partner
 
@@ -243,17 +244,19 @@ def _choose_exclusions(
     np.add.at(counts, (nodes[used], indices[used]), 1)
     divided = np.flatnonzero((counts > 0).sum(axis=1) > 1)
     edges = np.concatenate([pairs, np.stack([divided, divided], axis=1)])
-    one, other = counts[edges[:, 0]] > 0, counts[edges[:, 1]] > 0
-    across = ((one[:, :, None] & other[:, None, :]) & ~np.eye(len(SPLITS), dtype=bool)).any((1, 2))
-    rivals: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    first, second = counts[edges[:, 0]] > 0, counts[edges[:, 1]] > 0
+    across = ((first[:, :, None] & second[:, None, :]) & ~np.eye(len(SPLITS), dtype=bool)).any(
+        (1, 2)
+    )
+    linked_units: dict[tuple[int, int], set[tuple[int, int]]] = {}
     for low, high in edges[across].tolist():
         for a in np.flatnonzero(counts[low]).tolist():
             for b in np.flatnonzero(counts[high]).tolist():
                 if a != b:
-                    rivals.setdefault((low, a), set()).add((high, b))
-                    rivals.setdefault((high, b), set()).add((low, a))
-    num_inside = dict.fromkeys(rivals, 0)  # linked images in the same split
-    for low, high in pairs.tolist() if rivals else ():
+                    linked_units.setdefault((low, a), set()).add((high, b))
+                    linked_units.setdefault((high, b), set()).add((low, a))
+    num_inside = dict.fromkeys(linked_units, 0)  # linked images in the same split
+    for low, high in pairs.tolist() if linked_units else ():
         for split in (_TRAIN, _VAL, _TEST):
             for one, other in ((low, high), (high, low)):
                 if (one, split) in num_inside:
@@ -261,16 +264,16 @@ def _choose_exclusions(
 
     def priority(unit: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return a key that is smaller the sooner a unit goes; it never decreases."""
-        num_across = sum(int(counts[rival]) for rival in rivals[unit] - chosen)
+        num_across = sum(int(counts[linked]) for linked in linked_units[unit] - chosen)
         return -num_across, -num_inside[unit], unit[1], unit[0]
 
     chosen: set[tuple[int, int]] = set()
     order = []
-    queue = [(priority(unit), unit) for unit in rivals]
+    queue = [(priority(unit), unit) for unit in linked_units]
     heapify(queue)
     while queue:
         before, unit = heappop(queue)
-        if rivals[unit] <= chosen:  # no link is left
+        if linked_units[unit] <= chosen:  # no link is left
             continue
         if priority(unit) != before:
             heappush(queue, (priority(unit), unit))
@@ -278,11 +281,11 @@ def _choose_exclusions(
         chosen.add(unit)
         order.append(unit)
     for unit in reversed(order):  # a later choice may make an earlier one unnecessary
-        if rivals[unit] <= chosen:
+        if linked_units[unit] <= chosen:
             chosen.discard(unit)
     exclusions = []
     for unit in sorted(chosen):
-        node, split = max(rivals[unit] - chosen)
+        node, split = max(linked_units[unit] - chosen)
         cause = np.flatnonzero(used & (nodes == node) & (indices == split))[0]
         exclusions.append((*unit, int(cause)))
     return exclusions

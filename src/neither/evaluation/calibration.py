@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neither.evaluation.metrics import chunk_draws, group_ties, nll, sum_by_group
+from neither.evaluation.metrics import chunk_draws, nll, sum_by_group, unique_scores
 from neither.models.softmax import to_probabilities
 
 NUM_BINS = 15
@@ -65,14 +65,14 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor) -> Calibra
     Images with the same confidence have no order: each counts as the mean of all of them.
     """
     confidences, predicted = probabilities.max(dim=1)
-    values, ties = group_ties(confidences)
-    order = ties.argsort(stable=True)
-    groups = torch.empty_like(ties)
+    values, inverse = unique_scores(confidences)
+    order = inverse.argsort(stable=True)
+    groups = torch.empty_like(inverse)
     groups[order] = torch.arange(len(order)) * NUM_BINS // len(order)
 
     def average_ties(hits: Tensor) -> Tensor:  # (D, N)
-        sums = hits.new_zeros(len(hits), len(values)).scatter_add_(1, ties.expand_as(hits), hits)
-        return (sums / ties.bincount())[:, ties]
+        sums = hits.new_zeros(len(hits), len(values)).scatter_add_(1, inverse.expand_as(hits), hits)
+        return (sums / inverse.bincount())[:, inverse]
 
     return _top_label_error(confidences, predicted == labels, groups, average_ties)
 

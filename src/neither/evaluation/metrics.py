@@ -184,7 +184,7 @@ def chunk_draws(draw_size: int) -> Iterator[int]:
         yield min(chunk, _NUM_DRAWS - start)
 
 
-def group_ties(scores: Tensor) -> tuple[Tensor, Tensor]:
+def unique_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct values of (N,) scores, ascending, and each score's (N,) index in them."""
     values, indices = scores.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return values, indices

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neither.evaluation.metrics import group_ties, sum_by_group
+from neither.evaluation.metrics import sum_by_group, unique_scores
 
 _COVERAGES = (0.95, 0.9, 0.8)
 _FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)
@@ -31,10 +31,10 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
         is rounded differently elsewhere, but above the next lower one. None if no threshold reaches
         the target.
     """
-    values, ties = group_ties(confidences)
+    values, inverse = unique_scores(confidences)
 
     def sum_from_top(counts: Tensor) -> Tensor:
-        return sum_by_group(counts, ties, len(values)).flip(0).cumsum(dim=0).flip(0)
+        return sum_by_group(counts, inverse, len(values)).flip(0).cumsum(dim=0).flip(0)
 
     num_accepted, num_correct = sum_from_top(torch.ones_like(confidences)), sum_from_top(hits)
     reached = (num_correct >= target * num_accepted - 1e-9).nonzero()
@@ -154,9 +154,9 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
         positive: (P,) float64, P of 1 or more.
         negative: (M,) float64, M of 1 or more.
     """
-    values, ties = group_ties(torch.cat([positive, negative]))
-    positives = ties[: len(positive)].bincount(minlength=len(values)).double()
-    negatives = ties[len(positive) :].bincount(minlength=len(values)).double()
+    values, inverse = unique_scores(torch.cat([positive, negative]))
+    positives = inverse[: len(positive)].bincount(minlength=len(values)).double()
+    negatives = inverse[len(positive) :].bincount(minlength=len(values)).double()
     below = negatives.cumsum(dim=0) - negatives / 2
     return float((positives * below).sum() / (len(positive) * len(negative)))
 
@@ -192,6 +192,6 @@ def _cumulative_errors(confidences: Tensor, hits: Tensor) -> Tensor:
 
     Images with the same confidence have no order: each counts as the mean of all of them.
     """
-    values, ties = group_ties(confidences)
-    error_rates = sum_by_group(~hits, ties, len(values)) / ties.bincount()
-    return error_rates[ties.sort(descending=True).values].cumsum(dim=0)
+    values, inverse = unique_scores(confidences)
+    error_rates = sum_by_group(~hits, inverse, len(values)) / inverse.bincount()
+    return error_rates[inverse.sort(descending=True).values].cumsum(dim=0)

@@ -109,12 +109,12 @@ class ConfusionCell:
 
 def report_evaluation(model: Path, evaluation: Evaluation) -> None:
     """Write the report of a run or checkpoint file beside the other results of its evaluation."""
-    home = model if model.is_dir() else find_checkpoint(model).parent
+    run_folder = model if model.is_dir() else find_checkpoint(model).parent
     predict = shlex.join(["python", "scripts/predict.py", str(model), "FOLDER"])
     context = ReportContext(
-        f"{home.resolve().name} on {evaluation.name}",
+        f"{run_folder.resolve().name} on {evaluation.name}",
         str(evaluation.source),
-        metrics_rows=read_metrics_rows(home),
+        metrics_rows=read_metrics_rows(run_folder),
         warnings=evaluation.unreadable_folders,
         commands=[("Classify other images:", predict)],
     )
@@ -153,7 +153,7 @@ def write_report(
         summary=summary_sentences(metrics),
         is_good=metrics.get("macro_recall", 0.0) >= _GOOD_RECALL
         and "num_trained_on" not in metrics,
-        findings=_findings(metrics),
+        findings=_key_results(metrics),
         cells=cells,
         mistakes=mistakes,
         num_mistakes=sum(sum(row) - row[index] for index, row in enumerate(confusion)),
@@ -166,7 +166,7 @@ def write_report(
     files.write_atomic(path, page)
 
 
-def _findings(metrics: Mapping[str, Any]) -> list[str]:
+def _key_results(metrics: Mapping[str, Any]) -> list[str]:
     """Return sentences about the best and worst class, the most frequent mistake, calibration."""
     recalls = {
         name: row["recall"] for name, row in metrics.get("per_class", {}).items() if "recall" in row
@@ -201,13 +201,13 @@ def _draw_plots(
 ) -> dict[str, str]:
     """Return the SVG elements by name."""
     points = risk_coverage(predictions.probabilities, predictions.labels)
-    figures = {
+    charts = {
         "loss": plots.plot_curves(rows, "loss", as_percent=False),
         "macro_recall": plots.plot_curves(rows, "macro_recall", as_percent=True),
         "reliability": plots.plot_reliability(metrics["reliability"]),
         "risk_coverage": plots.plot_risk_coverage(points, metrics["decision"]["target_precision"]),
     }
-    return {name: plots.to_svg(figure, name) for name, figure in figures.items() if figure}
+    return {name: plots.to_svg(figure, name) for name, figure in charts.items() if figure}
 
 
 def select_thumbnails(
@@ -223,8 +223,8 @@ def select_thumbnails(
         C rows of C cells, none for more than 40 classes; the most confident mistakes of all.
     """
     mistakes = most_confident_mistakes(predictions.probabilities, predictions.labels, MAX_MISTAKES)
-    numbers = range(len(classes)) if len(classes) <= _MAX_MATRIX_CLASSES else ()
-    cells = _group_by_cell(predictions) if numbers else {}
+    class_indices = range(len(classes)) if len(classes) <= _MAX_MATRIX_CLASSES else ()
+    cells = _group_by_cell(predictions) if class_indices else {}
     num_shown = min(MAX_CELL_THUMBNAILS, MAX_THUMBNAILS // max(1, len(cells)))
     chosen = {index for cell in cells.values() for index in cell[:num_shown]} | set(mistakes)
     order = sorted(chosen)
@@ -244,7 +244,7 @@ def select_thumbnails(
             [predictions.paths[index] for index in indices[num_shown:][:_MAX_CELL_PATHS]],
         )
 
-    matrix = [[make_cell(row, column) for column in numbers] for row in numbers]
+    matrix = [[make_cell(row, column) for column in class_indices] for row in class_indices]
     return matrix, [thumbnails[index] for index in mistakes]
 
 

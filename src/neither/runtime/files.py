@@ -74,7 +74,10 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
 
 
 def keep_copy(copy: Path, path: Path) -> None:
-    """Make `copy` the present content of `path`, if that exists; both names exist at all times."""
+    """Make `copy` the present content of `path`, if that exists.
+
+    Where hard links are supported, both names exist at all times.
+    """
     if not path.exists():
         return
     temporary = _temporary(copy)
