@@ -37,34 +37,24 @@ def test_priors_are_read_in_any_order() -> None:
     assert with_priors("dog=0.333,human=being=0.333,neither=0.334")[2] == 0.334
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "''"),
-        ("dog=much,human=being=0.2,neither=0.7", "'dog=much'"),
-        ("dog=0.3,neither=0.7", "human=being"),
-        ("dog=0.1,human=being=0.2,neither=0.6,cat=0.1", "cat"),
-        ("dog=0.1,dog=0.1,human=being=0.2,neither=0.7", "dog"),
-        ("dog=0.1,human=being=0.2,neither=0.6", "0.9"),
-        ("dog=0,human=being=0.3,neither=0.7", "dog"),
-        ("dog=-0.1,human=being=0.4,neither=0.7", "dog"),
-        ("dog=nan,human=being=0.4,neither=0.6", "dog"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "''"), ("dog=much,human=being=0.2,neither=0.7", "'dog=much'"),
+    ("dog=0.3,neither=0.7", "human=being"), ("dog=0.1,human=being=0.2,neither=0.6,cat=0.1", "cat"),
+    ("dog=0.1,dog=0.1,human=being=0.2,neither=0.7", "dog"),
+    ("dog=0.1,human=being=0.2,neither=0.6", "0.9"), ("dog=0,human=being=0.3,neither=0.7", "dog"),
+    ("dog=-0.1,human=being=0.4,neither=0.7", "dog"), ("dog=nan,human=being=0.4,neither=0.6", "dog"),
+])  # fmt: skip
 def test_invalid_priors_are_errors(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         with_priors(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("macro_recall>=0.9", Requirement("macro_recall", ">=", 0.9)),
-        (" ece <= 3e-2 ", Requirement("ece", "<=", 0.03)),
-        ("per_class.a.b.recall>.4", Requirement("per_class.a.b.recall", ">", 0.4)),
-        ("num_images<6", Requirement("num_images", "<", 6)),
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"), [
+    ("macro_recall>=0.9", Requirement("macro_recall", ">=", 0.9)),
+    (" ece <= 3e-2 ", Requirement("ece", "<=", 0.03)),
+    ("per_class.a.b.recall>.4", Requirement("per_class.a.b.recall", ">", 0.4)),
+    ("num_images<6", Requirement("num_images", "<", 6)),
+])  # fmt: skip
 def test_a_requirement_is_read_and_met(text: str, expected: Requirement) -> None:
     assert read_requirement(text) == expected
     assert expected.check(METRICS) is None
@@ -171,7 +161,6 @@ def test_an_unusable_manifest_is_refused(call: Call, flat: Flat, tmp_path: Path)
     assert call("evaluate", flat[1], tmp_path / "gone.csv").code == 2
     for content, more, code, message in (
         ("path,label\n", [], 3, "no images"),
-        ("path,label\na.png,dog,x\n", [], 3, "some.csv:2: 3 cells"),
         ("path,label\na.png,dog\n", ["--split", "test"], 2, "no splits"),
         ("path,label,split\na.png,dog,train\n", [], 2, "--split train"),
     ):

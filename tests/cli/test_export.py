@@ -95,9 +95,7 @@ def test_images_checkpoints_and_folders_are_never_overwritten(call: Call, tmp_pa
         assert str(taken) in done.err
 
 
-def test_without_the_extra_there_is_a_remedy(
-    call: Call, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_without_the_extra(call: Call, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     done = call("export", tmp_path, "--format", "onnx", "--output", tmp_path / "model.onnx")
     assert (done.code, done.out) == (6, "")

@@ -7,16 +7,19 @@ import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from signal import SIGTERM
+from unittest.mock import Mock
 
 import pytest
 
 from neither.cli import main
 from neither.cli.main import _COMMANDS, check_installation, run_command
-from neither.runtime.errors import OutputError, UsageError
+from neither.runtime import errors
+from neither.runtime.errors import OutputError
 from neither.runtime.signals import Stopped
 from scripts import ROOT
 
 Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
 QUICK = ROOT / "configs" / "photos_quick.yaml"
 
 
@@ -52,42 +55,34 @@ print(json.dumps(loaded))
     assert "did you mean train.epochs?" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
-        (UsageError("what is wrong"), 2, "what is wrong"),
-        (OSError(errno.ENOSPC, "No space left", "a/file"), 6, "a/file: No space left; free"),
-        (OSError("odd"), 6, "odd"),
-        (MemoryError(), 6, "out of memory"),
-        (RuntimeError("CUDA out of memory. Tried"), 6, "out of memory"),
-    ],
-)
+@pytest.mark.parametrize(("error", "code", "message"), [
+    (errors.UsageError("a"), 2, "a"), (errors.DataError("b"), 3, "b"),
+    (errors.RequirementError("c"), 4, "c"), (errors.CheckpointError("d"), 5, "d"),
+    (OutputError("e"), 6, "e"), (errors.DivergedError("f"), 7, "f"),
+    (OSError(errno.ENOSPC, "No space left", "a/file"), 6, "a/file: No space left; free"),
+    (OSError("odd"), 6, "odd"), (MemoryError(), 6, "out of memory"),
+    (RuntimeError("CUDA out of memory. Tried"), 6, "out of memory"),
+])  # fmt: skip
 def test_an_error_is_one_message(
-    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, code: int, message: str, capsys: Capture
 ) -> None:
-    def fail() -> int:
-        raise error
-
-    assert run_command(fail) == code
+    assert run_command(Mock(side_effect=error)) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 
 
 def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: Patch) -> None:
-    def fail(error: Exception) -> int:
-        raise error
-
     assert run_command(lambda: 3) == 3
-    assert run_command(lambda: fail(Stopped(SIGTERM))) == 143
+    assert run_command(Mock(side_effect=Stopped(SIGTERM))) == 143
     closed = []
     monkeypatch.setattr(main, "discard_stdout", lambda: closed.append(1))
-    assert run_command(lambda: fail(BrokenPipeError())) == 0
+    assert run_command(Mock(side_effect=BrokenPipeError)) == 0
     assert closed
     with pytest.raises(RuntimeError, match="a bug"):
-        run_command(lambda: fail(RuntimeError("a bug")))
+        run_command(Mock(side_effect=RuntimeError("a bug")))
 
 
-def test_neither_runs_a_command(monkeypatch: Patch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_runs_a_command(monkeypatch: Patch, capsys: Capture) -> None:
     for argument, code in (("--help", 0), (None, 0), ("fly", 2)):
         monkeypatch.setattr(sys, "argv", ["neither", *filter(None, [argument])])
         assert main.main() == code
@@ -98,16 +93,11 @@ def test_neither_runs_a_command(monkeypatch: Patch, capsys: pytest.CaptureFixtur
     assert "no/folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("torch", "need", "fits"),
-    [
-        ("2.13.0", "torch (>=2.14.0)", False),
-        ("2.16.0", "torch==2.15.0", False),
-        ("2.13.0+cpu", "torch>=2.14", False),
-        ("2.15.0+cu132", "torch (>=2.14.0)", True),
-        ("2.15.0+cu132", "torch==2.15.0", True),
-    ],
-)
+@pytest.mark.parametrize(("torch", "need", "fits"), [
+    ("2.13.0", "torch (>=2.14.0)", False), ("2.16.0", "torch==2.15.0", False),
+    ("2.13.0+cpu", "torch>=2.14", False), ("2.15.0+cu132", "torch (>=2.14.0)", True),
+    ("2.15.0+cu132", "torch==2.15.0", True),
+])  # fmt: skip
 def test_a_torchvision_for_another_torch(
     torch: str, need: str, fits: bool, monkeypatch: Patch
 ) -> None:

@@ -86,7 +86,7 @@ def test_the_formats_agree_with_evaluate(call: Call, tmp_path: Path, model: Path
         assert one == other
 
 
-def test_inputs_are_read_in_the_given_order(
+def test_inputs_keep_their_order(
     call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
 ) -> None:
     folder = make(tmp_path / "in", 4)
@@ -139,9 +139,8 @@ def test_nothing_is_written_into_the_image_folder(call: Call, tmp_path: Path, mo
     for flag in ("--sort-into", "--explain"):
         assert call("predict", model, folder, flag, folder / "out").code == 2
     assert not (folder / "out").exists()
-    assert (
-        call("predict", model, folder, "--sort-into", model / "checkpoints" / "best.pt").code == 6
-    )
+    done = call("predict", model, folder, "--sort-into", model / "checkpoints" / "best.pt")
+    assert done.code == 6
 
 
 def test_missing_paths_exit_2_and_empty_folders_3(call: Call, tmp_path: Path, model: Path) -> None:

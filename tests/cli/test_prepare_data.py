@@ -1,8 +1,8 @@
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from torchvision.datasets import CIFAR10
 
 from archives import publish, write_archives
 from calls import Call, Done
@@ -34,32 +34,15 @@ def test_cifar_is_made_once(cache: Path, tmp_path: Path, call: Call, monkeypatch
     names = {"cifar.json", "test", "train", "unseen", "val"}
     assert {path.name for path in output.iterdir()} == names
 
-    def refuse(*_: object) -> None:
-        raise AssertionError("reads the archives again")
-
-    monkeypatch.setattr(cifar, "fetch_sets", refuse)
+    monkeypatch.setattr(cifar, "fetch_sets", None)  # the archives are not read again
     done = call("prepare_data", "cifar", "--output-dir", output)
     assert (done.code, done.out) == (0, f"CIFAR images: {output}\n")
     assert call("prepare_data", "cifar", "--output-dir", output / "train").code == 6
 
 
-def test_cifar_without_a_network_is_one_message_and_leaves_nothing(
-    cache: Path, tmp_path: Path, call: Call
-) -> None:
-    done = call("prepare_data", "cifar", "--output-dir", tmp_path / "cifar")
-    assert done.code == 6
-    line = done.err.splitlines()[-1]
-    assert line.startswith("error: ")
-    assert CIFAR10.url in line
-    assert str(cache) in line
-    assert {path.name for path in tmp_path.iterdir()} == {"cache", "published"}
-
-
 def test_cifar_checks_the_installation(tmp_path: Path, call: Call, monkeypatch: Patch) -> None:
-    def refuse() -> None:
-        raise OutputError("another torchvision")
-
-    monkeypatch.setattr(prepare_data, "check_installation", refuse)
+    error = OutputError("another torchvision")
+    monkeypatch.setattr(prepare_data, "check_installation", Mock(side_effect=error))
     done = call("prepare_data", "cifar", "--output-dir", tmp_path / "cifar")
     assert (done.code, done.err) == (6, "error: another torchvision\n")
 

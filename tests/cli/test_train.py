@@ -47,9 +47,7 @@ def test_without_a_test_split_the_printed_command_scores_val(call: Call, tmp_pat
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("train",), ("train", "test")])
-def test_the_printed_command_needs_no_split(
-    call: Call, tmp_path: Path, splits: tuple[str, ...]
-) -> None:
+def test_folders_without_all_splits(call: Call, tmp_path: Path, splits: tuple[str, ...]) -> None:
     root, run = make_splits(tmp_path / "photos", train=20, val=6, test=5), tmp_path / "run"
     for missing in {"train", "val", "test"} - {*splits}:
         shutil.rmtree(root / missing)

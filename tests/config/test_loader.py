@@ -63,20 +63,16 @@ def test_values_have_the_lines_of_their_keys() -> None:
 
 
 @pytest.mark.fault("C06", "C07", "C08", "C09")
-@pytest.mark.parametrize(
-    ("text", "location"),
-    [
-        ("", ":1"), ("# only a comment\n", ":1"), ("---\n", ":1"), ("- a\n- b\n", ":1"),
-        ("just words", ":1"), ("a: 1\n---\nb: 2\n", ":2:1"), ("a:\n\tb: 1\n", ":2:1"),
-        ("a: [1, 2\n", ":2:1"), ("a: b: c\n", ":1:5"), ("a: 1\nb: &x 2\n", ":2:4"),
-        ("a: 1\nb: *x\n", ":2:4"), ("a: &x\n  b: 1\n", ":1:4"), ("a: 1\nb: c\0d\n", ":2:5"),
-        (b"a: 1\nb: c\xff\n", ":2:5"), (b"\xef\xbb\xbfa: 1\nb: \xc3\xa4\xff\n", ":2:5"),
-        ("a: 1".encode("utf-16"), ":1:1"), ('a: "\\UFFFFFFFF"', ""), ('a: "\\U00110000"', ""),
-        ("a: 1\n? [b]\n: 2\n", ":2:3"),
-        ("a: !!str 5\n", ":1:4"), ("a: !local x", ":1:4"),
-        ("a: !<tag:yaml.org,2002:set> {}", ":1:4"), ("a: " + "[" * 10_000, ":1:23"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "location"), [
+    ("", ":1"), ("# only a comment\n", ":1"), ("---\n", ":1"), ("- a\n- b\n", ":1"),
+    ("just words", ":1"), ("a: 1\n---\nb: 2\n", ":2:1"), ("a:\n\tb: 1\n", ":2:1"),
+    ("a: [1, 2\n", ":2:1"), ("a: b: c\n", ":1:5"), ("a: 1\nb: &x 2\n", ":2:4"),
+    ("a: 1\nb: *x\n", ":2:4"), ("a: &x\n  b: 1\n", ":1:4"), ("a: 1\nb: c\0d\n", ":2:5"),
+    (b"a: 1\nb: c\xff\n", ":2:5"), (b"\xef\xbb\xbfa: 1\nb: \xc3\xa4\xff\n", ":2:5"),
+    ("a: 1".encode("utf-16"), ":1:1"), ('a: "\\UFFFFFFFF"', ""), ('a: "\\U00110000"', ""),
+    ("a: 1\n? [b]\n: 2\n", ":2:3"), ("a: !!str 5\n", ":1:4"), ("a: !local x", ":1:4"),
+    ("a: !<tag:yaml.org,2002:set> {}", ":1:4"), ("a: " + "[" * 10_000, ":1:23"),
+])  # fmt: skip
 def test_anything_but_one_plain_yaml_mapping_is_an_error(text: str | bytes, location: str) -> None:
     with pytest.raises(UsageError) as caught:
         read(text)
@@ -121,18 +117,15 @@ def test_a_file_may_have_64_kilobytes_and_20_levels() -> None:
 
 
 @pytest.mark.fault("C03")
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1", 1), ("-7", -7), ("+7", 7), ("010", 10), ("1e-3", 1e-3), ("1E5", 1e5), (".5", 0.5),
-        ("5.", 5.0), ("-.inf", float("-inf")), (".INF", float("inf")), ("9" * 5000, float("inf")),
-        ("true", True), ("No", False), ("off", False), ("~", None), ("", None), ("null", None),
-        ("'1'", "1"), ("1_000", "1_000"), ("0x1F", "0x1F"), ("12:30", "12:30"), ("1.2.3", "1.2.3"),
-        ("2024-01-01", "2024-01-01"), ("=", "="), ("1e", "1e"), ("e5", "e5"), ("\u0663", "\u0663"),
-        ("nO", "nO"), ("y", "y"), ("nan", "nan"), ("inf", "inf"), (".", "."), ("-", (None,)),
-        ("0o7", "0o7"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "value"), [
+    ("1", 1), ("-7", -7), ("+7", 7), ("010", 10), ("1e-3", 1e-3), ("1E5", 1e5), (".5", 0.5),
+    ("5.", 5.0), ("-.inf", float("-inf")), (".INF", float("inf")), ("9" * 5000, float("inf")),
+    ("true", True), ("No", False), ("off", False), ("~", None), ("", None), ("null", None),
+    ("'1'", "1"), ("1_000", "1_000"), ("0x1F", "0x1F"), ("12:30", "12:30"), ("1.2.3", "1.2.3"),
+    ("2024-01-01", "2024-01-01"), ("=", "="), ("1e", "1e"), ("e5", "e5"), ("\u0663", "\u0663"),
+    ("nO", "nO"), ("y", "y"), ("nan", "nan"), ("inf", "inf"), (".", "."), ("-", (None,)),
+    ("0o7", "0o7"),
+])  # fmt: skip
 def test_scalars_are_decimal_numbers_booleans_null_or_text(text: str, value: object) -> None:
     found = read(f"a:\n  {text}\n").values["a"]
     assert found == value
@@ -157,13 +150,10 @@ def test_an_override_replaces_or_adds_one_value_or_section() -> None:
 
 
 @pytest.mark.fault("C17")
-@pytest.mark.parametrize(
-    ("assignment", "key"),
-    [
-        ("a", ""), ("=1", ""), ("a.=1", ""), (".a=1", ""), ("a..b=1", ""), ("a.b=1", "a.b: "),
-        ("a=&x 1", "a: "), ("a=[1", "a: "), ("a={b: 1, b: 2}", "a.b: "), ("a=\udcff", "a: "),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("assignment", "key"), [
+    ("a", ""), ("=1", ""), ("a.=1", ""), (".a=1", ""), ("a..b=1", ""), ("a.b=1", "a.b: "),
+    ("a=&x 1", "a: "), ("a=[1", "a: "), ("a={b: 1, b: 2}", "a.b: "), ("a=\udcff", "a: "),
+])  # fmt: skip
 def test_a_malformed_override_is_one_problem(assignment: str, key: str) -> None:
     document = read("a: 1")
     override(document, assignment)
@@ -187,22 +177,19 @@ def test_errors_of_the_file_come_in_its_order_and_those_of_the_command_line_last
 
 
 @pytest.mark.fault("C01")
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("modle: {}", "7: modle: unknown key; did you mean model?"),
-        ("model:\n  widht: 8", "8: model.widht: unknown key; did you mean model.width?"),
-        ("model:\n  lr: 1", "8: model.lr: unknown key; did you mean train.lr?"),
-        ("model: {seed: 1}", "7: model.seed: unknown key; did you mean seed?"),
-        ("weight_decy: 1", "7: weight_decy: unknown key; did you mean train.weight_decay?"),
-        ("train.lr: 1",
-         "7: train.lr: unknown key; in a file, write lr: in a line of its own below train:"),
-        ("model: {<<: {width: 8}}", "7: model.<<: unknown key; known here: name, width, weights, "
-         "freeze_epochs, backbone_lr_factor"),
-        ("checkpoint: {qqq: 1}",
-         "7: checkpoint.qqq: unknown key; known here: save_every_minutes"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "message"), [
+    ("modle: {}", "7: modle: unknown key; did you mean model?"),
+    ("model:\n  widht: 8", "8: model.widht: unknown key; did you mean model.width?"),
+    ("model:\n  lr: 1", "8: model.lr: unknown key; did you mean train.lr?"),
+    ("model: {seed: 1}", "7: model.seed: unknown key; did you mean seed?"),
+    ("weight_decy: 1", "7: weight_decy: unknown key; did you mean train.weight_decay?"),
+    ("train.lr: 1",
+     "7: train.lr: unknown key; in a file, write lr: in a line of its own below train:"),
+    ("model: {<<: {width: 8}}", "7: model.<<: unknown key; known here: name, width, weights, "
+     "freeze_epochs, backbone_lr_factor"),
+    ("checkpoint: {qqq: 1}",
+     "7: checkpoint.qqq: unknown key; known here: save_every_minutes"),
+])  # fmt: skip
 def test_an_unknown_key_is_an_error_with_a_suggestion(text: str, message: str) -> None:
     assert error(MINIMAL + text) == f"c.yaml:{message}"
 
@@ -235,30 +222,26 @@ def test_a_missing_key_has_the_line_of_its_section() -> None:
 
 
 @pytest.mark.fault("C02", "C04", "C13", "C18", "C19")
-@pytest.mark.parametrize(
-    ("key", "text", "message"),
-    [
-        ("train.epochs", "true", "must be a valid integer, got true"),
-        ("train.epochs", '"64"', "must be a valid integer, got '64'"),
-        ("train.epochs", "64.0", "must be a valid integer, got 64.0"),
-        ("train.epochs", "", "must be a valid integer, got nothing"),
-        ("train.epochs", "[64]", "must be a valid integer, got [64]"),
-        ("train.lr", "9" * 500, "must be "),
-        ("train.lr", "{a: 1}", "must be a valid number"),
-        ("augmentation.horizontal_flip", "1", "must be a valid boolean, got 1"),
-        ("data.root", "5", 'must be text, but YAML reads 5 as a number: quote it, "5"'),
-        ("data.manifest", "Off", 'must be text, but YAML reads Off as false: quote it, "Off"'),
-        ("data.aliases", "[a, b]", "must be a valid dictionary, got [a, b]"),
-        ("data.ignored_folders", "cats", "must be a list such as [a, b], got 'cats'"),
-        ("data.group_pattern", "'(p[0-9]+'", "not a regular expression: missing )"),
-        ("data.root", "~nobody-at-all/x", "no such user's home folder, got '~nobody-at-all/x'"),
-        ("classes", "[dog]", "must have at least 2 items, got [dog]"),
-        ("augmentation.crop_scale", "[0.1, 0.2, 0.3]", "must have at most 2 items, got [0.1, "),
-        ("data", "5", "must be a section with keys below it"),
-        ("train.optimizer", "adam", "must be 'muon', 'sgd' or 'adamw', got 'adam'"),
-        ("device", "gpu", "must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("key", "text", "message"), [
+    ("train.epochs", "true", "must be a valid integer, got true"),
+    ("train.epochs", '"64"', "must be a valid integer, got '64'"),
+    ("train.epochs", "64.0", "must be a valid integer, got 64.0"),
+    ("train.epochs", "", "must be a valid integer, got nothing"),
+    ("train.epochs", "[64]", "must be a valid integer, got [64]"),
+    ("train.lr", "9" * 500, "must be "), ("train.lr", "{a: 1}", "must be a valid number"),
+    ("augmentation.horizontal_flip", "1", "must be a valid boolean, got 1"),
+    ("data.root", "5", 'must be text, but YAML reads 5 as a number: quote it, "5"'),
+    ("data.manifest", "Off", 'must be text, but YAML reads Off as false: quote it, "Off"'),
+    ("data.aliases", "[a, b]", "must be a valid dictionary, got [a, b]"),
+    ("data.ignored_folders", "cats", "must be a list such as [a, b], got 'cats'"),
+    ("data.group_pattern", "'(p[0-9]+'", "not a regular expression: missing )"),
+    ("data.root", "~nobody-at-all/x", "no such user's home folder, got '~nobody-at-all/x'"),
+    ("classes", "[dog]", "must have at least 2 items, got [dog]"),
+    ("augmentation.crop_scale", "[0.1, 0.2, 0.3]", "must have at most 2 items, got [0.1, "),
+    ("data", "5", "must be a section with keys below it"),
+    ("train.optimizer", "adam", "must be 'muon', 'sgd' or 'adamw', got 'adam'"),
+    ("device", "gpu", "must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
+])  # fmt: skip
 def test_a_bad_value_is_an_error_in_plain_words(key: str, text: str, message: str) -> None:
     assert error(MINIMAL, f"{key}={text}").startswith(
         f"command line: {key}={text}: {key}: {message}"

@@ -31,48 +31,45 @@ PRETRAINED = ("model.name=resnet18", "model.weights=~/own.pth")
 
 
 @pytest.mark.fault("C20")
-@pytest.mark.parametrize(
-    ("key", "good", "bad"),
-    [
-        ("seed", ["0", str(2**63 - 1)], ["-1", str(2**63), "9" * 2000]),
-        ("train.epochs", ["0", "100000"], ["-1", "100001"]),
-        ("train.batch_size", ["1", "65536"], ["0", "65537"]),
-        ("train.lr", ["1e-9", "100"], ["0", "-0.1", "100.1", ".inf", "-.inf", ".nan"]),
-        ("train.momentum", ["0", "0.99"], ["1", "-0.1", ".nan"]),
-        ("train.weight_decay", ["0", "10"], ["-1", "11", ".nan"]),
-        ("train.warmup_epochs", ["0", "59"], ["-1", "60"]),
-        ("train.validate_every_epochs", ["1", "100"], ["0", "0.5"]),
-        ("train.label_smoothing", ["0", "0.9"], ["1", "-0.1"]),
-        ("train.ema_decay", ["0", "0.999"], ["1", "1.1"]),
-        ("train.max_grad_norm", ["0.1", "1e9"], ["0", ".inf"]),
-        ("data.val_fraction", ["0.01", "0.8"], ["0", "1", ".nan"]),
-        ("data.test_fraction", ["0", "0.8"], ["1", "-0.1"]),
-        ("data.max_unreadable", ["0", "0.99"], ["1", "-0.1", ".nan"]),
-        ("data.group_pattern", ["a", "'^(.*)_'", "'(?P<who>p[0-9]+)/'"],
-         ["''", "'('", "'[a'", "'*'"]),
-        ("data.image_size", ["32", "1024"], ["7", "1025"]),
-        ("data.aliases", ["{person: human, 8: dog, no: neither}"],
-         ["{person: a/b}", "{' a': dog}"]),
-        ("augmentation.train_scale", ["0.21", "1"], ["0.2", "1.1"]),
-        ("augmentation.crop_scale", ["[0.1, 0.1]", "[1, 1]"],
-         ["[0, 1]", "[0.5, 1.1]", "[0.5]", "[0.1, 0.2, 0.3]", "0.5", "[0.9, 0.5]"]),
-        ("augmentation.rotation_degrees", ["0", "180"], ["-1", "181"]),
-        ("augmentation.color_jitter", ["0", "0.9"], ["1", "-0.1"]),
-        ("augmentation.grayscale", ["0", "1"], ["1.1", "-0.1"]),
-        ("augmentation.random_erasing", ["0", "1"], ["1.1", "-0.1"]),
-        ("augmentation.cutmix", ["0", "1"], ["1.1", "-0.1"]),
-        ("model.width", ["8", "512"], ["7", "513"]),
-        ("model.name", ["resnet18", "vit_b_16"], ["../x", "Resnet18", "''", "8net", "a-b"]),
-        ("model.freeze_epochs", ["0", "3"], ["-1", "0.5"]),
-        ("model.backbone_lr_factor", ["0.01", "1"], ["0", "1.1"]),
-        ("checkpoint.save_every_minutes", ["0.1"], ["0", "-1"]),
-        ("decision.target_precision", ["0.5", "1"], ["0", "1.1"]),
-        ("device", ["auto", "cpu", "mps", "cuda", "cuda:12"], ["gpu", "cuda:", "cuda:-1", "CPU"]),
-        ("precision", ["auto", "float32", "bfloat16"], ["float16"]),
-        ("name", ['"a"', "A.b-c_9", '"0"', "a" * 100],
-         ["''", ".a", "-a", "a/b", "a b", "ä", "a" * 101, r'"a\n"']),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("key", "good", "bad"), [
+    ("seed", ["0", str(2**63 - 1)], ["-1", str(2**63), "9" * 2000]),
+    ("train.epochs", ["0", "100000"], ["-1", "100001"]),
+    ("train.batch_size", ["1", "65536"], ["0", "65537"]),
+    ("train.lr", ["1e-9", "100"], ["0", "-0.1", "100.1", ".inf", "-.inf", ".nan"]),
+    ("train.momentum", ["0", "0.99"], ["1", "-0.1", ".nan"]),
+    ("train.weight_decay", ["0", "10"], ["-1", "11", ".nan"]),
+    ("train.warmup_epochs", ["0", "59"], ["-1", "60"]),
+    ("train.validate_every_epochs", ["1", "100"], ["0", "0.5"]),
+    ("train.label_smoothing", ["0", "0.9"], ["1", "-0.1"]),
+    ("train.ema_decay", ["0", "0.999"], ["1", "1.1"]),
+    ("train.max_grad_norm", ["0.1", "1e9"], ["0", ".inf"]),
+    ("data.val_fraction", ["0.01", "0.8"], ["0", "1", ".nan"]),
+    ("data.test_fraction", ["0", "0.8"], ["1", "-0.1"]),
+    ("data.max_unreadable", ["0", "0.99"], ["1", "-0.1", ".nan"]),
+    ("data.group_pattern", ["a", "'^(.*)_'", "'(?P<who>p[0-9]+)/'"],
+     ["''", "'('", "'[a'", "'*'"]),
+    ("data.image_size", ["32", "1024"], ["7", "1025"]),
+    ("data.aliases", ["{person: human, 8: dog, no: neither}"],
+     ["{person: a/b}", "{' a': dog}"]),
+    ("augmentation.train_scale", ["0.21", "1"], ["0.2", "1.1"]),
+    ("augmentation.crop_scale", ["[0.1, 0.1]", "[1, 1]"],
+     ["[0, 1]", "[0.5, 1.1]", "[0.5]", "[0.1, 0.2, 0.3]", "0.5", "[0.9, 0.5]"]),
+    ("augmentation.rotation_degrees", ["0", "180"], ["-1", "181"]),
+    ("augmentation.color_jitter", ["0", "0.9"], ["1", "-0.1"]),
+    ("augmentation.grayscale", ["0", "1"], ["1.1", "-0.1"]),
+    ("augmentation.random_erasing", ["0", "1"], ["1.1", "-0.1"]),
+    ("augmentation.cutmix", ["0", "1"], ["1.1", "-0.1"]),
+    ("model.width", ["8", "512"], ["7", "513"]),
+    ("model.name", ["resnet18", "vit_b_16"], ["../x", "Resnet18", "''", "8net", "a-b"]),
+    ("model.freeze_epochs", ["0", "3"], ["-1", "0.5"]),
+    ("model.backbone_lr_factor", ["0.01", "1"], ["0", "1.1"]),
+    ("checkpoint.save_every_minutes", ["0.1"], ["0", "-1"]),
+    ("decision.target_precision", ["0.5", "1"], ["0", "1.1"]),
+    ("device", ["auto", "cpu", "mps", "cuda", "cuda:12"], ["gpu", "cuda:", "cuda:-1", "CPU"]),
+    ("precision", ["auto", "float32", "bfloat16"], ["float16"]),
+    ("name", ['"a"', "A.b-c_9", '"0"', "a" * 100],
+     ["''", ".a", "-a", "a/b", "a b", "ä", "a" * 101, r'"a\n"']),
+])  # fmt: skip
 def test_the_ranges(key: str, good: list[str], bad: list[str]) -> None:
     base = PRETRAINED if key.startswith("model.") and key != "model.width" else ()
     for text in good:
@@ -95,20 +92,16 @@ def test_a_class_name_must_be_a_folder_name() -> None:
 
 
 @pytest.mark.fault("C15")
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["classes=[dog, cat, dog]"], ["reject_class=cat"], ["data.ignored_folders=[dog]"],
-        ["data.aliases={person: people}"], ["data.aliases={dog: human}"],
-        ["data.aliases={cup: neither}", "data.ignored_folders=[cup]"],
-        ["data.val_fraction=0.5", "data.test_fraction=0.5"],
-        ["data.image_size=31"], ["model.weights=default"],
-        ["model.freeze_epochs=1", "model.name=resnet18"],
-        ["model.backbone_lr_factor=0.5", "model.name=resnet18"],
-        ["augmentation.train_scale=0.75", "model.name=softmax_regression"],
-        ["train.batch_size=127", "augmentation.cutmix=0.1"],
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("overrides", [
+    ["classes=[dog, cat, dog]"], ["reject_class=cat"], ["data.ignored_folders=[dog]"],
+    ["data.aliases={person: people}"], ["data.aliases={dog: human}"],
+    ["data.aliases={cup: neither}", "data.ignored_folders=[cup]"],
+    ["data.val_fraction=0.5", "data.test_fraction=0.5"], ["data.image_size=31"],
+    ["model.weights=default"], ["model.freeze_epochs=1", "model.name=resnet18"],
+    ["model.backbone_lr_factor=0.5", "model.name=resnet18"],
+    ["augmentation.train_scale=0.75", "model.name=softmax_regression"],
+    ["train.batch_size=127", "augmentation.cutmix=0.1"],
+])  # fmt: skip
 def test_values_that_do_not_fit_together_are_an_error(overrides: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         load(*overrides)

@@ -173,9 +173,8 @@ def test_without_a_network_the_message_names_the_files(tmp_path: Path, monkeypat
     assert text.endswith(f"into {tmp_path / 'cache'}")
 
 
-def test_bad_archives_and_folders(
-    tmp_path: Path, published: Path, archives: dict[str, Archive], monkeypatch: Patch
-) -> None:
+def test_bad_archives_and_folders(tmp_path: Path, published: Path, monkeypatch: Patch) -> None:
+    content = (published / "cifar-10-python.tar.gz").read_bytes()
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in fail(tmp_path / "file" / "cache")
     (published / "cifar-100-python.tar.gz").unlink()
@@ -184,7 +183,6 @@ def test_bad_archives_and_folders(
     assert "not found" in text.lower()
     (published / "cifar-10-python.tar.gz").write_bytes(b"<html>Please log in</html>")
     assert "corrupted" in fail(tmp_path / "other_cache")
-    content = archives["cifar10"].file.read_bytes()
     half = len(content) // 2
     for bad in (content[:half], content[:half] + bytes(half), b"no archive at all"):
         (published / "cifar-10-python.tar.gz").write_bytes(bad)

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -85,19 +86,14 @@ def test_unusual_files_are_read() -> None:
     assert [len(image.boxes["dog"]) for image in images] == [1] * len(names)
 
 
-@pytest.mark.parametrize(
-    ("content", "where"),
-    [
-        (b"", "line 1 column 0"), (b'{"images": [', "line 1 column 12"),
-        (b"\xff\xfe\x00", "line 1 column 1"), (b"[" * 100_000, "line 1 column"),
-        (b'{"images": ' + b"9" * 5000 + b"}", "line 1 column"),
-        (b"[]", "[]"), (b"{}", "categories: "),
-        (b'{"images": {}, "categories": "x"}', "categories: "),
-        (b'{"categories": [], "annotations": []}', "images: "),
-        (b'{"categories": [], "images": []}', "annotations: "),
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize(("content", "where"), [
+    (b"", "line 1 column 0"), (b'{"images": [', "line 1 column 12"),
+    (b"\xff\xfe\x00", "line 1 column 1"), (b"[" * 100_000, "line 1 column"),
+    (b'{"images": ' + b"9" * 5000 + b"}", "line 1 column"), (b"[]", "[]"), (b"{}", "categories: "),
+    (b'{"images": {}, "categories": "x"}', "categories: "),
+    (b'{"categories": [], "annotations": []}', "images: "),
+    (b'{"categories": [], "images": []}', "annotations: "),
+], ids=str)  # fmt: skip
 def test_other_files_are_errors(content: bytes, where: str) -> None:
     assert where in error_of(content)
 
@@ -261,11 +257,9 @@ def test_links_and_copies(small: Made, monkeypatch: Patch, tmp_path: Path, copy:
         assert path.lstat().st_nlink == 1
 
 
-def test_without_links_the_message_names_copy(small: Made, monkeypatch: Patch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "symlink_to", refuse)
+def test_without_links_copy_is_named(small: Made, monkeypatch: Patch) -> None:
+    error = OSError(1, "Operation not permitted")
+    monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=error))
     with pytest.raises(OutputError, match=r"--copy"):
         small.sort()
     assert not small.output.exists()
@@ -340,12 +334,9 @@ def test_missing_paths_and_output_among_the_images(small: Made, tmp_path: Path) 
 
 
 def test_the_same_command_does_nothing(small: Made, tmp_path: Path, monkeypatch: Patch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("must not read")
-
     small.sort()
     before = state(small.output)
-    monkeypatch.setattr(coco, "read_annotations", refuse)
+    monkeypatch.setattr(coco, "read_annotations", None)  # is not read
     assert small.sort() is None
     with pytest.raises(OutputError):
         small.sort(copy=True)

@@ -30,11 +30,8 @@ NUM_CLASSES = len(CLASSES)
 HAND = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # the last class has no image
 EMPTY = torch.zeros(3, 3, dtype=torch.int64)
 
-answers = st.lists(
-    st.tuples(st.integers(0, NUM_CLASSES - 1), st.integers(0, NUM_CLASSES - 1)),
-    min_size=1,
-    max_size=40,
-)
+indices = st.integers(0, NUM_CLASSES - 1)
+answers = st.lists(st.tuples(indices, indices), min_size=1, max_size=40)
 quick = settings(max_examples=40, deadline=None)
 
 
@@ -108,12 +105,9 @@ def test_the_order_of_the_images_changes_no_bit_of_nll(seed: int, random: Random
 
 def test_curves_leave_out_the_recall_of_classes_without_images() -> None:
     assert curve_metrics(0.25, HAND, CLASSES) == {
-        "loss": 0.25,
-        "accuracy": 0.7,
-        "macro_recall": pytest.approx(17 / 24),
-        "recall/dog": 3 / 4,
-        "recall/human": 4 / 6,
-    }
+        "loss": 0.25, "accuracy": 0.7, "macro_recall": pytest.approx(17 / 24),
+        "recall/dog": 3 / 4, "recall/human": 4 / 6,
+    }  # fmt: skip
 
 
 def test_nothing_to_score_is_an_error_not_a_zero() -> None:
@@ -133,6 +127,7 @@ def test_the_interval_of_a_fraction_is_that_of_the_binomial() -> None:
     assert low == pytest.approx(0.9 - half, abs=0.003)
     assert high == pytest.approx(0.9 + half, abs=0.003)
     assert (low, high) == mean_interval(hits)
+    assert mean_interval(hits[:1]) == (1, 1)
 
 
 def test_macro_recall_is_as_uncertain_as_its_rarest_class() -> None:
@@ -149,7 +144,3 @@ def test_a_class_that_a_draw_leaves_out_is_left_out_of_its_mean() -> None:
     labels = torch.tensor([0, 0, 0, 1])
     low, high = macro_recall_interval(labels, torch.tensor([True, True, True, False]))
     assert (low, high) == (0.5, 1.0)
-
-
-def test_one_image_has_no_spread() -> None:
-    assert mean_interval(torch.tensor([0.25], dtype=torch.float64)) == (0.25, 0.25)

@@ -58,14 +58,11 @@ def test_any_batch_size(files: dict[Format, bytes], kind: Format, classifier: Cl
 
 
 def test_other_probabilities_are_refused(
-    files: dict[Format, bytes], classifier: Classifier
+    files: dict[Format, bytes], classifier: Classifier, monkeypatch: Patch
 ) -> None:
     other = replace(classifier, temperature=1.26)
     with pytest.raises(RuntimeError, match="nothing was written"):
         verify_export(files["onnx"], "onnx", other, PIXELS)
-
-
-def test_nan_is_refused(classifier: Classifier, monkeypatch: Patch) -> None:
     monkeypatch.setattr(export, "load_exported", lambda *_: lambda _: np.full((1, 3), np.nan))
     with pytest.raises(RuntimeError, match="differ by nan"):
         verify_export(b"", "onnx", classifier, PIXELS[:1])

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -147,31 +148,24 @@ def test_an_unknown_network_is_refused(saved: Path) -> None:
 
 
 @pytest.mark.fault("K13")
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("model", {"name": "../x"}), ("preprocessing", {"image_size": 0}),
-        ("preprocessing", {"image_size": 32, "std": (0.2, 0.0, 0.2)}), ("temperature", 0.0),
-        ("threshold", 1.5), ("class_frequencies", (-0.5, 0.5, 1.0)), ("classes", ()),
-        ("aliases", {"a": 1}), ("step", -1), ("extra", 1),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("key", "value"), [
+    ("model", {"name": "../x"}), ("preprocessing", {"image_size": 0}),
+    ("preprocessing", {"image_size": 32, "std": (0.2, 0.0, 0.2)}), ("temperature", 0.0),
+    ("threshold", 1.5), ("class_frequencies", (-0.5, 0.5, 1.0)), ("classes", ()),
+    ("aliases", {"a": 1}), ("step", -1), ("extra", 1),
+])  # fmt: skip
 def test_a_wrong_field_is_refused(key: str, value: object, saved: Path) -> None:
     change(saved, **{key: value})
     assert_refused(saved, f"{key}.* of this checkpoint is missing or wrong")
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"classes": ("dog", "dog", "neither")}, "contradict"),
-        ({"reject_class": "cat"}, "contradict"),
-        ({"class_frequencies": (0.5, 0.5)}, "contradict"),
-        ({"preprocessing": {"image_size": 32, "decoder": 1}}, "decoder 1"),
-        ({"schema_version": SCHEMA_VERSION + 1, "made_by": "99.5"},
-         rf"neither 99\.5 with schema {SCHEMA_VERSION + 1};.*install"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("values", "message"), [
+    ({"classes": ("dog", "dog", "neither")}, "contradict"), ({"reject_class": "cat"}, "contradict"),
+    ({"class_frequencies": (0.5, 0.5)}, "contradict"),
+    ({"preprocessing": {"image_size": 32, "decoder": 1}}, "decoder 1"),
+    ({"schema_version": SCHEMA_VERSION + 1, "made_by": "99.5"},
+     rf"neither 99\.5 with schema {SCHEMA_VERSION + 1};.*install"),
+])  # fmt: skip
 def test_unsuitable_content_is_refused(values: dict[str, Any], message: str, saved: Path) -> None:
     change(saved, **values)
     assert_refused(saved, message)
@@ -264,11 +258,8 @@ def test_missing_and_unknown_weights_are_named_and_leave_the_network_unchanged()
 
 def test_a_full_disk_leaves_the_old_file_unchanged(saved: Path, monkeypatch: Patch) -> None:
     before = saved.read_bytes()
-
-    def refuse(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", refuse)
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=error))
     with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(saved, replace(make_checkpoint(), epoch=99))
     assert saved.read_bytes() == before

@@ -98,10 +98,6 @@ def test_weights_for_another_image_size_are_refused_with_the_size(tmp_path: Path
         load(tmp_path / "vit.pth", "vit_b_32", seed=None)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
 def change(name: str, value: float) -> Callable[[Path], None]:
     weights = weights_of(NAME)
     changed = {name: torch.full_like(weights[name], value)}
@@ -111,8 +107,7 @@ def change(name: str, value: float) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "cannot be read"),
-        (lambda path: path.write_bytes(b"no weights"), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "cannot be read"),
         (lambda path: torch.save(models.squeezenet1_1(), path), "more than tensors"),
         (lambda path: torch.save({"model": weights_of(NAME)}, path), "want a state dict"),
         pytest.param(
@@ -123,7 +118,7 @@ def change(name: str, value: float) -> Callable[[Path], None]:
         (change("conv1.0.weight", torch.nan), r"conv1\.0\.weight .*not finite"),
         (change("conv1.1.running_var", -1), r"conv1\.1\.running_var .*negative"),
     ],
-    ids=["truncated", "text", "pickled network", "nested", "sparse", "nan", "variance"],
+    ids=["truncated", "pickled network", "nested", "sparse", "nan", "variance"],
 )
 def test_a_bad_file_is_refused(damage: Callable[[Path], None], message: str, hub: Path) -> None:
     torch.save(weights_of(NAME), hub / CACHED)
@@ -161,8 +156,7 @@ def test_the_checksum_of_a_download(hub: Path, tmp_path: Path, monkeypatch: Patc
 
 def test_the_preprocessing_is_that_of_the_weights() -> None:
     preprocessing = Preprocessing(96, "pad")
-    without = match_preprocessing(preprocessing, Model(name="efficientnet_v2_l"))
-    assert without == preprocessing
+    assert match_preprocessing(preprocessing, Model(name="efficientnet_v2_l")) == preprocessing
     other = match_preprocessing(preprocessing, Model(name="efficientnet_v2_l", weights="default"))
     assert other == Preprocessing(96, "pad", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     own = match_preprocessing(preprocessing, Model(name="resnet18", weights="own.pth"))

@@ -20,19 +20,11 @@ from neither.runtime.errors import UsageError
 
 # One of each family with a head of its own kind, and torchvision's name of its last layer.
 FAMILIES = {
-    "resnet18": "fc",
-    "mobilenet_v3_small": "classifier.3",
-    "efficientnet_b0": "classifier.1",
-    "densenet121": "classifier",
-    "squeezenet1_1": "classifier.1",
-    "shufflenet_v2_x0_5": "fc",
-    "mnasnet0_5": "classifier.1",
-    "googlenet": "fc",
-    "convnext_tiny": "classifier.2",
-    "swin_t": "head",
-    "vit_b_32": "heads.head",
-    "regnet_y_400mf": "fc",
-}
+    "resnet18": "fc", "mobilenet_v3_small": "classifier.3", "efficientnet_b0": "classifier.1",
+    "densenet121": "classifier", "squeezenet1_1": "classifier.1", "shufflenet_v2_x0_5": "fc",
+    "mnasnet0_5": "classifier.1", "googlenet": "fc", "convnext_tiny": "classifier.2",
+    "swin_t": "head", "vit_b_32": "heads.head", "regnet_y_400mf": "fc",
+}  # fmt: skip
 
 
 def build(name: str, size: int = 64, seed: int | None = 0) -> TorchvisionNetwork:

@@ -77,17 +77,10 @@ def test_the_report_is_complete_and_the_same_each_time(page: Path, evaluated: Ev
     text = page.read_text("utf-8")
     for part in (
         "Of 100 images like these, about 95 are classified correctly (88 to 98).",
-        "dog classified as human, 5 of 35.",
-        "Worst class: dog, 85.7 %",
-        *CONTEXT.warnings,
-        "python scripts/predict.py runs/x FOLDER",
-        "<title>dogs &amp; humans</title>",
-        "teapots",
-        "disputed in 93 %",
-        "val ends at",
-        "model ends at 5.3 %",
-        "&lt;script&gt;",
-    ):
+        "dog classified as human, 5 of 35.", "Worst class: dog, 85.7 %", *CONTEXT.warnings,
+        "python scripts/predict.py runs/x FOLDER", "<title>dogs &amp; humans</title>", "teapots",
+        "disputed in 93 %", "val ends at", "model ends at 5.3 %", "&lt;script&gt;",
+    ):  # fmt: skip
         assert part in text, part
     assert "<script" not in text
     ids = re.findall(r' id="([^"]*)"', text)
@@ -227,9 +220,8 @@ def test_with_many_classes_there_is_no_matrix_and_bars_are_few(tmp_path: Path, d
     classes = [str(number) for number in range(50)]
     draw(tmp_path / "0.png", "dog")
     probabilities = [0.51 if number == 7 else 0.01 for number in range(50)]
-    cells, (mistake,) = select_thumbnails(
-        predict([tmp_path / "0.png"], [(40, probabilities)]), classes
-    )
+    predictions = predict([tmp_path / "0.png"], [(40, probabilities)])
+    cells, (mistake,) = select_thumbnails(predictions, classes)
     assert cells == []
     assert (mistake.true, mistake.predicted) == ("40", "7")
     assert len(mistake.probabilities) <= 6
@@ -250,19 +242,15 @@ def test_records_are_read_the_last_row_of_an_epoch_counts(tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("label_issues.csv", "path;label\na;b\n"),
-        ("label_issues.csv", "path,label,predicted,disagreement\na,dog\n"),
-        ("label_issues.csv", "path,label,predicted,disagreement\na,dog,human,often\n"),
-        ("metrics.jsonl", ROW + "{"),
-        ("metrics.jsonl", ROW + "[1]\n"),
-        ("metrics.jsonl", ROW + '{"epoch": 1, "step": 1}\n'),
-        ("metrics.jsonl", ROW + '{"epoch": 1, "step": 1, "train": 3}\n'),
-        ("metrics.jsonl", ROW + '{"epoch": Infinity, "step": 1, "train": {}}\n'),
-    ],
-)
+@pytest.mark.parametrize(("name", "text"), [
+    ("label_issues.csv", "path;label\na;b\n"),
+    ("label_issues.csv", "path,label,predicted,disagreement\na,dog\n"),
+    ("label_issues.csv", "path,label,predicted,disagreement\na,dog,human,often\n"),
+    ("metrics.jsonl", ROW + "{"), ("metrics.jsonl", ROW + "[1]\n"),
+    ("metrics.jsonl", ROW + '{"epoch": 1, "step": 1}\n'),
+    ("metrics.jsonl", ROW + '{"epoch": 1, "step": 1, "train": 3}\n'),
+    ("metrics.jsonl", ROW + '{"epoch": Infinity, "step": 1, "train": {}}\n'),
+])  # fmt: skip
 def test_a_damaged_record_is_a_warning_and_no_rows(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with log_to_folder(tmp_path):

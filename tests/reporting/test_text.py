@@ -17,14 +17,8 @@ UNLABELLED: dict[str, Any] = {
     "temperature": 1.2345,
 }  # fmt: skip
 LABELLED: dict[str, Any] = UNLABELLED | {
-    "accuracy": 0.75,
-    "macro_recall": 0.625,
-    "nll": 0.43219,
-    "refinement": 0.41,
-    "brier": 0.25,
-    "ece": 0.031,
-    "adaptive_ece": 0.035,
-    "classwise_ece": 0.021,
+    "accuracy": 0.75, "macro_recall": 0.625, "nll": 0.43219, "refinement": 0.41, "brier": 0.25,
+    "ece": 0.031, "adaptive_ece": 0.035, "classwise_ece": 0.021,
     "expected_if_calibrated": {
         "ece": {"mean": 0.022, "q95": 0.04},
         "adaptive_ece": {"mean": 0.023, "q95": 0.03},
@@ -32,11 +26,8 @@ LABELLED: dict[str, Any] = UNLABELLED | {
     },
     "intervals": {"accuracy": [0.5, 1.0], "macro_recall": [0.25, 0.755], "nll": [0.4, 0.5]},
     "rejection": {"auroc": 0.975, "fpr_at_95_tpr": 0.125, "oscr": 0.95},
-    "selective": {
-        "accuracy_at": {"0.95": 0.8, "0.9": 0.85, "0.8": 0.9},
-        "aurc": 0.0123,
-        "augrc": 0.0111,
-    },
+    "selective": {"accuracy_at": {"0.95": 0.8, "0.9": 0.85, "0.8": 0.9},
+                  "aurc": 0.0123, "augrc": 0.0111},
     "threshold": 0.8125,
     "decision": {"target_precision": 0.98, "coverage": 0.75, "precision": 1.0},
     "confusion_matrix": [[3, 1], [0, 0]],
@@ -44,7 +35,7 @@ LABELLED: dict[str, Any] = UNLABELLED | {
         "dog": {"precision": 1.0, "recall": 0.75, "f1": 0.857, "num_images": 4},
         "human": {"precision": 0.0, "num_images": 0},
     },
-}
+}  # fmt: skip
 
 
 def printed(metrics: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -79,8 +70,6 @@ def test_priors_are_printed_with_the_target(capsys: pytest.CaptureFixture[str]) 
     assert any(line.endswith(": dog 0.1 %, human 99.9 %") for line in lines)
     assert "class frequencies there" in lines[-1]
 
-
-def test_without_a_threshold_all_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {key: value for key, value in LABELLED.items() if key != "threshold"}
     assert "every prediction is accepted" in printed(metrics, capsys)[-1]
 
@@ -116,20 +105,15 @@ def test_the_summary_is_accuracy_confidence_and_the_reject_class() -> None:
     assert ("about 60" in second, "95.0 %" in second) == (True, True)
     assert third == "Of 100 images of neither, about 91 are classified as neither."
 
-
-def test_metrics_on_training_images_are_marked_first() -> None:
     first, *_ = summary_sentences(make_metrics(num_trained_on=99))
     assert first.startswith("99 of these 100 images")
 
 
-@pytest.mark.parametrize(
-    ("decision", "part"),
-    [
-        ({"coverage": 0.02, "precision": 1.0}, "2 of 100 predictions are confident, 2 of them"),
-        ({"coverage": 0.0}, "No prediction is confident"),
-        ({"coverage": 1.0, "precision": 0.9}, "Of 100 predictions, all are confident; 90.0 %"),
-    ],
-)
+@pytest.mark.parametrize(("decision", "part"), [
+    ({"coverage": 0.02, "precision": 1.0}, "2 of 100 predictions are confident, 2 of them"),
+    ({"coverage": 0.0}, "No prediction is confident"),
+    ({"coverage": 1.0, "precision": 0.9}, "Of 100 predictions, all are confident; 90.0 %"),
+])  # fmt: skip
 def test_few_confident_predictions_are_counted(decision: dict[str, float], part: str) -> None:
     lines = summary_sentences(make_metrics(decision={"target_precision": 0.98} | decision))
     assert sum(part in line for line in lines) == 1
@@ -150,9 +134,7 @@ def test_hardly_better_than_chance_is_mentioned() -> None:
     ("ece", "bound", "verdict"),
     [(0.06, 0.05, "not well"), (0.04, 0.05, "are well"), (0.06, 0.07, "too few")],
 )
-def test_calibration_is_judged_by_the_expected_error(
-    ece: float, bound: float, verdict: str
-) -> None:
+def test_calibration_is_judged(ece: float, bound: float, verdict: str) -> None:
     metrics = {"ece": ece, "expected_if_calibrated": {"ece": {"q95": bound}}}
     assert verdict in calibration_sentence(metrics)
 
@@ -166,10 +148,7 @@ def test_only_all_is_all_and_only_none_is_none(fraction: float, part: str) -> No
     assert part in summary_sentences(make_metrics(accuracy=fraction))[0]
 
 
-@pytest.mark.parametrize(
-    ("fraction", "text"),
-    [(0.0, "0.0 %"), (1e-5, "< 0.1 %"), (0.0006, "0.1 %"), (0.9877, "98.8 %"),
-     (0.99999, "> 99.9 %"), (1.0, "100.0 %")],
-)  # fmt: skip
-def test_only_0_is_0_percent_and_only_1_is_100(fraction: float, text: str) -> None:
-    assert format_percent(fraction) == text
+def test_only_0_is_0_percent_and_only_1_is_100() -> None:
+    assert [format_percent(fraction) for fraction in (0.0, 1e-5, 0.0006, 0.9877, 0.99999, 1.0)] == [
+        "0.0 %", "< 0.1 %", "0.1 %", "98.8 %", "> 99.9 %", "100.0 %",
+    ]  # fmt: skip

@@ -1,4 +1,3 @@
-import io
 import logging
 import os
 import re
@@ -7,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from neither.runtime import console
 
 Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_printable_escapes_as_python_does() -> None:
     assert console.printable(Path("ä b")) == "ä b"
 
 
-def test_messages_and_results_have_streams_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_and_results_have_streams_of_their_own(capsys: Capture) -> None:
     console.setup_console()  # a second call adds no second handler
     console.info("a message")
     console.warn("odd")
@@ -53,14 +54,14 @@ def test_messages_and_results_have_streams_of_their_own(capsys: pytest.CaptureFi
     assert err == "a message\nwarning: odd\nerror: wrong\n"
 
 
-def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_shown_as_it_is(capsys: Capture) -> None:
     for text in ("[bold]x[/bold]", ":smile:", "[/nonsense]", "x" * 300, "a 1 b"):
         console.info(text)
         console.print_line(text)
         assert capsys.readouterr() == (f"{text}\n", f"{text}\n")
 
 
-def test_a_table_shows_its_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_shows_its_cells_as_they_are(capsys: Capture) -> None:
     rows = [["[red]dog", "0.5"], ["a\nb", "0.25"]]
     console.print_table("Metrics", ["class", "[recall]"], rows)
     out, err = capsys.readouterr()
@@ -72,15 +73,9 @@ def test_a_table_shows_its_cells_as_they_are(capsys: pytest.CaptureFixture[str])
         assert re.split(r"\s*[│┃]\s*", line)[1:3] == cells
 
 
-def test_the_log_has_messages_and_tracebacks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "log.txt"
     path.write_text("before\n")
-
-    def fail() -> None:
-        raise KeyError("in a thread")
-
     with console.log_to_folder(tmp_path):
         console.info("hello \udcff")
         console.log_only("details")
@@ -88,7 +83,7 @@ def test_the_log_has_messages_and_tracebacks(
             raise ValueError("deep down")
         except ValueError:
             console.log_traceback()
-        thread = threading.Thread(target=fail)
+        thread = threading.Thread(target=Mock(side_effect=KeyError("in a thread")))
         thread.start()
         thread.join()
     console.info("after")
@@ -119,9 +114,7 @@ def test_warnings_are_read_back_each_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
-def test_unusable_log_files_stop_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_log_files_stop_nothing(tmp_path: Path, capsys: Capture) -> None:
     for name in ("log.txt", "warnings.jsonl"):
         (tmp_path / name).symlink_to("/dev/full")
     with console.log_to_folder(tmp_path):
@@ -131,23 +124,12 @@ def test_unusable_log_files_stop_nothing(
     assert console.read_warnings(tmp_path) == []
 
 
-class Closed(io.StringIO):
-    """A stream with a closed reader, or on a full disk."""
-
-    def __init__(self, error: type[OSError]) -> None:
-        super().__init__()
-        self.error = error
-
-    def write(self, _: str) -> int:
-        raise self.error
-
-
 @pytest.mark.parametrize("error", [BrokenPipeError, OSError])
 def test_a_closed_stream_stops_nothing(
-    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str], error: type[OSError]
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture, error: type[OSError]
 ) -> None:
     with console.log_to_folder(tmp_path), monkeypatch.context() as patch:
-        patch.setattr("sys.stderr", Closed(error))
+        patch.setattr(sys.stderr, "write", Mock(side_effect=error))
         console.info("one")
         console.warn("two")
     console.info("three")
@@ -168,9 +150,7 @@ def test_a_closed_standard_output_raises_in_the_caller() -> None:
     assert done.returncode == 7
 
 
-def test_without_a_terminal_progress_is_lines(
-    capsys: pytest.CaptureFixture[str], monkeypatch: Patch
-) -> None:
+def test_without_a_terminal_progress_is_lines(capsys: Capture, monkeypatch: Patch) -> None:
     now = 0.0
     monkeypatch.setattr("neither.runtime.console.time.monotonic", lambda: now)
     with console.progress_bar("decoding", 1000, done=100) as bar:
@@ -191,7 +171,7 @@ def test_without_a_terminal_progress_is_lines(
     assert capsys.readouterr().err == "drawing: 3 of 100 images\n"
 
 
-def test_a_silenced_console_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_silenced_console_prints_nothing(capsys: Capture) -> None:
     console.silence(True)
     console.info("one")
     console.print_line("two")

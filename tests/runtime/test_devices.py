@@ -1,25 +1,16 @@
-from typing import Literal
-
 import pytest
 import torch
 
-from neither.runtime.devices import DeviceConfig, choose_device_config
+from neither.runtime.devices import choose_device_config
 from neither.runtime.distributed import World
 from neither.runtime.errors import OutputError
 
 Patch = pytest.MonkeyPatch
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_explicit_choice_is_taken(precision: Literal["float32", "bfloat16"]) -> None:
-    assert choose_device_config("cpu", precision) == DeviceConfig(torch.device("cpu"), precision)
-
-
-def test_auto_chooses_the_same_each_time() -> None:
-    first = choose_device_config("auto", "auto")
-    assert first == choose_device_config("auto", "auto")
+def test_auto_is_a_gpu_where_there_is_one() -> None:
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    assert (first.device.type != "cpu") == has_gpu
+    assert (choose_device_config("auto", "auto").device.type != "cpu") == has_gpu
 
 
 def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: Patch) -> None:
@@ -61,6 +52,7 @@ def test_autocast_computes_in_bfloat16_only_if_chosen() -> None:
     left = torch.ones(2, 2)
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         device_config = choose_device_config("cpu", precision)  # type: ignore[arg-type]
+        assert device_config.device == torch.device("cpu")
         with device_config.autocast():
             assert (left @ left).dtype == device_config.dtype == dtype
     assert (left @ left).dtype == torch.float32

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -56,12 +57,9 @@ def test_an_atomic_write_replaces_the_file_when_the_block_ends(tmp_path: Path) -
 def test_a_failure_leaves_the_old_file(
     tmp_path: Path, monkeypatch: Patch, error: type[BaseException] | None
 ) -> None:
-    def fsync(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
 
     def fail() -> None:
         with files.atomic_writer(path) as file:
@@ -107,12 +105,10 @@ def test_only_temporaries_of_killed_writers_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_kept_copy_outlives_a_write(tmp_path: Path, monkeypatch: Patch, has_links: bool) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
     last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
     if not has_links:
-        monkeypatch.setattr(os, "link", refuse)
+        error = OSError(errno.EPERM, "Operation not permitted")
+        monkeypatch.setattr(os, "link", Mock(side_effect=error))
     files.keep_copy(previous, last)
     assert names(tmp_path) == []
     for number in range(3):
@@ -253,19 +249,15 @@ def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_locks_fails(tmp_path: Path, monkeypatch: Patch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
     with pytest.raises(FileNotFoundError), files.wait_for_lock(tmp_path / "gone", "waiting"):
         raise AssertionError("locked")
-    monkeypatch.setattr("fcntl.flock", refuse)
+    error = OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=error))
     with pytest.raises(OSError, match="No locks"), files.wait_for_lock(tmp_path, "waiting"):
         raise AssertionError("locked")
 
 
-def test_without_fcntl_nothing_locks(
-    tmp_path: Path, monkeypatch: Patch, messages: list[str]
-) -> None:
+def test_without_fcntl(tmp_path: Path, monkeypatch: Patch, messages: list[str]) -> None:
     with files.exclusive_lock(tmp_path):
         monkeypatch.setitem(sys.modules, "fcntl", None)
         with files.wait_for_lock(tmp_path, "waiting"):
@@ -331,9 +323,9 @@ def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_complete_folder_is_recognised_by_its_record(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    assert not is_complete(folder, RECORD_NAME, RECORD)
-    folder.mkdir()
-    assert not is_complete(folder, RECORD_NAME, RECORD)
+    for _ in range(2):  # missing, then empty
+        assert not is_complete(folder, RECORD_NAME, RECORD)
+        folder.mkdir(exist_ok=True)
     make(folder)
     assert is_complete(folder, RECORD_NAME, RECORD)
     assert is_complete(folder, RECORD_NAME, {"version": 1})

@@ -47,13 +47,11 @@ def test_bits_are_as_specified(seed: int, stream: Stream, epoch: int, indices: n
 
 @given(SEEDS, EPOCHS, st.integers(1, 60), st.integers(1, 60))
 @settings(deadline=None)
-def test_uniforms_do_not_depend_on_the_batch(
-    seed: int, epoch: int, num: int, batch_size: int
-) -> None:
+def test_uniforms_do_not_depend_on_batches(seed: int, epoch: int, num: int, size: int) -> None:
     indices = np.arange(num)
     whole = uniform(seed, Stream.AUGMENTATION, epoch, indices, 5)
-    parts = [uniform(seed, Stream.AUGMENTATION, epoch, indices[start : start + batch_size], 5)
-             for start in range(0, num, batch_size)]  # fmt: skip
+    parts = [uniform(seed, Stream.AUGMENTATION, epoch, indices[start : start + size], 5)
+             for start in range(0, num, size)]  # fmt: skip
     assert np.array_equal(whole, np.concatenate(parts))
     assert np.array_equal(whole[:, :2], uniform(seed, Stream.AUGMENTATION, epoch, indices, 2))
 
@@ -117,18 +115,9 @@ def test_seeded_restores_the_generator_of_torch() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_fractions_are_uniform_and_differ_by_seed() -> None:
-    fractions = np.array(
-        [[hash_fraction(seed, f"group {number}") for number in range(2000)] for seed in (0, 1)]
-    )
-    assert hash_fraction(0, "gröup") == hash_fraction(0, "gröup".encode())
-    for row in fractions:
-        assert np.abs(np.histogram(row, bins=10, range=(0, 1))[0] - 200).max() < 5 * np.sqrt(200)
-    assert abs(np.corrcoef(fractions)[0, 1]) < 5 / np.sqrt(2000)
-
-
 def test_the_streams_never_change() -> None:
     # Existing runs and splits depend on these numbers.
     assert [int(stream) for stream in Stream] == [1, 2, 3, 4, 5]
     assert permutation(0, 0, 8).tolist() == [1, 2, 5, 7, 4, 6, 0, 3]
-    assert hash_fraction(0, "dog") == 0.6937098217622101
+    assert hash_fraction(0, "dog") == hash_fraction(0, b"dog") == 0.6937098217622101
+    assert hash_fraction(1, "dog") == 0.11580160993499537
