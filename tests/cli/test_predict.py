@@ -86,9 +86,7 @@ def test_the_formats_agree_with_evaluate(call: Call, tmp_path: Path, model: Path
         assert one == other
 
 
-def test_inputs_keep_their_order(
-    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
-) -> None:
+def test_the_order_of_inputs(call: Call, tmp_path: Path, model: Path, monkeypatch: Patch) -> None:
     folder = make(tmp_path / "in", 4)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

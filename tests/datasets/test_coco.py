@@ -58,8 +58,7 @@ def test_boxes_are_those_of_their_image() -> None:
     coco.add_box(second, "person", (0, 0, 50, 25))
     a, b = read(coco.content())
     assert (a.file_name, b.file_name) == ("a.jpg", "b.jpg")
-    assert [(box.area, box.is_crowd) for box in b.boxes["person"]] == [(0.25, False)]
-    assert [(box.area, box.is_crowd) for box in b.boxes["dog"]] == [(0.01, True)]
+    assert (b.boxes["person"], b.boxes["dog"]) == ([Box(0.25, False)], [Box(0.01, True)])
     assert [box.area for box in a.boxes["person"]] == [0.5]
     assert a.boxes["dog"] == []
 
