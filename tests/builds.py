@@ -1,17 +1,14 @@
 """Build stores in processes of their own: beside another one, and to be killed.
 
 Usage: builds.py build FOLDER LOG    decode in this process, log each file, wait for a line on stdin
-       builds.py kill FOLDER         be killed at each step and at random moments
+       builds.py kill FOLDER         be killed at each step
        builds.py pool FOLDER         decode in processes, printing a line a shard
 """
 
 import os
-import random
 import shutil
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from functools import cache, partial
@@ -134,32 +131,6 @@ def kill_at_each_step(folder: Path) -> int:
     return kills
 
 
-def kill_at_random_moments(folder: Path) -> int:
-    """Kill builds, of which each but every third continues where the one before was killed."""
-    home = Path(os.environ["XDG_CACHE_HOME"])
-    build(folder)  # which also warms up
-    shutil.rmtree(home)
-    started = time.monotonic()
-    build(folder)
-    seconds = time.monotonic() - started
-    generator = random.Random(0)  # noqa: S311 - no secrets here
-    kills = 0
-    for number in range(18):
-        if number % 3 == 0:
-            shutil.rmtree(home)
-        wait = generator.uniform(0, seconds)
-        kills += in_child(partial(killed_after, wait, partial(build, folder))) == -signal.SIGKILL
-        if number % 3 == 2:
-            check(build(folder), folder)
-    return kills
-
-
-def killed_after(seconds: float, work: Callable[[], object]) -> None:
-    """Do something, but be killed after so many seconds."""
-    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    work()
-
-
 def main() -> None:
     """Do what the command line asks for."""
     what, folder = sys.argv[1], Path(sys.argv[2])
@@ -180,7 +151,7 @@ def main() -> None:
         build_beside_others(folder, Path(sys.argv[3]))
         return
     os.fsync = lambda fd: None  # saves time: what was written outlives a killed process anyway
-    print(kill_at_random_moments(folder), kill_at_each_step(folder))
+    print(kill_at_each_step(folder))
 
 
 if __name__ == "__main__":

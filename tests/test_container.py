@@ -67,13 +67,6 @@ def documented_calls() -> list[list[str]]:
     return [*calls, TRAIN["command"]]
 
 
-def test_the_base_is_an_argument_with_a_pinned_release() -> None:
-    assert instructions()[0][0] == "ARG"
-    assert re.fullmatch(r"BASE=python:3\.1[1-9]-slim-\w+", instructions()[0][1])
-    froms = [stage[0][1].split()[0] for stage in STAGES.values()]
-    assert froms == ["${BASE}", "neither", "neither"]
-
-
 def test_without_a_target_the_image_itself_is_built() -> None:
     assert list(STAGES) == ["neither", "smoke", ""]
     assert STAGES[""] == [("FROM", "neither")]

@@ -176,13 +176,6 @@ def test_a_class_folder_may_itself_be_a_link(tmp_path: Path) -> None:
     assert training(root).paths == ["dog/b.jpg", "human/a.jpg"]
 
 
-def test_equal_labels_and_splits_are_one_string(tmp_path: Path) -> None:
-    names = [f"train/{label}/{number}.jpg" for label in CLASSES for number in range(20)]
-    table = training(touch(tmp_path, *names))
-    assert len({id(label) for label in table.labels}) == len(CLASSES)
-    assert len({id(split) for split in table.splits}) == 1
-
-
 @pytest.mark.parametrize("find", [
     lambda path: find_training_images(path, CLASSES, ()),
     lambda path: find_evaluation_images(path, CLASSES, None),

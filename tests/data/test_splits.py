@@ -154,10 +154,6 @@ def test_exact_duplicates_have_the_same_hash_and_split() -> None:
     assigned, reasons = split(names, records)
     assert [assigned[name] for name in names[:num]] == [assigned[name] for name in names[num:]]
     assert reasons == {}
-    flat = make_fingerprints([None] * num)
-    assigned, reasons = split([*names, "dog/x.jpg"], np.concatenate([flat, flat, different(1)]))
-    assert [assigned[name] for name in names[:num]] == [assigned[name] for name in names[num:]]
-    assert reasons == {}
 
 
 @given(st.floats(0, 0.5), st.floats(0.01, 0.4), st.floats(0, 0.09))
@@ -452,19 +448,6 @@ def test_of_two_duplicates_that_of_the_lower_split_is_excluded(one: int, other: 
         assert Case([near(0), near(0)], [one, other], is_given).separate() == [0]
 
 
-def test_train_images_linked_to_excluded_val_images_are_kept() -> None:
-    train, val, test = chain(3)
-    assert Case([train, val, test], [TRAIN, VAL, TEST], True).separate() == [1]
-    assert Case([train, val, test, val], [TRAIN, VAL, TEST, TRAIN], True).separate() == [1, 3]
-
-
-def test_given_val_and_test_images_are_kept() -> None:
-    twins = [near(bit) for bit in range(9)]
-    assert Case([*twins, near()], [TRAIN] * 9 + [VAL], True).separate() == list(range(9))
-    given = [False] * 9 + [True]
-    assert Case([*twins, near()], [TRAIN, VAL, VAL] * 3 + [TEST], given).separate() == [*range(9)]
-
-
 @pytest.mark.parametrize("side", [TRAIN, VAL, TEST])
 def test_one_duplicate_is_excluded_instead_of_nine(side: int) -> None:
     other = TEST if side != TEST else TRAIN
@@ -491,29 +474,6 @@ def test_an_exclusion_that_becomes_unnecessary_is_undone() -> None:
              for number, ray in enumerate(rays) for leaf in range(2)]  # fmt: skip
     case = Case([near(), *middle, *outer], [TRAIN] + [VAL] * 3 + [TRAIN] * 6)
     assert case.separate() == [1, 2, 3]
-
-
-def test_flat_images_are_linked_by_their_bytes_alone() -> None:
-    case = Case([None] * 4, [TRAIN, VAL, VAL, TRAIN])
-    assert case.separate() == []
-    case.records["sha256"][1] = case.records["sha256"][0]
-    assert case.separate() == [0]
-
-
-def test_a_group_keeps_its_highest_split() -> None:
-    hashes = [make_dhash(number) for number in range(6)]
-    groups = ["p", "p", "p", "q", "q", None]
-    splits = [TRAIN, VAL, TEST, TRAIN, VAL, TRAIN]
-    assert Case(hashes, splits, True, groups).separate() == [0, 1, 3]
-    given = [side == TEST for side in splits]
-    splits[:5] = [
-        TRAIN,
-        TRAIN,
-        TEST,
-        VAL,
-        VAL,
-    ]  # by the hash of their group, except the third
-    assert Case(hashes, splits, given, groups).separate() == [0, 1]
 
 
 def log_summary(

@@ -303,7 +303,7 @@ def test_a_build_that_is_killed_at_any_moment_leaves_nothing_wrong(many: Path) -
     with started("kill", many) as process:
         out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert int(out.split()[1]) >= 40  # steps: else little was tried
+    assert int(out) >= 40  # steps: else little was tried
 
 
 def test_a_build_in_processes_that_is_killed_leaves_nothing_wrong(many: Path, draw: Draw) -> None:

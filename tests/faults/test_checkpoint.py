@@ -13,7 +13,7 @@ import torch
 
 from calls import Call, Done
 from faults.tiny import assert_refused, read_probabilities
-from images import CLASSES, draw_shape, make_splits
+from images import make_splits
 from neither.models.checkpoint import SCHEMA_VERSION, load_checkpoint, read_archive, write_archive
 from neither.runtime import files
 
@@ -93,16 +93,6 @@ def test_a_checkpoint_runs_no_code(home: Path, call: Call) -> None:
     assert not canary.exists()
     torch.load(home / "evil.pt", weights_only=False)
     assert canary.exists()  # the twin: read carelessly, it would have been made
-
-
-@pytest.mark.fault("K06")
-def test_anything_but_a_checkpoint_exits_5_and_a_missing_path_2(
-    home: Path, call: Call, watchdog: None
-) -> None:
-    os.mkfifo(home / "pipe.pt")
-    assert_refused(evaluate(call, home, home / "pipe.pt"), 5, "pipe.pt")
-    assert_refused(evaluate(call, home, home / "images"), 5, str(home / "images"))
-    assert_refused(evaluate(call, home, home / "no.pt"), 2, "no.pt")
 
 
 @pytest.mark.fault("K09", "E15")
@@ -202,15 +192,3 @@ def test_checkpoints_have_the_mode_that_the_umask_asks_for(trained: Path) -> Non
     os.umask(umask)
     for path in (trained / "run" / "checkpoints").glob("*.pt"):
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
-
-
-@pytest.mark.fault("K15")
-def test_a_run_with_only_its_best_checkpoint_is_not_started_over(home: Path, call: Call) -> None:
-    for name in ("last.pt", "previous.pt"):
-        (home / "run" / "checkpoints" / name).unlink()
-    (home / "run" / "checkpoints" / ".last.pt.123.tmp").write_bytes(b"half")
-    assert_refused(resume(call, home), 5, "last.pt", "--fresh")
-    assert resume(call, home, "--fresh").code == 0
-    assert not list((home / "run" / "checkpoints").glob(".*.tmp"))
-    draw_shape(CLASSES[0], 1).save(home / "one.png")
-    assert call("evaluate", home / "run", home / "one.png", "--output-dir", home / "o").code == 0

@@ -104,17 +104,6 @@ def test_paths_may_have_a_tilde_spaces_quotes_and_other_letters(
         assert done.code == 0, done.err
 
 
-@pytest.mark.fault("C13", "C21", "K16")
-def test_a_run_keeps_its_own_config_and_lists_what_changed(home: Path, call: Call) -> None:
-    config, run = home / "tiny.yaml", home / "run"
-    for key, old, new in (("train.lr", "0.01", "0.5"), ("train.epochs", "2", "1"),
-                          ("classes", "('dog'", "[neither, dog, human]")):  # fmt: skip
-        done = call("train", config, f"{key}={new}", "--output-dir", run)
-        assert_refused(done, 2, f"{key}: {old}", "--fresh")
-    config.write_text("edited: away\n")
-    assert call("train", run / "config.yaml", "--output-dir", run).code == 0
-
-
 @pytest.mark.fault("R31")
 @pytest.mark.parametrize(
     ("counts", "epochs", "code", "part"),

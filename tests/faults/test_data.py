@@ -154,14 +154,6 @@ def test_memory_stays_below_a_gigabyte(folder: Path, run: Path, tmp_path: Path) 
     assert 50_000 < kilobytes < 2**20
 
 
-@pytest.mark.fault("D18", "D19", "D20", "D21")
-def test_wrong_class_folders_stop_training_and_check(call: Call, tmp_path: Path) -> None:
-    root = one_class(photo, tmp_path / "photos", "dog", "Human", "cat", num=3)
-    (root / "neither").mkdir()
-    assert_refused(train(call, root), 3, "Human", "cat", "neither")
-    assert call("check_data", root).code == 3
-
-
 @pytest.mark.fault("D17", "D31")
 def test_a_read_only_folder_trains_and_a_closed_class_folder_does_not(
     call: Call, tmp_path: Path

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -155,45 +154,6 @@ def test_a_full_disk_exits_6_keeps_what_was_saved_and_the_run_resumes_to_the_bit
     for path in (tiny.folder / "checkpoints").glob("*.pt"):
         load_checkpoint(path)
     tiny.assert_finished()
-
-
-@pytest.mark.fault("R07", "R25")
-def test_curves_and_logs_that_cannot_be_written_cost_one_warning_each(
-    tiny: TinyRun, monkeypatch: Patch
-) -> None:
-    run = tiny.folder
-    with monkeypatch.context() as patch:
-        fail_to_sync("metrics.jsonl", 1, errno.ENOSPC)(patch)
-        done = tiny.train()
-    assert done.code == 0, done.err
-    assert done.err.count("curves") == 1
-    tiny.assert_same_weights()
-
-    shutil.rmtree(run / "checkpoints")
-    (run / "log.txt").unlink()
-    (run / "log.txt").symlink_to("/dev/full")
-    (run / "tensorboard" / "train").chmod(0o555)
-    with permissions_apply():
-        done = tiny.train()
-    assert done.code == 0, done.err
-    assert done.err.count("log.txt: ") == 1
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
-    tiny.assert_same_weights()
-
-
-@pytest.mark.fault("R09")
-@pytest.mark.parametrize("limit", [2000, 9000, 12_000])
-def test_a_limit_on_the_size_of_files_exits_6(
-    limit: int, tiny: TinyRun, monkeypatch: Patch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        done = tiny.train()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_refused(done, 6, os.strerror(errno.EFBIG))
 
 
 @pytest.mark.fault("R10", "R12")

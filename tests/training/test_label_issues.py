@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -72,23 +71,6 @@ def test_a_discarded_epoch_changes_nothing() -> None:
     stats.end_epoch(is_counted=False)
     for part, value in stats.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[part]), part
-
-
-def test_a_restored_state_continues_to_the_bit_in_mid_epoch() -> None:
-    whole, before, after = LabelStats(LABELS), LabelStats(LABELS), LabelStats(LABELS)
-    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    for stats in (whole, before):
-        stats.update(logits[:2], *labelled([3, 0]))
-    buffer = io.BytesIO()
-    torch.save(before.state_dict(), buffer)  # as in a checkpoint
-    buffer.seek(0)
-    after.load_state_dict(torch.load(buffer, weights_only=True))
-    for stats in (whole, after):
-        stats.update(logits[2:], *labelled([1, 2]))
-        stats.end_epoch(is_counted=True)
-    for part, value in whole.state_dict().items():
-        assert torch.equal(value, after.state_dict()[part]), part
-    assert whole.num_epochs.tolist() == [1, 1, 1, 1]
 
 
 def draw_pixels(labels: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -350,32 +348,6 @@ def test_a_folder_has_one_owner_at_a_time(folder: Path, make_config: MakeConfig)
             assert refused.value.exit_code == 6
     assert {path.name for path in folder.parent.iterdir()} == {"test"}
     open_and_close(make_config(), folder)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
-def test_a_killed_owner_leaves_no_lock(folder: Path, make_config: MakeConfig) -> None:
-    start_run(make_config(), folder)
-    program = """
-import sys
-from pathlib import Path
-from neither.config.loader import load_config
-from neither.training.run_folder import open_run_folder
-folder = Path(sys.argv[1])
-with open_run_folder(load_config(folder / "config.yaml"), folder, fresh=False):
-    print("opened", flush=True)
-    sys.stdin.read()
-"""
-    command = [sys.executable, "-c", program, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
-        try:
-            assert owner.stdout is not None
-            assert owner.stdout.readline() == b"opened\n"
-            with pytest.raises(OutputError, match=f"pid {owner.pid} on "):
-                open_and_close(make_config(), folder)
-        finally:
-            owner.send_signal(signal.SIGKILL)
-    assert owner.returncode == -signal.SIGKILL
-    assert open_and_close(make_config(), folder).resumed is not None
 
 
 def read_environment_file(run: RunFolder) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """The whole state of training is saved and restored to the bit; EMA; sums of an epoch."""
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -290,16 +289,6 @@ def test_the_ema_is_in_evaluation_mode() -> None:
     assert all(weights.requires_grad for weights in network.parameters())
 
 
-def test_the_ema_follows_weights_that_were_loaded_later() -> None:
-    """A resumed run loads its weights after the EMA was made."""
-    network = make_network()
-    ema = EMA(network, 0.0)
-    network.load_state_dict({name: torch.full_like(each, 2) for name, each in
-                             network.state_dict().items()})  # fmt: skip
-    ema.update(1)
-    assert tensor_values(ema.network, lambda _: True) == {2.0}
-
-
 def make_images(num: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (num,), generator=generator)
@@ -338,23 +327,6 @@ def test_sums_hold_no_graph() -> None:
     add_step(sums, logits.requires_grad_(), labels)
     assert not sums.loss_sum.requires_grad
     assert sums.loss_sum.grad_fn is None
-
-
-def test_restored_sums_continue_to_the_bit() -> None:
-    logits, labels = make_images(20)
-    whole, before, after = EpochMetrics(3, CPU), EpochMetrics(3, CPU), EpochMetrics(3, CPU)
-    for sums in (whole, before):
-        add_step(sums, logits[:7], labels[:7], grad_norm=0.1)
-    buffer = io.BytesIO()
-    torch.save(before.state_dict(), buffer)  # as in a checkpoint
-    buffer.seek(0)
-    after.load_state_dict(torch.load(buffer, weights_only=True))
-    for sums in (whole, after):
-        add_step(sums, logits[7:], labels[7:], grad_norm=0.2)
-    assert after.compute(CLASSES) == whole.compute(CLASSES)
-    assert after.num_steps == whole.num_steps == 2
-    assert torch.equal(after.loss_sum, whole.loss_sum)
-    assert torch.equal(after.confusion, whole.confusion)
 
 
 def test_a_saved_state_is_a_copy() -> None:
