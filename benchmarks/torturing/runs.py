@@ -1,6 +1,7 @@
 """A run that takes half a second, in a forked process that can be broken at any call.
 
-The parent has imported torch and computed nothing, so that a fork is safe and costs milliseconds.
+The parent has imported all packages that a run uses and computed nothing, so that a fork is safe
+and costs milliseconds.
 """
 
 import json
@@ -13,9 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jinja2  # noqa: F401 - as below
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401 - a run imports it late
 import numpy as np
 import torch
-import torch._dynamo  # torch's optimizers do, and it takes a second
+import torch._dynamo
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
