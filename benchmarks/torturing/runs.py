@@ -14,17 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jinja2  # noqa: F401 - as below
+# A run imports some of these late, which each forked process would repeat.
+import jinja2  # noqa: F401
 import matplotlib.backends.backend_agg
-import matplotlib.figure  # noqa: F401 - a run imports it late
+import matplotlib.figure  # noqa: F401
 import numpy as np
 import torch
 import torch._dynamo
+import torch.utils.tensorboard
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from neither.cli import train
 from neither.models.checkpoint import read_archive
+from neither.training import trainer  # noqa: F401
 
 CLASSES = ("dog", "human", "neither")
 STEPS_PER_EPOCH, EPOCHS = 3, 5
