@@ -39,6 +39,15 @@ def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def no_plots() -> Iterator[None]:
+    """Leave out what takes most of the time of a tiny run; test_summaries.py tests it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("log_run", "log_epoch"):
+            patch.setattr(f"neither.training.summaries.{name}", lambda *_: None)
+        yield
+
+
 @pytest.fixture
 def make_images(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that makes a folder of images in three splits."""

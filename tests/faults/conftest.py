@@ -13,7 +13,7 @@ from neither.data import workers
 
 
 @pytest.fixture(scope="module", autouse=True)
-def decode_in_this_process() -> Iterator[None]:
+def decode_in_this_process(no_plots: None) -> Iterator[None]:
     """Start no processes that decode images: each imports torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "num_cores", lambda: 1)

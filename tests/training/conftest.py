@@ -1,11 +1,10 @@
-"""A small config that needs no images, and runs without plots."""
+"""A small config that needs no images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from neither.config.schema import Config
-from neither.training import summaries
 
 
 @pytest.fixture
@@ -27,12 +26,3 @@ def make_config() -> Callable[..., Config]:
         return Config.model_validate(values)
 
     return make
-
-
-@pytest.fixture(scope="module")
-def no_plots() -> Iterator[None]:
-    """Leave out what takes most of the time of a tiny run; test_summaries.py tests it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summaries, "log_run", lambda *_: None)
-        patch.setattr(summaries, "log_epoch", lambda *_: None)
-        yield
