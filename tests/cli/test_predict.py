@@ -8,12 +8,14 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from PIL import Image
 
 from calls import Call
 from checkpoints import save_run
-from images import CLASSES, draw_shape
+from images import CLASSES, draw_shape, photo
 from neither.cli.predict import copy_to_decision
 from scripts import ROOT
 
@@ -62,6 +64,18 @@ def test_each_file_of_a_folder_has_a_row_in_order(call: Call, tmp_path: Path, mo
         assert row["reason"]
     assert "6 images: " in done.err
     assert "unreadable 1" in done.err
+
+
+def test_each_jpeg_is_opened_once(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        photo(number, 500, 400).save(tmp_path / "in" / f"{number}.jpg")
+    opened = Mock(side_effect=Image.open)
+    monkeypatch.setattr(Image, "open", opened)
+    assert call("predict", model, tmp_path / "in").code == 0
+    assert opened.call_count == 3
 
 
 def test_the_formats_agree_with_evaluate(call: Call, tmp_path: Path, model: Path) -> None:
