@@ -17,8 +17,17 @@ from images import make_splits
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A worker takes a file at a time, so a long one at the end would leave the other worker idle.
+SLOWEST = ("test_two_processes", "test_readme", "test_torture", "test_environment", "test_trainer",
+           "test_end_to_end", "test_evaluate", "test_export")  # fmt: skip
+
 settings.register_profile("the same examples each time", derandomize=True)
 settings.load_profile("the same examples each time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 @pytest.hookimpl(wrapper=True)

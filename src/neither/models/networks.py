@@ -128,6 +128,8 @@ def count_parameters(network: nn.Module) -> int:
 
 def _init_near_zero(head: nn.Linear, std: float) -> None:
     """Make the weights random but so small that the first loss is near ln(C)."""
+    if head.weight.is_meta:  # nothing to fill, and `normal_` would import torch._dynamo: 1.5 s
+        return
     nn.init.normal_(head.weight, std=std)
     nn.init.zeros_(head.bias)
 
