@@ -13,6 +13,8 @@ from images import draw_shape
 from neither.config.loader import load_config
 from scripts import ROOT
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
 LIGHT = ["train.epochs=2", "train.batch_size=16", "data.image_size=32", "model.width=8"]
 

@@ -17,6 +17,8 @@ from images import make_splits
 from neither.config.loader import load_config
 from scripts import ROOT
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 README = (ROOT / "README.md").read_text()
 SOFTMAX = ROOT / "docs" / "softmax.md"
 API, EXPORT = ROOT / "docs" / "api.md", ROOT / "docs" / "export.md"

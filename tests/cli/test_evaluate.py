@@ -17,6 +17,8 @@ from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 from neither.runtime.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 Flat = tuple[Path, Path, str]
 CLASSES = ("dog", "human=being", "neither")
 METRICS = {"macro_recall": 0.9, "ece": 0.03, "num_images": 5, "classes": ["a"],

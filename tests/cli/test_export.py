@@ -17,6 +17,8 @@ from images import encode, make_splits, oriented, photo
 from neither.inference import export
 from neither.inference.export import load_exported
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 Patch = pytest.MonkeyPatch
 NAMES = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
 

@@ -21,6 +21,8 @@ from cli.runs import (
 )
 from images import make_splits
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 Flat = tuple[Path, Path, str]
 
 
