@@ -2,13 +2,15 @@
 
 import os
 import signal
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neither.runtime import distributed, signals
+from neither.runtime import console, distributed, signals
 from neither.runtime.distributed import SINGLE_PROCESS, World, init_distributed
 from neither.runtime.errors import OutputError
 
@@ -61,3 +63,19 @@ def test_missing_processes_are_an_error(monkeypatch: Patch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(OutputError, match="RANK and WORLD_SIZE"), init_distributed():
         pass
+
+
+def test_only_the_rank_that_fails_first_reports_it(monkeypatch: Patch) -> None:
+    """Torchrun ends the others, which a barrier or a broken connection tells of the failure."""
+    store, silences = dist.HashStore(), list[bool]()  # type: ignore[attr-defined]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    module = import_module("torch.distributed.rendezvous")  # the package's name is its function
+    monkeypatch.setattr(module, "rendezvous", lambda _: iter([(store, 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(World, "barrier", lambda _: None)
+    monkeypatch.setattr(console, "silence", silences.append)
+    for is_silenced in (False, True):
+        with pytest.raises(FileNotFoundError), init_distributed():
+            Path("nothing").stat()
+        assert silences[-1] is is_silenced

@@ -185,8 +185,8 @@ def test_training_overfits_eight_images(make_images: Callable[..., Path], tmp_pa
     config = make_config(
         root,
         augmentation=unchanged,
-        train={"epochs": 80, "batch_size": 8, "ema_decay": 0.5, "weight_decay": 0.0, "lr": 0.05,
-               "validate_every_epochs": 80},
+        train={"epochs": 40, "batch_size": 8, "ema_decay": 0.5, "weight_decay": 0.0, "lr": 0.05,
+               "validate_every_epochs": 40},
     )  # fmt: skip
     train(config, tmp_path / "run")
     *_, last = (row["train"] for row in read_rows(tmp_path / "run"))

@@ -166,20 +166,6 @@ def assert_same_bits(one: Checkpoint, other: Checkpoint) -> None:
             assert same, name
 
 
-def test_an_error_of_rank_0_is_reported_once_and_stops_the_others(home: Path) -> None:
-    """They wait for its images meanwhile."""
-    (home / "empty").mkdir()
-    done = torchrun(
-        "scripts/train.py", home / "shared.yaml", f"data.root={home / 'empty'}",
-        "--output-dir", home / "without",
-    )  # fmt: skip
-    assert done.returncode != 0
-    (error,) = messages(done, "error: ")
-    assert str(home / "empty") in error
-    assert "exitcode  : 3" in done.stderr
-    assert "Traceback" not in done.stderr.partition("torch/distributed")[0]
-
-
 def test_fewer_images_a_batch_than_processes_are_refused(
     home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
