@@ -31,7 +31,7 @@ device: cpu
 precision: float32
 data: {root: ROOT, image_size: 32}
 model: {name: softmax_regression}
-train: {epochs: 3, batch_size: 8, optimizer: sgd, lr: 0.01}
+train: {epochs: 3, batch_size: 8, lr: 0.01}
 """
 
 

@@ -95,6 +95,13 @@ class Muon(torch.optim.Optimizer):
     Parameter groups with `orthogonal=False` take SGD steps.
     """
 
+    # Torch's own have a wrapper, for compiled optimizers only, that imports its compiler: a third
+    # of the start of a training run.
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+    state_dict = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
+    load_state_dict = torch.optim.Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
+    zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
+
     def __init__(
         self,
         groups: Sequence[dict[str, Any]],
