@@ -21,7 +21,8 @@ import results
 from PIL import Image
 
 from neither.data.preprocessing import Preprocessing
-from neither.data.workers import num_cores, parallel_map
+from neither.data.workers import parallel_map
+from neither.runtime.limits import num_cores
 
 if TYPE_CHECKING:  # decoding processes import this file, and need no torch
     from neither.data.batches import Batches

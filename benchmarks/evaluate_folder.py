@@ -16,7 +16,8 @@ import results
 from data_path import load
 from PIL import Image
 
-from neither.data.workers import num_cores, parallel_map
+from neither.data.workers import parallel_map
+from neither.runtime.limits import num_cores
 
 LONGER_SIDE = 640
 NUM_IMAGES = 2000

@@ -19,7 +19,7 @@ import numpy as np
 import results
 from many_files import Peak, anonymous
 
-from neither.data.workers import num_cores
+from neither.runtime.limits import num_cores
 
 CLASSES = ("dog", "human", "neither")
 STEPS = 30

@@ -136,7 +136,7 @@ def main() -> None:
     what, folder = sys.argv[1], Path(sys.argv[2])
     store._CHUNK_IMAGES = store._SHARD_IMAGES = 16
     if what == "pool":
-        workers.num_cores = lambda: 2
+        workers.num_cores = lambda: 2  # type: ignore[attr-defined]
         add = Cache.add
 
         def reported(*arguments: Any) -> None:  # noqa: ANN401
@@ -146,7 +146,7 @@ def main() -> None:
         Cache.add = reported  # type: ignore[method-assign,assignment]
         build(folder)
         return
-    workers.num_cores = lambda: 1
+    workers.num_cores = lambda: 1  # type: ignore[attr-defined]
     if what == "build":
         build_beside_others(folder, Path(sys.argv[3]))
         return

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neither.config.schema import Data
+from neither.data import dataset
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
@@ -96,6 +97,19 @@ def test_test_images_can_not_be_gathered(tmp_path: Path, run: Path, draw: Draw, 
         assert not (every == pixels).flatten(1).all(1).any()
     check_pixels(dataset, root, dataset.train)
     check_pixels(dataset, root, dataset.val)
+
+
+@pytest.mark.parametrize(("ranks", "free", "fits"), [
+    ("1", 2 * 24 * 768, True), ("1", 2 * 24 * 768 - 1, False), ("1", 0, False),
+    ("2", 4 * 24 * 768, True), ("2", 4 * 24 * 768 - 1, False),
+])  # fmt: skip
+def test_pixels_are_kept_in_memory_if_half_of_what_is_free_holds_them(
+    root: Path, run: Path, monkeypatch: pytest.MonkeyPatch, ranks: str, free: int, fits: bool
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    monkeypatch.setattr(dataset, "free_memory", lambda: free)
+    pixels = load(root, run, test_fraction=0.0).pixels
+    assert isinstance(pixels, Tensor) == fits
 
 
 def test_a_class_without_val_images_is_refused_and_no_splits_are_written(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,6 +46,23 @@ def test_a_long_list_is_computed_in_other_processes_in_order_and_none_stays() ->
     assert [number for number, _ in results] == list(range(331))
     assert os.getpid() not in {pid for _, pid in results}
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("cores", "free", "num"), [
+    (64, 2**31, 8), (2, 2**31, 2), (64, 2**34, 64), (64, 2**29, 2),
+])  # fmt: skip
+def test_there_are_no_more_processes_than_memory_allows(
+    monkeypatch: pytest.MonkeyPatch, cores: int, free: int, num: int
+) -> None:
+    monkeypatch.setattr(workers, "num_cores", lambda: cores)
+    monkeypatch.setattr(workers, "free_memory", lambda: free)
+    pool = Mock(side_effect=RuntimeError("enough"))
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", pool)
+    with pytest.raises(RuntimeError, match="enough"):
+        run(operator.neg, range(100))
+    assert pool.call_args.args[0] == num
+    monkeypatch.setattr(workers, "free_memory", lambda: 2**28)  # for one: this process decodes
+    assert run(operator.neg, range(100)) == [-number for number in range(100)]
 
 
 @pytest.mark.fault("R21")

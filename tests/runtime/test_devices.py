@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from neither.runtime.devices import choose_device_config
+from neither.runtime import devices
+from neither.runtime.devices import choose_device, choose_device_config
 from neither.runtime.distributed import World
 from neither.runtime.errors import OutputError
 
@@ -19,6 +20,26 @@ def test_auto_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch: Patch) -> Non
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
         expected = "bfloat16" if avx512 or amx else "float32"
         assert choose_device_config("cpu", "auto").precision == expected
+
+
+@pytest.mark.parametrize(("cores", "environment", "expected"), [
+    (2, None, [2]), (1, None, [1]), (64, None, []), (65, None, []), (2, "48", []),
+])  # fmt: skip
+def test_torch_starts_no_more_threads_than_there_are_cores(
+    monkeypatch: Patch, cores: int, environment: str | None, expected: list[int]
+) -> None:
+    """Unless the user asks for them."""
+    chosen: list[int] = []
+    monkeypatch.setattr(devices, "num_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    choose_device("cpu")
+    assert chosen == []
+    choose_device_config("cpu", "float32")
+    assert chosen == expected
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from neither.runtime.devices import DeviceConfig
+from neither.training import fast_conv
 from neither.training.fast_conv import compile_network, im2col, use_gemm_weight_gradients
 
 BFLOAT16 = DeviceConfig(torch.device("cpu"), "bfloat16")
@@ -96,13 +97,18 @@ def test_compiled_is_the_same_network(caplog: pytest.LogCaptureFixture) -> None:
 def test_without_a_compiler_the_network_stays_as_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from torch._inductor import config  # takes seconds
+
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("No working C++ compiler found\nand a long explanation")
 
     monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(config, "compile_threads", 32)
+    monkeypatch.setattr(fast_conv, "num_cores", lambda: 3)
     network, images = build_network(), torch.randn(2, 3, 5, 5)
     caplog.set_level("INFO")
     compile_network(network, torch.device("cpu"))
+    assert config.compile_threads == 3
     (message,) = caplog.messages
     assert "(No working C++ compiler found)" in message
     assert torch.equal(network(images), build_network()(images))

@@ -40,17 +40,16 @@ def main() -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     check_installation()
-    import torch
-
     from neither.inference.classifier import load_classifier
     from neither.inference.export import check_packages, export_checkpoint, verify_export
     from neither.models.checkpoint import find_checkpoint, load_checkpoint
     from neither.runtime import files
+    from neither.runtime.devices import choose_device_config
 
     output, kind = arguments.output, arguments.format
     check_packages(kind)
     path = find_checkpoint(arguments.model)
-    classifier = load_classifier(path, torch.device("cpu"))
+    classifier = load_classifier(path, choose_device_config("cpu", "float32").device)
     if classifier.source.is_dir():
         files.require_outside(output, classifier.source)
     if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):

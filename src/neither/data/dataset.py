@@ -24,6 +24,7 @@ from neither.data.splits import (
 )
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import info, printable, warn
+from neither.runtime.limits import free_memory
 
 _MEMORY_FRACTION = 0.5  # of what is free: the rest is for the network and other programs
 
@@ -148,19 +149,8 @@ def _select(
 
 def _load_pixels(pixels: MappedPixels, store: str) -> Tensor | MappedPixels:
     """Bring pixels to memory if `data.store` says so, or says auto and they fit."""
-    fits = pixels.shape.numel() <= _MEMORY_FRACTION * _free_memory()
+    num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun, on this machine
+    fits = pixels.shape.numel() <= _MEMORY_FRACTION * free_memory() / num_ranks
     if store == "memory" or (store == "auto" and fits):
         return pixels[torch.arange(pixels.shape[0])]
     return pixels
-
-
-def _free_memory() -> int:
-    """Estimate the free memory in bytes; 4 GB where the system does not say.
-
-    Each of the processes that `torchrun` starts on a machine has its part.
-    """
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        free = 4 << 30
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

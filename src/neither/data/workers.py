@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 from neither.runtime import signals
 from neither.runtime.console import printable
 from neither.runtime.errors import OutputError
+from neither.runtime.limits import free_memory, num_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK_SIZE = 32  # items a message: enough to hide its cost, few enough to balance the load
+_PROCESS_BYTES = 1 << 28  # of memory: 50 MB of code, a large image at full size and results
 _CHUNKS_AHEAD = 4  # for each process; bounds memory whatever the number of items
 _POLL_SECONDS = 1.0
 _MAX_POLLS = 60  # without progress; counted, so that a suspended machine loses no time
@@ -30,17 +32,12 @@ _SLOT = struct.Struct("=i1020s")  # a process ID and the end of the path that it
 _slot: Any = None  # of this process, in memory shared with its parent; None in the parent itself
 
 
-def num_cores() -> int:
-    """Count the cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], chunk_size: int = _CHUNK_SIZE
 ) -> Generator[Result]:
     """Yield `function(item)` for each item, in order, computed on all cores.
+
+    There are fewer processes than cores where memory is scarce.
 
     Args:
         function: a module-level function, so that another process can import it.
@@ -55,20 +52,20 @@ def parallel_map(
     remaining = iter(items)
     first = list(islice(remaining, 2 * chunk_size + 1))
     remaining = chain(first, remaining)
-    cores = num_cores()
-    if cores == 1 or len(first) <= 2 * chunk_size:
+    num_processes = min(num_cores(), free_memory() // _PROCESS_BYTES)
+    if num_processes <= 1 or len(first) <= 2 * chunk_size:
         for item in remaining:
             signals.poll()
             yield function(item)
         return
     pending: deque[Future[list[Result]]] = deque()
     context = _context()
-    slots = context.RawArray(ctypes.c_char, cores * _SLOT.size)
+    slots = context.RawArray(ctypes.c_char, num_processes * _SLOT.size)
     num_started = context.Value("i", 0)
-    pool = ProcessPoolExecutor(cores, context, _init_worker, (slots, num_started))
+    pool = ProcessPoolExecutor(num_processes, context, _init_worker, (slots, num_started))
     try:
         while True:
-            while len(pending) < _CHUNKS_AHEAD * cores and (
+            while len(pending) < _CHUNKS_AHEAD * num_processes and (
                 chunk := list(islice(remaining, chunk_size))
             ):
                 pending.append(pool.submit(_apply, function, chunk))

@@ -1,6 +1,7 @@
 """Choice of the device and the precision of the training step."""
 
 import ctypes
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,7 @@ import torch
 
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import OutputError
+from neither.runtime.limits import num_cores
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _THRESHOLD_BYTES = 2**30
@@ -40,7 +42,7 @@ class DeviceConfig:
 def choose_device_config(
     device: str, precision: Literal["auto", "float32", "bfloat16"], world: World = SINGLE_PROCESS
 ) -> DeviceConfig:
-    """Resolve `auto` by the hardware alone, and configure torch for training there.
+    """Resolve `auto` by the hardware alone, and configure torch for work there.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
@@ -67,6 +69,8 @@ def choose_device_config(
         torch.backends.cudnn.deterministic = True
     if chosen.type == "cpu":
         _keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ and num_cores() < torch.get_num_threads():
+        torch.set_num_threads(num_cores())  # torch ignores the CPU limit of a container
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16(chosen) else "float32"
     return DeviceConfig(chosen, precision)
@@ -75,7 +79,7 @@ def choose_device_config(
 def choose_device(device: str) -> torch.device:
     """Resolve `auto`, and raise `OutputError` if the device does not exist.
 
-    Unlike `choose_compute` this changes no setting of the process.
+    Unlike `choose_device_config` this changes no setting of the process.
     """
     chosen = torch.device(_find_device() if device == "auto" else device)
     num_cuda = torch.cuda.device_count()

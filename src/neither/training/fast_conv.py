@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from neither.runtime.console import info
 from neither.runtime.devices import DeviceConfig
+from neither.runtime.limits import num_cores
 
 # oneDNN's weight gradient is slow for few output positions: for 4 x 4 it reaches a sixth of the
 # rate of its forward pass, for 2 x 2 a twentieth. One matrix product is faster up to 8 x 8; for
@@ -127,6 +128,9 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
         device: that it trains on.
     """
     try:
+        from torch._inductor import config  # takes two seconds
+
+        config.compile_threads = min(config.compile_threads or 1, num_cores())
         torch.compile(_double, dynamic=False)(torch.ones(1, device=device))
     except Exception as error:  # a missing compiler, header or writable folder
         reason = str(error).strip().partition("\n")[0]
