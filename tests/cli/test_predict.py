@@ -1,11 +1,13 @@
 """Predict: one row for each file, in order; nothing is overwritten."""
 
 import csv
+import errno
 import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -17,7 +19,9 @@ from calls import Call
 from checkpoints import save_run
 from images import CLASSES, draw_shape, photo
 from neither.cli.predict import copy_to_decision
-from scripts import ROOT
+from neither.inference.classifier import Classifier, FilePrediction
+from neither.runtime.errors import DataError
+from scripts import ROOT, permissions_apply
 
 Patch = pytest.MonkeyPatch
 PREDICT = [sys.executable, str(ROOT / "scripts" / "predict.py")]
@@ -206,7 +210,8 @@ def test_copies_keep_their_path_below_the_decision(tmp_path: Path) -> None:
     copy(write(tmp_path / "in" / "x" / "y" / "a.jpg", b"2"), "x/y/a.jpg", "unsure")
     name = os.fsdecode(b"\xff\n'.jpg")
     copy(write(tmp_path / "in" / name, b"3"), name, "dog")
-    copy(tmp_path / "in" / "gone.jpg", "gone.jpg", "unreadable")
+    with pytest.raises(DataError):
+        copy(tmp_path / "in" / "gone.jpg", "gone.jpg", "unreadable")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "in" / "a.jpg")
     copy(tmp_path / "link.jpg", "link.jpg", "dog")
     assert not (tmp_path / "sorted" / "here" / "dog" / "link.jpg").is_symlink()
@@ -222,3 +227,111 @@ def test_copies_overwrite_nothing_and_are_made_once(tmp_path: Path) -> None:
     assert tree(tmp_path / "sorted") == {
         "dog/a.tar.jpg": b"1", "dog/a.tar-2.jpg": b"2", "dog/a.tar-3.jpg": b"3",
     }  # fmt: skip
+
+
+def test_what_cannot_be_copied_is_named_and_the_rest_is_done(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
+) -> None:
+    make(tmp_path / "in", 8)
+    (tmp_path / "in" / "0" / "000.png").chmod(0)
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    longest = "x" * 251 + ".png"  # 255 bytes; its heat map would have 259
+    draw_shape("dog", 20).save(tmp_path / "in" / longest)
+    (tmp_path / "locked").mkdir(0)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    names = ["in", "in/0/000.png", "in/pipe.jpg", f"in/{longest}", "locked/a.png", "loop.png",
+             "gone.png", "a\0b.png", "y" * 300, "in/1", "/dev/zero", "/proc/self/mem", "",
+             "in/0/002.png", "in/1/001.png", "in/0/000.png/x", "in/1/003.png"]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+    with permissions_apply():
+        done = call("predict", model, "locked", "locked/a.png", "-", "in/1/005.png",
+                    "--format", "csv", "--sort-into", "out", "--explain", "maps")  # fmt: skip
+    (tmp_path / "locked").chmod(0o700)
+    assert done.code == 3, done.err
+    given = ["locked/a.png", *filter(None, names), "in/1/005.png"]
+    predicted = rows(done.out)
+    assert [row["path"] for row in predicted] == given
+    readable = {row["path"] for row in predicted if row["status"] == "ok"}
+    images = {"in/0/002.png", "in/1/001.png", "in/1/003.png"}
+    assert readable == {*images, f"in/{longest}", "in/1/005.png"}
+    copied = {path.partition("/")[2] for path in tree(tmp_path / "out")}
+    assert copied == {*images, f"in/{longest}", "005.png"}
+    assert set(tree(tmp_path / "maps")) == {*(f"{name}.png" for name in images), "005.png.png"}
+    warned = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    for name in {*given} - readable | {"locked", f"in/{longest}"}:
+        named = name.replace("\0", r"\x00")
+        assert any(line.startswith(f"warning: {named}: ") for line in warned), named
+
+
+def fail(number: int) -> Mock:
+    return Mock(side_effect=OSError(number, os.strerror(number)))
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [("os.fsync", errno.EIO), ("os.fsync", errno.ENOSPC), ("os.fsync", errno.EDQUOT),
+     ("os.open", errno.EROFS), ("os.open", errno.EMFILE), ("Path.replace", errno.EPERM)],
+)  # fmt: skip
+def test_a_target_that_takes_no_file_stops_with_one_message(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch, target: str, number: int
+) -> None:
+    folder = make(tmp_path / "in", 5)
+    monkeypatch.setattr(f"neither.runtime.files.{target}", fail(number))
+    for flag in ("--sort-into", "--explain"):
+        done = call("predict", model, folder, flag, tmp_path / "out")
+        assert done.code == 6
+        (line,) = [each for each in done.err.splitlines() if os.strerror(number) in each]
+        assert str(tmp_path / "out") in line
+        assert not tree(tmp_path / "out")
+
+
+def test_a_full_disk_that_takes_small_files_stops_too(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
+) -> None:
+    folder = make(tmp_path / "in", 5)
+    monkeypatch.setattr("neither.cli.predict.shutil.copyfileobj", fail(errno.ENOSPC))
+    done = call("predict", model, folder, "--sort-into", tmp_path / "out")
+    assert done.code == 6
+    assert done.err.count(os.strerror(errno.ENOSPC)) == 1
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_decision_folder_that_cannot_be_written_stops_only_its_files(
+    call: Call, tmp_path: Path, model: Path, is_file: bool
+) -> None:
+    folder = make(tmp_path / "in", 6, bad=2)
+    (tmp_path / "out").mkdir()
+    refused = tmp_path / "out" / "unreadable"
+    if is_file:
+        refused.write_text("in the way")
+    else:
+        refused.mkdir(0o555)
+    with permissions_apply():
+        done = call("predict", model, folder, "--sort-into", tmp_path / "out")
+    assert done.code == 3, done.err
+    for name in ("000x.jpg", "001x.jpg"):
+        assert f"warning: {folder / '0' / name}: " in done.err
+    assert len(tree(tmp_path / "out")) == 6 + is_file
+
+
+@pytest.mark.parametrize("flag", ["--sort-into", "--explain"])
+def test_an_image_that_vanishes_is_named(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch, flag: str
+) -> None:
+    folder = make(tmp_path / "in", 4)
+    predict_files = Classifier.predict_files
+
+    def removing(self: Classifier, paths: Iterable[Path]) -> Iterator[FilePrediction]:
+        for index, result in enumerate(predict_files(self, paths)):
+            if index in (0, 2):
+                Path(result.prediction.path).unlink()
+            yield result
+
+    monkeypatch.setattr(Classifier, "predict_files", removing)
+    done = call("predict", model, folder, flag, tmp_path / "out")
+    assert done.code == 3
+    assert len(done.out.splitlines()) == 4
+    for name in ("0/000.png", "1/001.png"):
+        assert f"warning: {folder / name}: " in done.err
+    assert len(tree(tmp_path / "out")) == 2

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from neither.inference.classifier import Classifier
 from neither.inference.explain import Explainer, compute_heat_map, draw_heat_map
 from neither.inference.prediction import Prediction
 from neither.models.networks import build_network
+from neither.runtime.errors import DataError
 
 SIZE = 16
 
@@ -64,7 +66,8 @@ def test_a_file_is_written_for_each_image_at_its_relative_path(tmp_path: Path) -
     explainer = Explainer(make_classifier(), tmp_path / "maps")
     prediction = Prediction("a.png", {"dog": 0.8}, "dog", "dog", "", 0.8)
     explainer.draw(tmp_path / "a.png", "x/a.png", prediction)
-    explainer.draw(tmp_path / "deleted.png", "deleted.png", prediction)
+    with pytest.raises(DataError):
+        explainer.draw(tmp_path / "deleted.png", "deleted.png", prediction)
     (path,) = (path for path in (tmp_path / "maps").rglob("*") if path.is_file())
     assert path == tmp_path / "maps" / "x" / "a.png.png"
     with Image.open(path) as image:

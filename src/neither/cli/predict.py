@@ -2,10 +2,12 @@
 
 import argparse
 import filecmp
+import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count, tee
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from neither.cli.evaluate import load_with_priors
 from neither.cli.main import check_installation, discard_stdout, run_command
 from neither.runtime import files
-from neither.runtime.console import info, warn
-from neither.runtime.errors import DataError, UsageError
+from neither.runtime.console import info, printable, warn
+from neither.runtime.errors import DataError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from neither.inference.prediction import Prediction
@@ -77,12 +79,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     from neither.inference.prediction import UNSURE, csv_header
 
     for path in arguments.paths:
-        if path != _STANDARD_INPUT and not Path(path).exists():
+        if path != _STANDARD_INPUT and _is_missing(path):
             raise UsageError(f"{path}: no such file or folder")
     for output in filter(None, (arguments.sort_into, arguments.explain)):
-        for path in map(Path, arguments.paths):
-            if path.is_dir():
-                files.require_outside(output, path)
+        for path in filter(os.path.isdir, arguments.paths):
+            files.require_outside(output, Path(path))
     classifier = load_with_priors(arguments.model, arguments.priors)
     if arguments.sort_into is not None:
         files.make_folder(arguments.sort_into)
@@ -92,27 +93,46 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.format == "csv":
         _write(csv_header(classifier.classes), must_finish)
     counts: Counter[str] = Counter()
-    inputs, copies = tee(_list_inputs(arguments.paths))
+    num_failed = 0
+    unreadable_folders: list[str] = []
+    inputs, copies = tee(_list_inputs(arguments.paths, unreadable_folders))
     results = classifier.predict_files(each.path for each in copies)
     for (path, below), (prediction, _, _) in zip(inputs, results, strict=True):
         _write(_format(prediction, classifier.classes, arguments.format), must_finish)
         decision = prediction.decision or _UNREADABLE
         counts[decision] += 1
         if arguments.sort_into is not None:
-            copy_to_decision(arguments.sort_into, path, below, decision)
+            copy = partial(copy_to_decision, arguments.sort_into, path, below, decision)
+            num_failed += not _attempt(copy, "copied", path, arguments.sort_into)
         if explainer is not None and not prediction.error:
-            explainer.draw(path, below, prediction)
+            draw = partial(explainer.draw, path, below, prediction)
+            num_failed += not _attempt(draw, "explained", path, arguments.explain)
     if not counts:
         raise DataError("no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)")
     order = [*classifier.classes, UNSURE, _UNREADABLE]
     summary = ", ".join(f"{name} {counts[name]:,}" for name in order if counts[name])
-    info(f"{counts.total():,} images: {summary}")
-    return DataError.exit_code if counts[_UNREADABLE] else 0
+    failed = f"; {num_failed:,} files could not be copied or explained" if num_failed else ""
+    info(f"{counts.total():,} images: {summary}{failed}")
+    return DataError.exit_code if counts[_UNREADABLE] or num_failed or unreadable_folders else 0
 
 
-def _list_inputs(paths: Iterable[str]) -> Iterator[_Input]:
-    """Yield the files in the order given; lazily, since standard input may be a slow program."""
-    from neither.data.scan import list_images
+def _is_missing(path: str) -> bool:
+    """Return whether there is no such file; one that cannot be read gets a row that says why."""
+    try:
+        os.stat(path)  # noqa: PTH116 - as os.path.isdir below: pathlib's raises some errors
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _list_inputs(paths: Iterable[str], unreadable_folders: list[str]) -> Iterator[_Input]:
+    """Yield the files in the order given; lazily, since standard input may be a slow program.
+
+    A message about each folder that cannot be read is added to `unreadable_folders`.
+    """
+    from neither.data.scan import ImageTable
 
     for path in map(Path, paths):
         if str(path) == _STANDARD_INPUT:
@@ -121,11 +141,18 @@ def _list_inputs(paths: Iterable[str]) -> Iterator[_Input]:
                     file = Path(name)
                     is_below = not file.is_absolute() and ".." not in file.parts
                     yield _Input(file, file.as_posix() if is_below else file.name)
-        elif path.is_dir():
-            listing = list_images(path)
-            for message in listing.unreadable_folders:
+        elif os.path.isdir(path):  # noqa: PTH112
+            table = ImageTable(path, path)
+            try:
+                names = table.scan(path)
+            except DataError as error:
+                names, table.unreadable_folders = [], [str(error)]
+            for message in table.unreadable_folders:
                 warn(message)
-            for below in listing.paths:
+            unreadable_folders += table.unreadable_folders
+            for note in table.notes:
+                info(note)
+            for below in names:
                 yield _Input(path / below, below)
         else:
             yield _Input(path, path.name)
@@ -151,13 +178,47 @@ def _write(line: bytes, must_finish: bool) -> None:
         if not must_finish:
             raise
         discard_stdout()
+    except OSError as error:
+        raise OutputError(f"standard output: {error.strerror}; free some space") from error
+
+
+def _attempt(write: Callable[[], None], done: str, source: Path, folder: Path) -> bool:
+    """Write one file; return False, with a warning, if it fails for this image.
+
+    Args:
+        write: writes into `folder` what belongs to `source`.
+        done: the participle that the warning says has not been done.
+        source: the image.
+        folder: the output folder.
+
+    Raises:
+        OutputError: if the folder is full or takes no file at all.
+    """
+    try:
+        write()
+    except OSError as error:
+        files.require_usable(folder, error)
+        is_other = error.filename and Path(error.filename) != source
+        where = f"{error.filename}: " if is_other else ""
+        warn(printable(f"{source}: not {done}: {where}{error.strerror or error}"))
+        return False
+    except DataError as error:
+        warn(printable(f"{source}: not {done}: {error}"))
+        return False
+    return True
 
 
 def copy_to_decision(folder: Path, source: Path, below: str, decision: str) -> None:
     """Copy a file to `folder/<decision>/<below>`, unless it was copied by an earlier call.
 
-    Another file of that name is not overwritten: the copy gets a number. A missing file is skipped.
+    Another file of that name is not overwritten: the copy gets a number.
+
+    Raises:
+        DataError: if the source is not a regular file; opening a pipe or a device might never end.
+        OSError: if the source cannot be read or the copy cannot be written.
     """
+    if not os.path.isfile(source):  # noqa: PTH113
+        raise DataError("missing, or not a regular file")
     first = folder.joinpath(decision, *PurePosixPath(below).parts)
     first.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
@@ -166,9 +227,5 @@ def copy_to_decision(folder: Path, source: Path, below: str, decision: str) -> N
             break
         if filecmp.cmp(source, target, shallow=False):
             return
-    try:
-        content = source.open("rb")
-    except FileNotFoundError:
-        return
-    with content, files.atomic_writer(target) as file:
+    with source.open("rb") as content, files.atomic_writer(target) as file:
         shutil.copyfileobj(content, file)

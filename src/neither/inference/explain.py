@@ -15,6 +15,7 @@ from neither.inference.classifier import Classifier
 from neither.inference.prediction import Prediction
 from neither.models.cam import class_contrast_cam
 from neither.runtime import files
+from neither.runtime.errors import DataError
 
 _CAPTION_HEIGHT = 24  # pixels
 _SIDE = 256  # pixels of each of the two images that are drawn side by side
@@ -41,13 +42,17 @@ class Explainer:
         """Write `folder/<relative_path>.png`.
 
         Args:
-            path: of the image; a file that has been deleted or changed to a bad one is skipped.
+            path: of the image.
             relative_path: of the image, below the folder that the user gave; with / as separator.
             prediction: for this image.
+
+        Raises:
+            DataError: if the file has become unreadable since the prediction.
+            OSError: if the heat map cannot be written.
         """
-        pixels = decode_file(path, self._classifier.preprocessing).pixels
-        if pixels is None:
-            return
+        decoded = decode_file(path, self._classifier.preprocessing)
+        if (pixels := decoded.pixels) is None:
+            raise DataError(decoded.reason)
         label = self._classifier.classes.index(prediction.predicted)
         cam = compute_heat_map(self._classifier, pixels, label)
         image = _add_caption(draw_heat_map(pixels, cam), prediction)

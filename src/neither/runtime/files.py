@@ -3,6 +3,7 @@
 Files and whole folders appear complete or not at all. A lock keeps a folder to one process.
 """
 
+import errno
 import json
 import os
 import re
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60.0  # without a byte from a server
+_MAX_NAME_BYTES = 200  # of a name that a temporary one is made from; file systems allow 255
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
 # Of urllib, tarfile and checksum tests; URLError is an OSError.
@@ -50,15 +52,16 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     temporary = _temporary(path)
     # os.open instead of tempfile: the mode follows the user's umask instead of being 0600.
     flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_BINARY", 0)  # for Windows
-    with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-        try:
+    handle = os.open(temporary, flags, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    temporary.replace(path)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     if os.name == "posix":  # other systems cannot open a folder for fsync
         handle = os.open(path.parent, os.O_RDONLY)
         try:
@@ -98,7 +101,10 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        name = name[: _MAX_NAME_BYTES // 4]  # a character has up to 4 bytes
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
 
 
 def make_folder(folder: Path) -> None:
@@ -109,6 +115,31 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: this folder cannot be written: permission denied")
+
+
+def require_usable(folder: Path, error: OSError) -> None:
+    """Tell a failure of one file from a failure of the folder that it was to be written into.
+
+    Args:
+        folder: the output folder.
+        error: of one file.
+
+    Raises:
+        OutputError: if the folder is full, or a file of another name cannot be written either.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        probe = folder / ".probe"
+        try:
+            write_atomic(probe, b"probe")
+            probe.unlink()
+        except OSError as general:
+            error = general
+        else:
+            return
+    raise OutputError(
+        f"{folder}: cannot be written: {error.strerror or error}. Free some space or choose "
+        "another folder, and start the same command again"
+    ) from error
 
 
 def require_readable(folder: Path) -> None:
@@ -122,7 +153,9 @@ def require_readable(folder: Path) -> None:
 
 def require_outside(output_dir: Path, images: Path) -> None:
     """Raise `UsageError` if `output_dir` is the folder `images` or inside it."""
-    if output_dir.resolve().is_relative_to(images.resolve()):
+    # realpath, as Path.resolve raises RuntimeError at links in a circle
+    output, inputs = os.path.realpath(output_dir), os.path.realpath(images)
+    if Path(output).is_relative_to(inputs):
         raise UsageError(f"{output_dir}: is inside the image folder; choose another folder")
 
 
