@@ -64,6 +64,9 @@ def train(
         UserError: if something must be corrected: config, images, checkpoint, disk, device.
     """
     from neither.config.loader import load_config
+    from neither.data.workers import exit_if_imported_as_main
+
+    exit_if_imported_as_main()
     from neither.training.trainer import run_training
 
     settings = load_config(Path(config), overrides)
@@ -97,6 +100,9 @@ def evaluate(
     Raises:
         UserError: if the model is unusable, there are no images, or results cannot be written.
     """
+    from neither.data.workers import exit_if_imported_as_main
+
+    exit_if_imported_as_main()
     from neither.evaluation.evaluation import evaluate_path
     from neither.reporting.html import report_evaluation
 

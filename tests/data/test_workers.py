@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -15,7 +16,7 @@ import pytest
 from neither.data import workers
 from neither.data.workers import parallel_map
 from neither.runtime import signals
-from neither.runtime.errors import OutputError
+from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.signals import Stopped
 
 # Functions of the standard library: another process can import them wherever it starts.
@@ -87,6 +88,29 @@ def test_both_start_methods_give_the_same_results(
         done.set()
         holder.join()
     assert workers._context().get_start_method() != "fork"
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("script", [
+    None, "neither.train('config.yaml')", "neither.evaluate('run', 'images')", "raise SystemExit"
+])  # fmt: skip
+def test_a_main_script_that_processes_cannot_import_is_an_error_with_a_remedy(
+    script: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It comes from standard input, or starts the work again in each process."""
+    main = ModuleType("__main__")
+    main.__file__ = str(tmp_path / "<stdin>")
+    if script is not None:
+        Path(main.__file__).write_text(f"import neither\n{script}\n")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(UsageError, match=r'(?s)<stdin>: .*__name__ == "__main__"') as error:
+        run(operator.neg, range(100))
+    assert "memory" not in str(error.value)
+    assert capfd.readouterr().err == ""
+    assert multiprocessing.active_children() == []
 
 
 def counted(taken: list[int]) -> Iterator[int]:

@@ -1,10 +1,11 @@
 """Processes that exist only while files are decoded or drawn."""
 
 import ctypes
-import multiprocessing
+import multiprocessing.spawn
 import os
 import signal
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -12,11 +13,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from neither.runtime import signals
 from neither.runtime.console import printable
-from neither.runtime.errors import OutputError
+from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.limits import free_memory, num_cores
 
 Item = TypeVar("Item")
@@ -47,6 +49,7 @@ def parallel_map(
 
     Raises:
         OutputError: if a process is killed (mostly by lack of memory), or hangs for a minute.
+        UsageError: if the processes cannot import the main script.
         Stopped: if a signal asks to stop.
     """
     remaining = iter(items)
@@ -58,6 +61,9 @@ def parallel_map(
             signals.poll()
             yield function(item)
         return
+    main_script = multiprocessing.spawn.get_preparation_data("").get("init_main_from_path")
+    if main_script is not None and not Path(main_script).exists():
+        raise _main_script_error(main_script, "but there is no such file")
     pending: deque[Future[list[Result]]] = deque()
     context = _context()
     slots = context.RawArray(ctypes.c_char, num_processes * _SLOT.size)
@@ -74,6 +80,8 @@ def parallel_map(
             yield from _wait_for(pending.popleft(), slots)
     except BrokenProcessPool as error:
         signals.poll()  # a signal to the whole process group ends the workers too
+        if main_script is not None and num_started.value == 0:
+            raise _main_script_error(main_script, "and all of them ended there") from error
         names = " or ".join(name for _, name in _current_files(slots))
         raise OutputError(
             f"a process that decodes images was killed{' at ' if names else ''}{names}. The usual "
@@ -88,10 +96,28 @@ def parallel_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def exit_if_imported_as_main() -> None:
+    """End this process, without a message, if it is one of `parallel_map` at its start.
+
+    It then runs the main script once more, up to the call that started it, which would start others
+    in turn. The process that waits for it says what to do.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(1)
+
+
 def mark_current_file(name: object) -> None:
     """Record the file that this process is about to read, in case it is killed or hangs there."""
     if _slot is not None:
         _slot[:] = _SLOT.pack(os.getpid(), os.fsencode(str(name))[-1020:])
+
+
+def _main_script_error(path: str, what: str) -> UsageError:
+    return UsageError(
+        f"{printable(path)}: the processes that decode images import the main script, {what}. Save "
+        "the script as a file, and call neither.train and neither.evaluate below the line\n"
+        '       if __name__ == "__main__":'
+    )
 
 
 def _wait_for(future: Future[list[Result]], slots: Any) -> list[Result]:  # noqa: ANN401
@@ -149,4 +175,6 @@ def _exit_with_parent() -> None:
 def _context() -> multiprocessing.context.BaseContext:
     # Not fork: a forked child can wait forever for a lock that one of torch's threads holds.
     methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload([])  # a main script that ends would end the server with it
+    return context
