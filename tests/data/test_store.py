@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import builds
+from clock import fake_clock
 from neither.data import decode, store, workers
 from neither.data.decode import DecodedFile, decode_file
 from neither.data.fingerprints import compute_fingerprints
@@ -330,3 +331,21 @@ def test_two_builds_at_once_are_both_right_and_decode_each_file_once(
             assert first.communicate("\n", timeout=60)[0] == "right\n"
             assert second.communicate("\n", timeout=60)[0] == "right\n"
     assert sorted(log.read_text().split()) == builds.names_in(many)
+
+
+@pytest.mark.usefixtures("decoded")
+def test_the_time_left_counts_what_is_not_cached(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(photos, NAMES[:2])
+    clock = fake_clock(monkeypatch)
+
+    def slow(path: Path, preprocessing: Preprocessing, *, with_traits: bool) -> DecodedFile:
+        clock.now += 4 if clock.now else 12
+        return decode_file(path, preprocessing, with_traits=with_traits)
+
+    monkeypatch.setattr(store, "decode_file", slow)
+    monkeypatch.setattr(store, "_CHUNK_IMAGES", 1)
+    build(photos, NAMES)
+    clock.check(12, 12 + 3 * 4)
+    assert clock.estimates()[0][1] == 1

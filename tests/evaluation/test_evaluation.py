@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clock import fake_clock
 from neither.data import workers
 from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.data.manifest import find_evaluation_rows
@@ -308,3 +309,25 @@ def test_metrics_that_do_not_apply_are_absent(classifier: Classifier) -> None:
     assert "auroc" not in alone["selective"]
     assert "null" not in json.dumps(alone)
     assert "NaN" not in json.dumps(alone)
+
+
+@pytest.mark.parametrize("num", [36, 5 * BATCH_SIZE + 3])
+def test_the_time_left_counts_whole_batches(
+    classifier: Classifier, tmp_path: Path, draw: Draw, monkeypatch: Patch, num: int
+) -> None:
+    clock = fake_clock(monkeypatch)
+    draw(tmp_path / "images" / "dog" / "0.png", "dog")
+    images = find_evaluation_images(tmp_path / "images", classifier.classes, None)
+    images.paths, images.labels = images.paths * num, images.labels * num
+    monkeypatch.setattr(workers, "num_cores", lambda: 1)
+
+    class Slow(Classifier):
+        def logits(self, pixels: Tensor) -> Tensor:
+            clock.now += 40
+            return super().logits(pixels)
+
+    evaluate(Slow(**vars(classifier)), images, tmp_path / "out")
+    done = [done for _, done, _ in clock.estimates()]
+    assert done == [*range(BATCH_SIZE, num, BATCH_SIZE), num]
+    if num > BATCH_SIZE:
+        clock.check(40, clock.now, step=40)

@@ -1,3 +1,4 @@
+import io
 import logging
 import os
 import re
@@ -11,7 +12,9 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from clock import fake_clock
 from neither.runtime import console
 
 Patch = pytest.MonkeyPatch
@@ -169,6 +172,72 @@ def test_without_a_terminal_progress_is_lines(capsys: Capture, monkeypatch: Patc
         now += 60.0
         bar.update(3, 100)  # no finished step, no estimate
     assert capsys.readouterr().err == "drawing: 3 of 100 images\n"
+
+
+# Seconds until each update, and the number of steps that it adds.
+UPDATES = {
+    "even": [(0.25, 1)] * 4000,
+    "compiled in the first step": [(60.0, 1)] + [(0.25, 1)] * 2000,
+    "compiled for minutes": [(1500.0, 1)] + [(0.5, 1)] * 1000,
+    "batches that take long": [(20.0, 64)] * 12,
+    "one update for each image of a batch": [(20.0, 1), *[(0.0, 1)] * 63] * 12,
+    "steps that take longer than a line": [(45.0, 1)] * 20,
+    "uneven": [(0.1 + step * 37 % 19 / 10, 1) for step in range(500)],
+    "eight processes in waves": [(3.0, 32), *[(0.1, 32)] * 7] * 50,
+    "a million in a moment": [(0.001, 20)] * 50_000,
+}
+
+
+@pytest.mark.parametrize("updates", UPDATES.values(), ids=UPDATES)
+@pytest.mark.parametrize("done", [0, 5000], ids=["begun", "resumed"])
+def test_the_time_left_is_right_ten_seconds_after_the_first_step(
+    monkeypatch: Patch, updates: list[tuple[float, int]], done: int
+) -> None:
+    clock = fake_clock(monkeypatch)
+    total = done + sum(count for _, count in updates)
+    with console.progress_bar("decoding", total, done=done) as bar:
+        for seconds, count in updates:
+            clock.now += seconds
+            bar.advance(count)
+    clock.check(updates[0][0], clock.now, step=max(seconds for seconds, _ in updates[1:]))
+
+
+def test_a_break_counts_as_often_as_it_is_still_to_come(monkeypatch: Patch) -> None:
+    clock = fake_clock(monkeypatch)
+    with console.progress_bar("training", 10 * 100) as bar:
+        for epoch in range(11):
+            if epoch:
+                for _ in range(100):
+                    clock.now += 0.4
+                    bar.advance()
+            with bar.taking_break("validating", 10 - epoch):
+                clock.now += 30
+    clock.check(30.4, clock.now)
+    assert not any("validating" in line for _, line in clock.lines)
+
+
+def test_the_time_left_follows_a_changed_rate(monkeypatch: Patch) -> None:
+    clock = fake_clock(monkeypatch)
+    with console.progress_bar("training", 1000) as bar:
+        for step in range(1000):
+            clock.now += 0.1 if step < 500 else 1.0
+            bar.advance()
+            if step == 499:
+                bar.restart_rate()
+    clock.lines = [(now, line) for now, line in clock.lines if now > 50]
+    clock.check(51, clock.now)
+
+
+def test_a_terminal_shows_the_time_left(monkeypatch: Patch) -> None:
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=120)
+    monkeypatch.setattr(console, "_messages", terminal)
+    clock = fake_clock(monkeypatch)
+    with console.progress_bar("training", 1000) as bar:
+        for _ in range(10):
+            clock.now += 9.0
+            bar.advance()
+    assert "2:28:30 left" in stream.getvalue()
 
 
 def test_a_silenced_console_prints_nothing(capsys: Capture) -> None:

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models import mobilenet_v3_small
 
+from clock import Clock, fake_clock
 from images import make_splits
 from neither.config.schema import Config
+from neither.data.batches import Batch
 from neither.inference.classifier import compute_logits
 from neither.models.checkpoint import Checkpoint, load_checkpoint, read_archive
 from neither.runtime import signals
@@ -373,3 +375,44 @@ def test_a_pretrained_run_resumes_to_the_bit_without_its_weights_file(
     assert read_rows(whole)[1]["train"]["learning_rate"] == pytest.approx(
         0.02 * scheduled_lr_factor(config.train, 2.5 / STEPS_PER_EPOCH)
     )
+
+
+def advance_clock(clock: Clock, patch: pytest.MonkeyPatch) -> list[float]:
+    """Let a step take 3 s, the first of each size a minute, validation 7; return the step times."""
+    taken: list[float] = []
+    sizes: set[int] = set()
+
+    def timed_step(state: TrainState, batch: Batch, *arguments: Any) -> bool:  # noqa: ANN401
+        clock.now += 3 if len(batch.labels) in sizes else 60
+        sizes.add(len(batch.labels))
+        taken.append(clock.now)
+        return train_step(state, batch, *arguments)
+
+    def timed_logits(*arguments: Any) -> Tensor:  # noqa: ANN401
+        clock.now += 7
+        return compute_logits(*arguments)
+
+    patch.setattr(trainer, "train_step", timed_step)
+    patch.setattr(validation, "compute_logits", timed_logits)
+    return taken
+
+
+def test_the_time_left_of_a_run_and_of_a_resumed_one(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = fake_clock(monkeypatch)
+    config = make_config(images, train={"epochs": 20, "batch_size": 8})  # three sizes
+    with monkeypatch.context() as patch:
+        taken = advance_clock(clock, patch)
+        train(config, tmp_path / "whole")
+    clock.check(taken[2], clock.now)
+    assert 19 * 21 < clock.estimates()[-1][1] <= 20 * 21
+
+    train_until_stopped(config, tmp_path / "run", partial(stop_before_step, 32))
+    clock.now, clock.lines = 0.0, []
+    taken = advance_clock(clock, monkeypatch)
+    train(config, tmp_path / "run")
+    first, last = clock.estimates()[0], clock.estimates()[-1]
+    assert 33 * 7 < first[1] < 35 * 7
+    assert 19 * 21 < last[1] <= 20 * 21
+    clock.check(taken[2], clock.now)

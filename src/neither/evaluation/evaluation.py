@@ -32,7 +32,7 @@ from neither.evaluation.metrics import (
     wilson_interval,
 )
 from neither.evaluation.selective import rejection_metrics, selective_metrics
-from neither.inference.classifier import Classifier
+from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.inference.prediction import UNSURE, csv_header, to_csv
 from neither.models.checkpoint import find_checkpoint
 from neither.runtime import files
@@ -200,8 +200,10 @@ def evaluate(
     ):
         file.write(csv_header(classes))
         results = classifier.predict_files(row.file for row in rows)
-        for row, (prediction, row_logits, sha256) in zip(rows, results, strict=True):
-            bar.advance()
+        for number, (row, result) in enumerate(zip(rows, results, strict=True), 1):
+            prediction, row_logits, sha256 = result
+            if number % BATCH_SIZE == 0 or number == len(rows):  # a batch is done at once
+                bar.update(number, len(rows))
             num_trained_on += sha256 in trained_on
             prediction = replace(prediction, path=row.path, true_label=row.label)
             file.write(to_csv(prediction, classes))

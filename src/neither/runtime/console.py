@@ -9,18 +9,20 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 _SECONDS_PER_LINE = 10.0  # of progress without a terminal
-_SECONDS_PER_NOTE = 1.0
+_SECONDS_PER_NOTE = _SECONDS_PER_SAMPLE = 1.0
+_MIN_RATE_SECONDS, _MAX_RATE_SECONDS = 2.0, 30.0  # that a rate is measured over
 _FILE_ONLY = logging.DEBUG + 1
 _WARNINGS_NAME = "warnings.jsonl"
 _MAX_WARNINGS_BYTES = 1 << 26
@@ -149,36 +151,76 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 class ProgressBar:
-    """A live progress bar on a terminal; elsewhere a line every ten seconds."""
+    """A live progress bar on a terminal; elsewhere a line every ten seconds.
+
+    The time left follows from the rate of the last half minute. A sample of the rate is the time of
+    an update and what was done before it: steps that arrive in groups count from group to group,
+    and the time before the first update, when processes start, counts as nothing.
+    """
 
     def __init__(self, title: str, total: int, done: int, unit: str, live: Progress | None) -> None:
         self._title, self._total, self._unit, self._live = title, total, unit, live
-        self._start_done = self._done = done
-        self._start_time = self._line_time = self._note_time = time.monotonic()
+        self._done = done
+        self._line_time = self._note_time = time.monotonic()
         self._note = ""
+        self._samples: deque[tuple[float, int]] = deque()
+        self._break_seconds = 0.0  # of all breaks to come
         if live is not None:
-            self._task = live.add_task(title, total=total, completed=done, note="")
+            self._task = live.add_task(title, total=total, completed=done, note="", left="")
 
-    def advance(self) -> None:
-        """Count one finished step."""
-        self.update(self._done + 1, self._total)
+    def advance(self, count: int = 1) -> None:
+        """Count finished steps."""
+        self.update(self._done + count, self._total)
 
     def update(self, done: int, total: int) -> None:
         """Set the number of finished steps and of all steps."""
+        now, samples = time.monotonic(), self._samples
+        if done > self._done and (not samples or now - samples[-1][0] >= _SECONDS_PER_SAMPLE):
+            samples.append((now, self._done))
+            while len(samples) > 2 and samples[1][0] <= now - _MAX_RATE_SECONDS:
+                samples.popleft()
         self._done, self._total = done, total
+        rate = self.rate()
+        seconds = None if rate is None else round((total - done) / rate + self._break_seconds)
         if self._live is not None:
-            self._live.update(self._task, completed=done, total=total)
+            left = "" if seconds is None else f"{timedelta(seconds=seconds)} left"
+            self._live.update(self._task, completed=done, total=total, left=left)
             return
-        now = time.monotonic()
         if now - self._line_time < _SECONDS_PER_LINE:
             return
         self._line_time = now
-        parts = [f"{self._title}: {done:,} of {total:,} {self._unit}"]
-        if done > self._start_done:
-            seconds_per_step = (now - self._start_time) / (done - self._start_done)
-            parts.append(f"{seconds_per_step * (total - done):.0f} s left")
-        parts.append(self._note)
+        left = "" if seconds is None else f"{seconds} s left"
+        parts = (f"{self._title}: {done:,} of {total:,} {self._unit}", left, self._note)
         info(", ".join(filter(None, parts)))
+
+    def rate(self) -> float | None:
+        """Return the recent number of steps per second, without breaks; None if not known yet."""
+        if not self._samples:
+            return None
+        (start, start_done), (end, end_done) = self._samples[0], self._samples[-1]
+        if end - start < _MIN_RATE_SECONDS or end_done <= start_done:
+            return None
+        return (end_done - start_done) / (end - start)
+
+    def restart_rate(self) -> None:
+        """Forget the rate, since the steps so far took longer or shorter than those to come."""
+        self._samples.clear()
+
+    @contextmanager
+    def taking_break(self, note: str, num_left: int) -> Iterator[None]:
+        """Show a note for the block, whose time is not that of the steps.
+
+        Args:
+            note: what is done in it.
+            num_left: number of breaks of the same length that are still to come.
+        """
+        start, note_before = time.monotonic(), self._note
+        self.set_note(note)
+        yield
+        seconds = time.monotonic() - start
+        self._samples = deque((when + seconds, done) for when, done in self._samples)
+        self._break_seconds = num_left * seconds
+        self.set_note(note_before)
 
     def is_note_due(self) -> bool:
         """Return whether the last note is a second old, so that a new one is worth its cost."""
@@ -210,7 +252,7 @@ def progress_bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=_messages, transient=True) as live:

@@ -138,7 +138,7 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
         return
     # Batches have two or three sizes; one graph for each keeps the bits the same after a resume.
     network.compile(dynamic=False)
-    info("compile: the first steps take longer, half a minute on two cores")
+    info("compile: compiling in the first steps, half a minute on two cores")
 
 
 def _double(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 `run_training` opens or resumes a run and reports on it when it is finished; `train` is the loop.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -149,20 +150,25 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         f"{num_processes}"
     )
     first_step = state.step - state.step_in_epoch if run.resumed else None
+    num_images = len(data.train.rows)
+    num_done = state.epoch * num_images + state.step_in_epoch * num_images // len(batches)
+    known_steps: set[tuple[int, bool]] = set()
     with (
         closing(MetricsLogger(run.folder if world.is_rank0 else None, first_step)) as logger,
-        progress_bar("training", config.train.epochs * len(batches), "steps", state.step) as bar,
+        progress_bar("training", config.train.epochs * num_images, done=num_done) as bar,
         signals.deferred(world.size > 1),
     ):
         if run.resumed is None:
-            _log_initial_state(config, state, data, batches, logger, run)
+            _log_initial_state(config, state, data, batches, logger, run, bar)
             _save_epoch(config, state, run)
         try:
             while state.epoch < config.train.epochs:
-                train_metrics = _train_epoch(config, state, data, batches, device_config, run, bar)
+                train_metrics = _train_epoch(
+                    config, state, data, batches, device_config, run, bar, known_steps
+                )
                 logits = metrics = None
                 if is_validated(state.epoch + 1, config.train):
-                    logits, metrics = _validate(config, state, data, device_config.device)
+                    logits, metrics = _validate(config, state, data, device_config.device, bar)
                 state.end_epoch(metrics)
                 if logits is not None and summaries.is_logged(state.epoch, config.train):
                     summaries.log_epoch(logger, config, state, data, logits)
@@ -195,8 +201,13 @@ def _train_epoch(
     device_config: DeviceConfig,
     run: RunFolder,
     bar: ProgressBar,
+    known_steps: set[tuple[int, bool]],
 ) -> dict[str, float]:
-    """Take the remaining steps of an epoch; return its metrics on train."""
+    """Take the remaining steps of an epoch; return its metrics on train.
+
+    The first step of each batch size, frozen or not, is compiled or chooses kernels; `known_steps`
+    holds those taken.
+    """
     if isinstance(state.network, TorchvisionNetwork):
         state.network.freeze_backbone(state.epoch < config.model.freeze_epochs)
     save_seconds = 60 * config.checkpoint.save_every_minutes
@@ -204,6 +215,10 @@ def _train_epoch(
     num_images = 0
     for batch in batches.iterate_epoch(state.epoch, state.step_in_epoch):
         state.world.poll_signals()
+        step = (len(batch.images), state.epoch < config.model.freeze_epochs)
+        is_slow = step not in known_steps
+        if is_slow and config.compile:
+            bar.set_note("compiling")
         # At the middle of the step, so that the rate of the first one is not 0.
         middle_of_step = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
         if not train_step(
@@ -212,12 +227,16 @@ def _train_epoch(
             paths = [data.train.paths[index] for index in batch.indices.tolist()]
             raise diverged_error(state, paths)
         num_images += len(batch.labels)
-        bar.advance()
+        if is_slow:
+            known_steps.add(step)
+            bar.restart_rate()
+            bar.set_note("")
+        bar.advance(len(batch.labels))
         if bar.is_note_due():  # once a second: reading the sums waits for the device
             if not state.epoch_metrics.is_finite():
                 raise diverged_error(state)
-            speed = num_images / (time.monotonic() - start_time)
-            bar.set_note(f"loss {state.epoch_metrics.mean_loss():.3f}, {speed:,.0f} images/s")
+            speed = "" if (rate := bar.rate()) is None else f", {rate:,.0f} images/s"
+            bar.set_note(f"loss {state.epoch_metrics.mean_loss():.3f}{speed}")
         if time.monotonic() - save_time >= save_seconds:
             _save_last(config, state, run)
             save_time = time.monotonic()
@@ -231,12 +250,17 @@ def _train_epoch(
 
 
 def _validate(
-    config: Config, state: TrainState, data: Dataset, device: torch.device
+    config: Config, state: TrainState, data: Dataset, device: torch.device, bar: ProgressBar
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Fit temperature and threshold to val; return its (N, C) logits and its metrics."""
-    logits = compute_val_logits(state, data.pixels, data.val, device)
-    state.calibrate(logits, data.val.labels, config.decision.target_precision)
-    return logits, val_metrics(logits, data.val.labels, state.temperature, config.classes)
+    every = config.train.validate_every_epochs
+    num_finished = state.epoch + (state.step_in_epoch > 0)
+    num_left = math.ceil(config.train.epochs / every) - num_finished // every
+    with bar.taking_break("validating", num_left):
+        logits = compute_val_logits(state, data.pixels, data.val, device)
+        state.calibrate(logits, data.val.labels, config.decision.target_precision)
+        metrics = val_metrics(logits, data.val.labels, state.temperature, config.classes)
+    return logits, metrics
 
 
 def _log_initial_state(
@@ -246,6 +270,7 @@ def _log_initial_state(
     batches: Batches,
     logger: MetricsLogger,
     run: RunFolder,
+    bar: ProgressBar,
 ) -> None:
     """Log the metrics of the random weights at step 0, and what is known before training."""
     train = data.train
@@ -254,7 +279,7 @@ def _log_initial_state(
     split = Split([], train.rows[sample], train.labels[sample])
     logits = compute_val_logits(state, data.pixels, split, batches.device)
     train_metrics = logit_metrics(logits, split.labels, config.classes)
-    _, state.metrics = _validate(config, state, data, batches.device)
+    _, state.metrics = _validate(config, state, data, batches.device, bar)
     logger.write_epoch(0, 0, train_metrics, state.metrics)
     summaries.log_run(
         logger, config, state, next(batches.iterate_epoch(0)), run.folder / "splits.csv"
