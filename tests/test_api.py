@@ -79,14 +79,50 @@ def test_the_process_is_unchanged() -> None:
     before = settings()
     neither.load(GOLDEN)(draw_shape("dog", 0))
     assert settings() == before
-    # In another process, as commands that ran in this one have changed these.
-    code = (
-        "import logging as l, sys, neither; neither.load(sys.argv[1]); "
-        "log = l.getLogger('neither'); print(l.raiseExceptions, log.propagate, log.level)"
+
+
+def test_a_new_process_is_unchanged_and_imports_only_what_it_uses(tmp_path: Path) -> None:
+    """In another process, as commands that ran in this one have changed and imported more."""
+    for seed in range(12):
+        path = tmp_path / "images" / CLASSES[seed % 3] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_shape(CLASSES[seed % 3], seed).save(path)
+    (tmp_path / "config.yaml").write_text(
+        "{name: a, classes: [dog, human, neither], train: {epochs: 1}, data: {root: images, "
+        "image_size: 8, val_fraction: 0.5, test_fraction: 0}, model: {name: softmax_regression}}"
     )
-    done = subprocess.run([sys.executable, "-c", code, GOLDEN], capture_output=True, text=True,
-                          check=True)  # fmt: skip
-    assert done.stdout == "True True 0\n"
+    code = """
+import json, logging, os, sys
+from importlib import import_module
+import neither
+golden, folder = sys.argv[1:]
+os.chdir(folder)
+def never_loaded(*names):
+    names += ("torch._dynamo", "sympy", "torchvision", "pandas", "scipy", "triton", "networkx")
+    found.append([name for name in names if name in sys.modules])
+def run(name, *arguments):
+    sys.argv = [name, *arguments]
+    assert import_module(f"neither.cli.{name}").main() == 0
+found = []
+image = "images/dog/0.png"
+neither.load(golden)(image)
+log = logging.getLogger("neither")
+assert (logging.raiseExceptions, log.propagate, log.level) == (True, True, 0)
+never_loaded("rich", "jinja2", "matplotlib", "tensorboard", "yaml")
+run("predict", golden, image)
+never_loaded("jinja2", "matplotlib", "tensorboard", "yaml", "neither.inference.explain")
+run("evaluate", golden, "images/dog", "--output-dir", "evaluation")
+never_loaded("matplotlib", "tensorboard", "yaml")
+from neither.training import summaries, trainer
+never_loaded("matplotlib", "tensorboard")
+summaries.log_run = summaries.log_epoch = trainer.report_run = lambda *_: None  # the plots
+run("train", "config.yaml")
+never_loaded("matplotlib")
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code, GOLDEN, tmp_path], capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[[], [], [], [], []]"
 
 
 def test_many_threads_get_the_predictions_of_one(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from images import draw_shape
 from neither.cli import main
 from neither.cli.main import _COMMANDS, check_installation, run_command
 from neither.runtime import errors
@@ -23,33 +24,53 @@ Capture = pytest.CaptureFixture[str]
 QUICK = ROOT / "configs" / "photos_quick.yaml"
 
 
-def test_help_and_config_errors_import_nothing_heavy(tmp_path: Path) -> None:
+def test_what_needs_no_network_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Decoding, help, wrong arguments and configs, check_data and prepare_data."""
     config = tmp_path / "config.yaml"
     config.write_text(QUICK.read_text().replace("epochs:", "epoch:"))
     code = """
 import json, sys
 from importlib import import_module
 import neither
-heavy, loaded = {"torch", "matplotlib", "PIL", "numpy"}, {}
-loaded["import"] = sorted(heavy & set(sys.modules))
-for name, argument in json.loads(sys.argv.pop()):
-    sys.argv = [name, argument]
+heavy = ["torch", "matplotlib", "jinja2", "PIL", "numpy", "pydantic", "rich", "yaml", "http"]
+def loaded():
+    return [name for name in heavy if name in sys.modules]
+stages = [["import", 0, loaded()]]
+for name, *arguments in json.loads(sys.argv.pop()):
+    sys.argv = [name, *arguments]
     try:
         code = import_module(f"neither.cli.{name}").main()
     except SystemExit as left:
         code = left.code
-    loaded[name + argument[:2]] = [code, "torch" in sys.modules]
-print(json.dumps(loaded))
+    stages.append([name, code, loaded()])
+    if arguments == ["--help"] and name == "prepare_data":
+        import neither.data.store, neither.demo.folder  # what decoding processes import
+        stages.append(["decode", 0, loaded()])
+import neither.datasets.coco
+stages.append(["coco", 0, loaded()])
+print(json.dumps(stages))
 """
-    calls = [[name, "--help"] for name in _COMMANDS] + [["train", str(config)]]
+    draw_shape("dog", 0).save(tmp_path / "0.png")
+    calls = [[name, "--help"] for name in _COMMANDS] + [
+        ["predict", "run", "no such file"],
+        ["evaluate", "run", "images", "--require", "nonsense"],
+        ["train", str(config)],
+        ["check_data", str(tmp_path)],
+    ]
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(calls)], capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == {
-        "import": [],
-        **{f"{name}--": [0, False] for name in _COMMANDS},
-        f"train{str(config)[:2]}": [2, False],
-    }
+    decoding = ["PIL", "numpy"]
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        ["import", 0, []],
+        *([name, 0, []] for name in _COMMANDS),
+        ["decode", 0, decoding],
+        ["predict", 2, [*decoding, "rich"]],
+        ["evaluate", 2, [*decoding, "rich"]],
+        ["train", 2, [*decoding, "pydantic", "rich", "yaml"]],
+        ["check_data", 3, [*decoding, "pydantic", "rich", "yaml"]],
+        ["coco", 0, [*decoding, "pydantic", "rich", "yaml"]],
+    ]
     assert done.stdout.count("usage: ") == len(_COMMANDS)
     assert "docs/config.md" in done.stdout
     assert "did you mean train.epochs?" in done.stderr
@@ -101,8 +122,12 @@ def test_neither_runs_a_command(monkeypatch: Patch, capsys: Capture) -> None:
 def test_a_torchvision_for_another_torch(
     torch: str, need: str, fits: bool, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(main, "version", {"torch": torch, "torchvision": "0.29.2"}.__getitem__)
-    monkeypatch.setattr(main, "requires", lambda _: ["numpy", need, 'torchdata>1; extra == "x"'])
+    monkeypatch.setattr(
+        "importlib.metadata.version", {"torch": torch, "torchvision": "0.29.2"}.__getitem__
+    )
+    monkeypatch.setattr(
+        "importlib.metadata.requires", lambda _: ["numpy", need, 'torchdata>1; extra == "x"']
+    )
     if fits:
         check_installation()
         return
@@ -115,6 +140,6 @@ def test_a_missing_package_is_an_error_with_the_remedy(monkeypatch: Patch) -> No
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(main, "version", missing)
+    monkeypatch.setattr("importlib.metadata.version", missing)
     with pytest.raises(OutputError, match="torch is not installed"):
         check_installation()

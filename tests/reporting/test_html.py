@@ -27,8 +27,7 @@ from neither.reporting.html import (
     select_thumbnails,
     write_report,
 )
-from neither.reporting.text import format_percent
-from neither.runtime.console import log_to_folder
+from neither.runtime.console import format_percent, log_to_folder
 
 Patch = pytest.MonkeyPatch
 Draw = Callable[..., None]

@@ -6,7 +6,6 @@ import pytest
 
 from neither.reporting.text import (
     calibration_sentence,
-    format_percent,
     is_near_chance,
     print_metrics,
     summary_sentences,
@@ -146,9 +145,3 @@ def test_calibration_is_judged(ece: float, bound: float, verdict: str) -> None:
 )  # fmt: skip
 def test_only_all_is_all_and_only_none_is_none(fraction: float, part: str) -> None:
     assert part in summary_sentences(make_metrics(accuracy=fraction))[0]
-
-
-def test_only_0_is_0_percent_and_only_1_is_100() -> None:
-    assert [format_percent(fraction) for fraction in (0.0, 1e-5, 0.0006, 0.9877, 0.99999, 1.0)] == [
-        "0.0 %", "< 0.1 %", "0.1 %", "98.8 %", "> 99.9 %", "100.0 %",
-    ]  # fmt: skip

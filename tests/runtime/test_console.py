@@ -247,3 +247,9 @@ def test_a_silenced_console_prints_nothing(capsys: Capture) -> None:
     console.silence(False)
     console.report_error("three")
     assert capsys.readouterr() == ("", "error: three\n")
+
+
+def test_only_0_is_0_percent_and_only_1_is_100() -> None:
+    assert list(map(console.format_percent, (0.0, 1e-5, 0.0006, 0.9877, 0.99999, 1.0))) == [
+        "0.0 %", "< 0.1 %", "0.1 %", "98.8 %", "> 99.9 %", "100.0 %",
+    ]  # fmt: skip

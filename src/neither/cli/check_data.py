@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from neither.cli.main import run_command
-from neither.runtime.console import print_line, print_table, printable, report_error, warn
+from neither.runtime.console import (
+    format_percent,
+    print_line,
+    print_table,
+    printable,
+    report_error,
+    warn,
+)
 from neither.runtime.errors import DataError
 
 _MAX_LISTED = 10
@@ -84,8 +91,6 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _print_shortcuts(report: dict[str, Any]) -> None:
-    from neither.reporting.text import format_percent
-
     if report.get("shortcuts"):
         fractions = ("fraction", "fraction_of_others", "balanced_accuracy")
         print_table(

@@ -63,12 +63,12 @@ def main() -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    requirements = [read_requirement(text) for text in arguments.require]
     check_installation()
     from neither.evaluation.evaluation import evaluate_path
     from neither.reporting.html import report_evaluation
     from neither.reporting.text import print_metrics
 
-    requirements = [read_requirement(text) for text in arguments.require]
     classifier = load_with_priors(arguments.model, arguments.priors)
     evaluation = evaluate_path(
         arguments.model,

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires, version
 
 from neither.runtime import console, signals
 from neither.runtime.errors import OutputError, UserError, is_out_of_memory
@@ -76,6 +75,8 @@ def check_installation() -> None:
 
     The import would fail with an obscure message: "operator torchvision::nms does not exist".
     """
+    from importlib.metadata import PackageNotFoundError, requires, version
+
     remedy = "run: pip install --upgrade torch torchvision"
     try:
         installed = version("torch").partition("+")[0]

@@ -74,20 +74,23 @@ class _Input(NamedTuple):
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    check_installation()
-    from neither.inference.explain import Explainer
-    from neither.inference.prediction import UNSURE, csv_header
-
     for path in arguments.paths:
         if path != _STANDARD_INPUT and _is_missing(path):
             raise UsageError(f"{path}: no such file or folder")
     for output in filter(None, (arguments.sort_into, arguments.explain)):
         for path in filter(os.path.isdir, arguments.paths):
             files.require_outside(output, Path(path))
+    check_installation()
+    from neither.inference.prediction import UNSURE, csv_header
+
     classifier = load_with_priors(arguments.model, arguments.priors)
     if arguments.sort_into is not None:
         files.make_folder(arguments.sort_into)
-    explainer = Explainer(classifier, arguments.explain) if arguments.explain else None
+    explainer = None
+    if arguments.explain is not None:
+        from neither.inference.explain import Explainer
+
+        explainer = Explainer(classifier, arguments.explain)
     info(f"images are decoded as in training: {classifier.preprocessing}")
     must_finish = arguments.sort_into is not None or explainer is not None
     if arguments.format == "csv":

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neither.cli.main import check_installation, run_command
-from neither.config.loader import load_config
-from neither.config.schema import Config
 from neither.runtime.console import print_line, silence, warn
 
 if TYPE_CHECKING:
+    from neither.config.schema import Config
     from neither.models.checkpoint import Checkpoint
 
 _METRICS = ("macro_recall", "accuracy", "loss")
@@ -43,6 +42,8 @@ def main() -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from neither.config.loader import load_config
+
     silence(os.environ.get("LOCAL_RANK", "0") != "0")
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
@@ -64,7 +65,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_best(best: "Checkpoint", config: Config) -> None:
+def _print_best(best: "Checkpoint", config: "Config") -> None:
     """Print the metrics of the best epoch, and what was fitted on val."""
     from neither.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
     from neither.reporting.text import is_near_chance

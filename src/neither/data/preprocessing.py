@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Le
 
-if TYPE_CHECKING:  # decoding processes import this module, and need no torch
+if TYPE_CHECKING:  # decoding processes import this module, and need neither torch nor pydantic
     from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = "HEIF"  # as Pillow names it with the extra [heic]
-_Fraction = Annotated[float, Field(gt=0, le=1)]
+_Fraction = Annotated[float, Gt(0), Le(1)]
 DECODER_VERSION = 2  # raise it whenever pixels or fingerprints change: both are cached
 
 
@@ -28,7 +28,7 @@ class Preprocessing:
         decoder: the version of the code that turns files into pixels.
     """
 
-    image_size: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Ge(1)]
     resize: Literal["squash", "pad", "crop"] = "crop"
     # ImageNet's, so that pretrained networks fit.
     mean: tuple[_Fraction, _Fraction, _Fraction] = (0.485, 0.456, 0.406)

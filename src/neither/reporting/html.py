@@ -23,16 +23,14 @@ from neither.evaluation.evaluation import Evaluation, LabelledPredictions
 from neither.evaluation.metrics import wilson_interval
 from neither.evaluation.selective import most_confident_mistakes, risk_coverage
 from neither.models.checkpoint import find_checkpoint
-from neither.reporting import plots
 from neither.reporting.text import (
     FEW_IMAGES,
     calibration_sentence,
-    format_percent,
     render_template,
     summary_sentences,
 )
 from neither.runtime import files
-from neither.runtime.console import printable, warn
+from neither.runtime.console import format_percent, printable, warn
 
 MAX_THUMBNAILS = 800  # in the confusion matrix, 3 to 5 KB each
 MAX_CELL_THUMBNAILS = 100
@@ -200,6 +198,8 @@ def _draw_plots(
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     """Return the SVG elements by name."""
+    from neither.reporting import plots  # Matplotlib takes half a second
+
     points = risk_coverage(predictions.probabilities, predictions.labels)
     charts = {
         "loss": plots.plot_curves(rows, "loss", as_percent=False),

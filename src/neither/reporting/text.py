@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from neither.evaluation.metrics import wilson_interval
-from neither.runtime.console import print_line, print_table, printable
+from neither.runtime.console import format_percent, print_line, print_table, printable
 
 FEW_IMAGES = 50  # below this a fraction is coarse
 _BARELY_LEARNED = 0.2  # of the way from chance to perfect
@@ -88,14 +88,6 @@ def is_near_chance(macro_recall: float, num_classes: int) -> bool:
     """Return whether a macro recall is hardly above that of random predictions."""
     chance = 1 / num_classes
     return chance < 1 and macro_recall < chance + _BARELY_LEARNED * (1 - chance)
-
-
-def format_percent(fraction: float) -> str:
-    """Format a fraction in percent; 0.0 and 100.0 mean exactly none and all."""
-    rounded = round(100 * fraction, 1)
-    if rounded in (0, 100) and fraction not in (0, 1):
-        return "< 0.1 %" if fraction < 0.5 else "> 99.9 %"
-    return f"{rounded:.1f} %"
 
 
 def format_interval(bounds: Sequence[float]) -> str:

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # imported by what prints: decoding processes and --help do not
+    from rich.console import Console
+    from rich.progress import Progress
 
 _SECONDS_PER_LINE = 10.0  # of progress without a terminal
 _SECONDS_PER_NOTE = _SECONDS_PER_SAMPLE = 1.0
@@ -30,15 +31,23 @@ _MAX_WARNINGS_BYTES = 1 << 26
 _logger = logging.getLogger("neither")
 
 
-class _Console(Console):
-    """Leave a closed pipe to the caller; rich itself would exit with code 1."""
+@cache
+def _console(name: Literal["stdout", "stderr"]) -> "Console":
+    from rich.console import Console
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+    class _Console(Console):
+        """Leave a closed pipe to the caller; rich itself would exit with code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return _Console(stderr=name == "stderr", highlight=False, markup=False, emoji=False)
 
 
-_messages = _Console(stderr=True, highlight=False, markup=False, emoji=False)
-_results = _Console(highlight=False, markup=False, emoji=False)
+def _print(name: Literal["stdout", "stderr"], line: str, style: str = "") -> None:
+    from rich.text import Text
+
+    _console(name).print(Text(line, style=style), soft_wrap=True)
 
 
 def printable(text: object) -> str:
@@ -46,6 +55,14 @@ def printable(text: object) -> str:
     return "".join(
         character if character.isprintable() else repr(character)[1:-1] for character in str(text)
     )
+
+
+def format_percent(fraction: float) -> str:
+    """Format a fraction in percent; 0.0 and 100.0 mean exactly none and all."""
+    rounded = round(100 * fraction, 1)
+    if rounded in (0, 100) and fraction not in (0, 1):
+        return "< 0.1 %" if fraction < 0.5 else "> 99.9 %"
+    return f"{rounded:.1f} %"
 
 
 def info(message: str) -> None:
@@ -78,6 +95,7 @@ def setup_console() -> None:
 
     All process-wide settings are here: importing the package changes none.
     """
+    silence(False)  # imports rich now, not when memory or file descriptors have run out
     _logger.setLevel(_FILE_ONLY)
     _logger.propagate = False
     logging.raiseExceptions = False  # a message that cannot be written is lost
@@ -93,7 +111,7 @@ def setup_console() -> None:
 
 def silence(is_silent: bool) -> None:
     """Turn messages and results on the terminal off or on; log files are not affected."""
-    _messages.quiet = _results.quiet = is_silent
+    _console("stderr").quiet = _console("stdout").quiet = is_silent
 
 
 @contextmanager
@@ -136,18 +154,21 @@ def read_warnings(folder: Path) -> list[str]:
 
 def print_line(text: str) -> None:
     """Print a line of results."""
-    _results.print(Text(text), soft_wrap=True)
+    _print("stdout", text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of results: the first column names the row, the others are right-aligned."""
+    from rich.table import Table
+    from rich.text import Text
+
     print_line(title)
     table = Table()
     for index, column in enumerate(columns):
         table.add_column(Text(printable(column)), justify="right" if index else "left")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    _results.print(table)
+    _console("stdout").print(table)
 
 
 class ProgressBar:
@@ -158,7 +179,9 @@ class ProgressBar:
     and the time before the first update, when processes start, counts as nothing.
     """
 
-    def __init__(self, title: str, total: int, done: int, unit: str, live: Progress | None) -> None:
+    def __init__(
+        self, title: str, total: int, done: int, unit: str, live: "Progress | None"
+    ) -> None:
         self._title, self._total, self._unit, self._live = title, total, unit, live
         self._done = done
         self._line_time = self._note_time = time.monotonic()
@@ -245,9 +268,11 @@ def progress_bar(
         unit: plural noun for the steps.
         done: number of steps finished before the block.
     """
-    if not _messages.is_terminal:
+    if not _console("stderr").is_terminal:
         yield ProgressBar(title, total, done, unit, None)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -255,7 +280,7 @@ def progress_bar(
         TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=_messages, transient=True) as live:
+    with Progress(*columns, console=_console("stderr"), transient=True) as live:
         yield ProgressBar(title, total, done, unit, live)
 
 
@@ -267,9 +292,9 @@ class _ConsoleHandler(logging.Handler):
             return
         style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
         try:
-            _messages.print(Text(record.getMessage(), style=style), soft_wrap=True)
+            _print("stderr", record.getMessage(), style)
         except (OSError, ValueError):
-            with suppress(OSError, ValueError), _messages.capture():
+            with suppress(OSError, ValueError), _console("stderr").capture():
                 pass  # drop the line; rich would keep it and retry
             self.handleError(record)
 
@@ -284,7 +309,7 @@ class _LogFileHandler(logging.FileHandler):
             self._has_failed = True
             with suppress(OSError, ValueError):
                 text = f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}"
-                _messages.print(Text(text, style="yellow"), soft_wrap=True)
+                _print("stderr", text, "yellow")
 
     def close(self) -> None:
         with suppress(OSError):  # closing retries what could not be written

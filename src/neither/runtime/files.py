@@ -10,19 +10,16 @@ import re
 import shutil
 import socket
 import sys
-import tarfile
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, redirect_stderr, suppress
-from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
 from threading import Thread
 from typing import BinaryIO, TypeVar
-from urllib.error import HTTPError
 
 from neither.runtime import signals
 from neither.runtime.console import info, printable
@@ -34,9 +31,6 @@ _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60.0  # without a byte from a server
 _MAX_NAME_BYTES = 200  # of a name that a temporary one is made from; file systems allow 255
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
-
-# Of urllib, tarfile and checksum tests; URLError is an OSError.
-_DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error)
 
 
 @contextmanager
@@ -305,6 +299,10 @@ def download(function: Callable[[], Result], what: str, url: str, otherwise: str
         OutputError: if the download fails.
         Stopped: if a signal asks to stop.
     """
+    from http.client import HTTPException  # most commands and all decoding processes load nothing
+    from tarfile import TarError
+    from urllib.error import HTTPError
+
     future: Future[Result] = Future()
 
     def work() -> None:
@@ -324,7 +322,8 @@ def download(function: Callable[[], Result], what: str, url: str, otherwise: str
                 signals.poll()
                 wait([future], _POLL_SECONDS)
             return future.result()
-    except _DOWNLOAD_ERRORS as error:
+    # Of urllib, tarfile and checksum tests; URLError is an OSError.
+    except (OSError, RuntimeError, EOFError, HTTPException, TarError, zlib.error) as error:
         reason = printable(getattr(error, "reason", error))
         if isinstance(error, HTTPError):  # holds an open connection
             error.close()

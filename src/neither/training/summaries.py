@@ -23,7 +23,6 @@ from neither.inference.explain import draw_heat_map
 from neither.models.cam import class_contrast_cam
 from neither.models.softmax import to_probabilities
 from neither.reporting.model_card import describe_splits
-from neither.reporting.plots import plot_confusion, plot_reliability, plot_risk_coverage, to_pixels
 from neither.runtime.console import printable
 from neither.runtime.errors import UserError
 from neither.training.state import TrainState
@@ -88,18 +87,20 @@ def log_epoch(
 def _log_val(
     writer: "SummaryWriter", config: Config, state: TrainState, data: Dataset, logits: Tensor
 ) -> None:
+    from neither.reporting import plots  # Matplotlib takes half a second
+
     labels, step = data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
     confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(config.classes))
     bins, points = reliability_bins(probabilities, labels), risk_coverage(probabilities, labels)
     target, when = config.decision.target_precision, f"on val, epoch {state.epoch}"
     figures = {
-        "confusion": plot_confusion(confusion.tolist(), config.classes, f"confusion {when}"),
-        "reliability": plot_reliability(bins, f"reliability {when}"),
-        "risk_coverage": plot_risk_coverage(points, target, f"risk and coverage {when}"),
+        "confusion": plots.plot_confusion(confusion.tolist(), config.classes, f"confusion {when}"),
+        "reliability": plots.plot_reliability(bins, f"reliability {when}"),
+        "risk_coverage": plots.plot_risk_coverage(points, target, f"risk and coverage {when}"),
     }
     for tag, figure in figures.items():
-        writer.add_image(f"val/{tag}", to_pixels(figure), step, dataformats="HWC")
+        writer.add_image(f"val/{tag}", plots.to_pixels(figure), step, dataformats="HWC")
     mistakes = draw_worst_mistakes(state, data, probabilities)
     writer.add_image("val/worst_mistakes", mistakes, step, dataformats="HWC")
     for number, name in enumerate(config.classes):
