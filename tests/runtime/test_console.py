@@ -231,7 +231,7 @@ def test_the_time_left_follows_a_changed_rate(monkeypatch: Patch) -> None:
 def test_a_terminal_shows_the_time_left(monkeypatch: Patch) -> None:
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, width=120)
-    monkeypatch.setattr(console, "_messages", terminal)
+    monkeypatch.setattr(console, "_console", lambda _: terminal)
     clock = fake_clock(monkeypatch)
     with console.progress_bar("training", 1000) as bar:
         for _ in range(10):
