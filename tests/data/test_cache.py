@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import json
 import os
 import resource
 import shutil
@@ -8,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import PIL
@@ -18,7 +22,7 @@ from neither.data import cache as module
 from neither.data.cache import Cache, DecodedImages, file_keys, open_cache
 from neither.data.fingerprints import FINGERPRINT
 from neither.data.preprocessing import Preprocessing
-from neither.runtime import signals
+from neither.runtime import locks, signals
 from neither.runtime.errors import OutputError
 from neither.runtime.signals import Stopped
 
@@ -282,6 +286,25 @@ def test_where_the_cache_cannot_be_written_the_spare_folder_is_used(
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         opened(photos, tmp_path / "file")
+
+
+@pytest.mark.usefixtures("watchdog")
+def test_a_cache_that_another_machine_has_locked_is_left_to_it(
+    home: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    messages: Callable[[], str],
+) -> None:  # fmt: skip
+    folder, spare = opened(photos, tmp_path / "spare"), tmp_path / "spare"
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks")))
+    monkeypatch.setattr("neither.runtime.locks.time.sleep", lambda _: None)
+    assert opened(photos, spare) == folder
+    lock_file = folder / ".lock.owner"
+    lock_file.write_text(json.dumps(locks._this_process()._replace(host="node7")._asdict()))
+    assert opened(photos, spare) == spare
+    assert str(lock_file) in messages()
+    assert folder.parent == home
+    shutil.copy(lock_file, spare)
+    with pytest.raises(OutputError, match=str(spare / ".lock.owner")):
+        opened(photos, spare)
 
 
 @pytest.mark.parametrize("inside", [".", "a/b"])

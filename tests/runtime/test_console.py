@@ -1,3 +1,4 @@
+import errno
 import io
 import logging
 import os
@@ -138,6 +139,29 @@ def test_a_closed_stream_stops_nothing(
     console.info("three")
     assert capsys.readouterr().err == "three\n"  # lost lines are not retried
     assert re.findall(r"one|two", (tmp_path / "log.txt").read_text()) == ["one", "two"]
+
+
+def test_a_progress_bar_survives_its_terminal(monkeypatch: Patch) -> None:
+    terminal = Mock(encoding="utf-8", spec=["isatty", "encoding", "write", "flush", "fileno"])
+    monkeypatch.setattr(sys, "stderr", terminal)
+    done = []
+    with console.progress_bar("training", 3) as bar:
+        for step in range(3):
+            for method in (terminal.write, terminal.flush):
+                method.side_effect = OSError(errno.EIO, "Input/output error")
+            bar.advance()
+            bar.set_note("loss 0.5")
+            console.warn("a message")
+            done.append(step)
+    assert done == [0, 1, 2]
+    assert terminal.write.called
+
+
+def test_a_warning_on_a_topic_is_logged_once(monkeypatch: Patch, capsys: Capture) -> None:
+    monkeypatch.setattr(console, "_warned_topics", set())
+    for topic in ("locks", "sync", "locks"):
+        console.warn_once(topic, f"about {topic}")
+    assert capsys.readouterr().err == "warning: about locks\nwarning: about sync\n"
 
 
 def test_a_closed_standard_output_raises_in_the_caller() -> None:

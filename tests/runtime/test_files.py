@@ -1,33 +1,18 @@
 import errno
-import fcntl
 import json
 import os
-import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from neither.runtime import files, signals
+from neither.runtime import console, files
 from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.files import is_complete, output_folder
-from neither.runtime.signals import Stopped
+from scripts import permissions_apply
 
 Patch = pytest.MonkeyPatch
-HOLD = """
-import fcntl, os, sys
-with open(sys.argv[1] + "/.lock", "a+") as file:  # as files.exclusive_lock does
-    fcntl.flock(file, fcntl.LOCK_EX)
-    file.write(f"pid {os.getpid()} on me")
-    file.flush()
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 RECORD_NAME, RECORD = "record.json", {"version": 1, "kinds": ["a", "b"]}
 
 
@@ -83,6 +68,52 @@ def test_bytes_are_synced_before_the_rename(tmp_path: Path, monkeypatch: Patch) 
     monkeypatch.setattr(os, "fsync", fsync)
     files.write_atomic(path, b"new")
     assert synced == [(False, False), (True, True)]
+
+
+def fail_to_sync(monkeypatch: Patch, name: str, is_folder: bool) -> None:
+    """Let the file system fail so to sync folders, or files."""
+    fsync = os.fsync
+
+    def fail(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) == is_folder:
+            raise OSError(getattr(errno, name), name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(console, "_warned_topics", set())
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "ENOTTY"])
+def test_where_nothing_can_be_synced_files_are_written_with_one_warning(
+    tmp_path: Path, monkeypatch: Patch, caplog: pytest.LogCaptureFixture, name: str, is_folder: bool
+) -> None:
+    fail_to_sync(monkeypatch, name, is_folder)
+    for number in range(3):
+        files.write_atomic(tmp_path / f"{number}", "new")
+        assert (tmp_path / f"{number}").read_text() == "new"
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert str(tmp_path) in warning.getMessage()
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+@pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EDQUOT"])
+def test_a_sync_that_fails_names_what_was_not_synced(
+    tmp_path: Path, monkeypatch: Patch, name: str, is_folder: bool
+) -> None:
+    fail_to_sync(monkeypatch, name, is_folder)
+    with pytest.raises(OSError, match=name) as caught:
+        files.write_atomic(tmp_path / "file", "new")
+    assert caught.value.filename == str(tmp_path if is_folder else tmp_path / "file")
+    assert names(tmp_path) == (["file"] if is_folder else [])
+
+
+def test_a_folder_that_cannot_be_read_can_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o300)
+    with permissions_apply():
+        files.write_atomic(tmp_path / "file", "new")
+    tmp_path.chmod(0o700)
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
@@ -158,111 +189,6 @@ def test_output_inside_the_image_folder_is_refused_by_any_path_to_it(tmp_path: P
             files.require_outside(inside, images)
     for outside in (tmp_path, tmp_path / "images2", tmp_path / "images/../run"):
         files.require_outside(outside, images)
-
-
-# Locks
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Let another process lock a folder until its standard input ends."""
-    with subprocess.Popen(
-        [sys.executable, "-S", "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        yield holder
-        holder.kill()
-
-
-def test_another_process_in_the_folder_is_named(tmp_path: Path) -> None:
-    with (
-        held(tmp_path) as holder,
-        pytest.raises(OutputError, match=rf"\(pid {holder.pid} on \S+\)"),
-        files.exclusive_lock(tmp_path),
-    ):
-        raise AssertionError("two processes have the lock")
-    for _ in range(2):  # the lock of a killed process is gone
-        with files.exclusive_lock(tmp_path):
-            assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} on ")
-            with pytest.raises(OutputError, match="pid"), files.exclusive_lock(tmp_path):
-                raise AssertionError("two processes have the lock")
-
-
-@pytest.fixture
-def messages(monkeypatch: Patch) -> list[str]:
-    """Return the list of logged messages."""
-    logged: list[str] = []
-    monkeypatch.setattr(files, "info", logged.append)
-    return logged
-
-
-def test_a_free_folder_is_locked_without_waiting(tmp_path: Path, messages: list[str]) -> None:
-    with pytest.raises(KeyError), files.wait_for_lock(tmp_path, "waiting"):
-        raise KeyError
-    with (
-        files.wait_for_lock(tmp_path, "waiting"),
-        pytest.raises(OutputError),
-        files.exclusive_lock(tmp_path),
-    ):
-        raise AssertionError("two processes have the lock")
-    assert messages == []
-
-
-@pytest.mark.usefixtures("watchdog")
-@pytest.mark.parametrize("end", ["kill", "leave", "replace"])
-def test_a_locked_folder_is_waited_for(
-    tmp_path: Path, monkeypatch: Patch, messages: list[str], end: str
-) -> None:
-    tries = []
-
-    def poll() -> None:
-        tries.append(len(messages))
-        if len(tries) == 3:
-            if end == "replace":
-                (tmp_path / ".lock").rename(tmp_path / "old")
-                (tmp_path / ".lock").touch()
-            if end == "leave":
-                assert holder.stdin is not None
-                holder.stdin.close()
-            else:
-                holder.kill()
-
-    monkeypatch.setattr(signals, "poll", poll)
-    with held(tmp_path) as holder:
-        with files.wait_for_lock(tmp_path, "waiting for another process"):
-            assert len(tries) >= 3
-            with (tmp_path / ".lock").open() as file, pytest.raises(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder.wait(60)
-    assert messages == ["waiting for another process"]
-    assert set(tries) == {1}
-
-
-@pytest.mark.usefixtures("watchdog")
-def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
-    with held(tmp_path) as holder, signals.installed():
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Stopped), files.wait_for_lock(tmp_path, "waiting"):
-            raise AssertionError("two processes have the lock")
-        assert holder.poll() is None
-
-
-def test_a_folder_without_locks_fails(tmp_path: Path, monkeypatch: Patch) -> None:
-    with pytest.raises(FileNotFoundError), files.wait_for_lock(tmp_path / "gone", "waiting"):
-        raise AssertionError("locked")
-    error = OSError(errno.ENOLCK, "No locks available")
-    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=error))
-    with pytest.raises(OSError, match="No locks"), files.wait_for_lock(tmp_path, "waiting"):
-        raise AssertionError("locked")
-
-
-def test_without_fcntl(tmp_path: Path, monkeypatch: Patch, messages: list[str]) -> None:
-    with files.exclusive_lock(tmp_path):
-        monkeypatch.setitem(sys.modules, "fcntl", None)
-        with files.wait_for_lock(tmp_path, "waiting"):
-            pass
-    assert messages == []
 
 
 # Output folders

@@ -27,6 +27,22 @@ def test_a_signal_stops_the_work_at_the_next_poll(number: signal.Signals, exit_c
     signals.poll()
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_the_parent_ignores_stays_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals.installed():
+            for _ in range(2):
+                signal.raise_signal(number)
+                signals.poll()
+            signal.raise_signal(next(each for each in SIGNALS if each != number))
+            with pytest.raises(Stopped):  # the others are handled
+                signals.poll()
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "exit_code"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGINT", 143)]
 )

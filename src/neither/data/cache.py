@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from neither.data.fingerprints import FINGERPRINT
 from neither.data.preprocessing import Preprocessing
-from neither.runtime import files
+from neither.runtime import files, locks
 from neither.runtime.console import info
 from neither.runtime.errors import OutputError
 
@@ -178,7 +178,7 @@ def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> It
         fallback: a folder to use where the cache cannot be written, or would be among the images.
 
     Raises:
-        OutputError: if neither can be written.
+        OutputError: if neither can be written, or a lock file of another machine is in both.
         Stopped: if a signal asks for an end while waiting.
     """
     home = _home(source)
@@ -187,9 +187,11 @@ def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> It
         if folder is not None:
             try:
                 _lock(stack, folder)
-            except OSError as error:
-                info(f"{folder}: cannot be written ({error.strerror}), so this run keeps decoded "
-                     "images to itself")  # fmt: skip
+            except (OSError, OutputError) as error:
+                reason = str(error)
+                if isinstance(error, OSError):
+                    reason = f"{folder}: cannot be written ({error.strerror})"
+                info(f"{reason}, so this run keeps decoded images to itself")
                 folder = None
         if folder is None:
             files.make_folder(fallback)
@@ -222,7 +224,7 @@ def _lock(stack: ExitStack, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".lock").touch()  # used today, as `_delete_unused` will see
     why = "another run is decoding these images; waiting for it"
-    stack.enter_context(files.wait_for_lock(folder, why))
+    stack.enter_context(locks.wait_for_lock(folder, why))
     files.remove_temporaries(folder)
 
 

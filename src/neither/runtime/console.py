@@ -15,12 +15,15 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+
+from neither.runtime.errors import named
 
 if TYPE_CHECKING:  # imported by what prints: decoding processes and --help do not
     from rich.console import Console
     from rich.progress import Progress
 
+STANDARD_OUTPUT = "standard output"  # in errors of writing to it
 _SECONDS_PER_LINE = 10.0  # of progress without a terminal
 _SECONDS_PER_NOTE = _SECONDS_PER_SAMPLE = 1.0
 _MIN_RATE_SECONDS, _MAX_RATE_SECONDS = 2.0, 30.0  # that a rate is measured over
@@ -29,6 +32,7 @@ _WARNINGS_NAME = "warnings.jsonl"
 _MAX_WARNINGS_BYTES = 1 << 26
 
 _logger = logging.getLogger("neither")
+_warned_topics: set[str] = set()
 
 
 @cache
@@ -41,13 +45,39 @@ def _console(name: Literal["stdout", "stderr"]) -> "Console":
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return _Console(stderr=name == "stderr", highlight=False, markup=False, emoji=False)
+    file = cast("TextIO", _LossyStderr()) if name == "stderr" else None
+    return _Console(file=file, stderr=file is not None, highlight=False, markup=False, emoji=False)
 
 
 def _print(name: Literal["stdout", "stderr"], line: str, style: str = "") -> None:
     from rich.text import Text
 
     _console(name).print(Text(line, style=style), soft_wrap=True)
+
+
+class _LossyStderr:
+    """Standard error, but what cannot be written is lost: messages and bars never stop the work.
+
+    The terminal may be gone while SIGHUP is ignored, or the disk of a redirected log be full.
+    """
+
+    @property
+    def _stream(self) -> TextIO:
+        # rich replaces the standard streams while it shows a progress bar.
+        stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
 
 
 def printable(text: object) -> str:
@@ -73,6 +103,13 @@ def info(message: str) -> None:
 def warn(message: str) -> None:
     """Log a warning; `read_warnings` returns it later."""
     _logger.warning("warning: %s", message)
+
+
+def warn_once(topic: str, message: str) -> None:
+    """Log a warning, unless this process has logged one on the same topic."""
+    if topic not in _warned_topics:
+        _warned_topics.add(topic)
+        warn(message)
 
 
 def report_error(message: str) -> None:
@@ -154,7 +191,8 @@ def read_warnings(folder: Path) -> list[str]:
 
 def print_line(text: str) -> None:
     """Print a line of results."""
-    _print("stdout", text)
+    with named(STANDARD_OUTPUT):
+        _print("stdout", text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -168,7 +206,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(Text(printable(column)), justify="right" if index else "left")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    _console("stdout").print(table)
+    with named(STANDARD_OUTPUT):
+        _console("stdout").print(table)
 
 
 class ProgressBar:
@@ -291,12 +330,7 @@ class _ConsoleHandler(logging.Handler):
         if record.levelno == _FILE_ONLY:
             return
         style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
-        try:
-            _print("stderr", record.getMessage(), style)
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError), _console("stderr").capture():
-                pass  # drop the line; rich would keep it and retry
-            self.handleError(record)
+        _print("stderr", record.getMessage(), style)
 
 
 class _LogFileHandler(logging.FileHandler):
@@ -307,9 +341,8 @@ class _LogFileHandler(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not self._has_failed:
             self._has_failed = True
-            with suppress(OSError, ValueError):
-                text = f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}"
-                _print("stderr", text, "yellow")
+            text = f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}"
+            _print("stderr", text, "yellow")
 
     def close(self) -> None:
         with suppress(OSError):  # closing retries what could not be written

@@ -4,7 +4,18 @@ A message says what is wrong, where (file, line, key) and what to do. Commands p
 error without a traceback. Any other exception is a bug of this package and exits with code 1.
 """
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
+
+# How a file system refuses what it cannot do at all, such as to lock or to sync. Others, such as
+# EIO, mean that it failed.
+NOT_SUPPORTED = (
+    errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK,
+    errno.EBADF, errno.EPERM,
+)  # fmt: skip
 
 
 class UserError(Exception):
@@ -53,3 +64,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out; torch has no exception of its own for the CPU."""
     signs = ("can't allocate memory", "out of memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+@contextmanager
+def named(path: Path | str) -> Iterator[None]:
+    """Give the path to an `OSError` from the block that has none, such as of a write or a sync."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

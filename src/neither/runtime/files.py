@@ -1,6 +1,6 @@
-"""Atomic writes, locks, output folders and downloads.
+"""Atomic writes, output folders and downloads.
 
-Files and whole folders appear complete or not at all. A lock keeps a folder to one process.
+Files and whole folders appear complete or not at all.
 """
 
 import errno
@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import sys
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +21,8 @@ from threading import Thread
 from typing import BinaryIO, TypeVar
 
 from neither.runtime import signals
-from neither.runtime.console import info, printable
-from neither.runtime.errors import OutputError, UsageError
+from neither.runtime.console import printable, warn_once
+from neither.runtime.errors import NOT_SUPPORTED, OutputError, UsageError, named
 
 Result = TypeVar("Result")
 
@@ -41,27 +40,44 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     A reader, a crash or a full disk finds the old file or the new one, never a part.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full; `path` is then unchanged.
+        OSError: if the folder cannot be written or the disk is full; `path` is then unchanged. If
+            the disk fails after the rename, `path` may be the old or the new one.
     """
     temporary = _temporary(path)
     # os.open instead of tempfile: the mode follows the user's umask instead of being 0600.
     flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_BINARY", 0)  # for Windows
-    handle = os.open(temporary, flags, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # other systems cannot open a folder for fsync
-        handle = os.open(path.parent, os.O_RDONLY)
+    with named(path):
+        handle = os.open(temporary, flags, 0o666)
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                _sync(file.fileno(), path)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    if os.name == "posix":  # other systems cannot open a folder for fsync
+        with named(path.parent), suppress(PermissionError):  # it may be written, but not be read
+            handle = os.open(path.parent, os.O_RDONLY)
+            try:
+                _sync(handle, path.parent)
+            finally:
+                os.close(handle)
+
+
+def _sync(handle: int, path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk; warn where the file system cannot do so."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+        warn_once(
+            "sync",
+            f"{path}: this file system cannot sync it to disk ({error.strerror}); after a power "
+            "failure the last files written may be missing",
+        )
 
 
 def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
@@ -163,64 +179,6 @@ def cache_folder() -> Path:
         return (cache if cache.is_absolute() else Path.home() / ".cache") / "neither"
     except RuntimeError as error:
         raise OutputError("no home folder; set the variable XDG_CACHE_HOME") from error
-
-
-@contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder; raise `OutputError` if another process has, naming it.
-
-    The lock ends with the block or the process, even if that is killed.
-    """
-    with (folder / ".lock").open("a+b") as file:
-        if not _try_lock(file):
-            file.seek(0)
-            owner = file.read(200).decode(errors="replace").strip() or "an unknown process"
-            raise OutputError(
-                f"{folder}: another run is using this folder ({owner}). Wait for it, or choose "
-                "another folder with --output-dir"
-            )
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-        file.flush()
-        yield
-
-
-@contextmanager
-def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
-    """Lock a folder inside the block; wait until no other process has locked it.
-
-    Args:
-        folder: an existing folder.
-        message: logged once if there is another process to wait for.
-
-    Raises:
-        OSError: if the folder cannot be written or its file system has no locks.
-        Stopped: if a signal asks to stop.
-    """
-    lock, is_logged = folder / ".lock", False
-    while True:
-        with lock.open("a+b") as file:
-            while not _try_lock(file):
-                if not is_logged:
-                    info(message)
-                is_logged = True
-                signals.poll()
-                time.sleep(_POLL_SECONDS)
-            # The file may have been deleted meanwhile, and made again under the same name.
-            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                yield
-                return
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # on Windows, where two runs in one folder are not detected
-        return True
-    with suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) -> bool:

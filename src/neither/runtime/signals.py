@@ -57,14 +57,19 @@ def deferred(is_deferred: bool) -> Iterator[None]:
 def installed() -> Iterator[None]:
     """Handle signals inside the block and restore the previous handlers after it.
 
-    Outside the main thread Python allows no handlers, and none are installed.
+    A signal that the parent process ignores stays ignored, as `nohup` asks for SIGHUP and a shell
+    for the SIGINT of what it runs in the background. Outside the main thread Python allows no
+    handlers, and none are installed.
     """
     global _received
     _received = None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    # None: a handler that is not Python's, and could not be restored.
+    kept = (signal.SIG_IGN, None)
+    handled = [number for number in _SIGNALS if signal.getsignal(number) not in kept]
+    previous = {number: signal.signal(number, _handle) for number in handled}
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from neither.config import loader
 from neither.config.loader import check_config, to_yaml
 from neither.config.schema import Config, translate_v1
 from neither.models.checkpoint import Checkpoint, load_checkpoint
-from neither.runtime import files
+from neither.runtime import files, locks
 from neither.runtime.console import info, log_to_folder, warn
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import SINGLE_PROCESS, World
@@ -106,7 +106,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
     files.make_folder(folder)
     config_file, run = folder / "config.yaml", RunFolder(folder, None)
     _require_run(run)
-    with files.exclusive_lock(folder):
+    with locks.exclusive_lock(folder):
         if fresh:
             _move_aside(folder)
         is_v1 = False
@@ -138,7 +138,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
 def _require_run(run: RunFolder) -> None:
     """Raise if the folder is not a run, even if it holds a config.yaml: never move its files."""
     content = sorted(path.name for path in run.folder.iterdir() if not path.name.startswith("."))
-    was_opened = (run.folder / ".lock").exists() or run.has_checkpoint()
+    was_opened = (run.folder / locks.NAME).exists() or run.has_checkpoint()
     if content and not (was_opened and (run.folder / "config.yaml").exists()):
         raise OutputError(
             f"{run.folder}: this folder is not a run ({content[0]} is in it); choose another with "
@@ -210,7 +210,7 @@ def flatten_config(config: Config) -> dict[str, Any]:
 
 def _move_aside(folder: Path) -> None:
     """Move the content of a folder to `<folder>.1`, or to the first number that is free."""
-    content = [path for path in folder.iterdir() if path.name != ".lock"]
+    content = [path for path in folder.iterdir() if not path.name.startswith(locks.NAME)]
     if not content:
         return
     number, folder = 1, folder.resolve()
