@@ -85,6 +85,16 @@ def stop_before_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "train_step", counted)
 
 
+def stop_in_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a real signal in the first step; as Ctrl-C does, it ends the C++ compiler too."""
+
+    def compile_step(*_: object) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("C++ compile error")
+
+    monkeypatch.setattr(trainer, "train_step", compile_step)
+
+
 def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send a real signal when logits are computed for the time of this number."""
     calls = 0
@@ -146,6 +156,7 @@ STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "in mid-epoch": lambda patch: stop_before_step(STEPS_PER_EPOCH + 1, patch),
     "at the end of an epoch": lambda patch: stop_before_step(2 * STEPS_PER_EPOCH, patch),
     "in the last step": lambda patch: stop_before_step(EPOCHS * STEPS_PER_EPOCH - 1, patch),
+    "in the compiler": stop_in_compiler,
     "in validation": lambda patch: stop_in_validation(4, patch),
 }
 

@@ -221,9 +221,13 @@ def _train_epoch(
             bar.set_note("compiling")
         # At the middle of the step, so that the rate of the first one is not 0.
         middle_of_step = state.epoch + (state.step_in_epoch + 0.5) / len(batches)
-        if not train_step(
-            state, batch, scheduled_lr_factor(config.train, middle_of_step), device_config
-        ):
+        lr_factor = scheduled_lr_factor(config.train, middle_of_step)
+        try:
+            is_finite = train_step(state, batch, lr_factor, device_config)
+        except RuntimeError:
+            signals.poll()  # Ctrl-C ends the compiler of torch.compile too
+            raise
+        if not is_finite:
             paths = [data.train.paths[index] for index in batch.indices.tolist()]
             raise diverged_error(state, paths)
         num_images += len(batch.labels)
