@@ -258,6 +258,7 @@ def test_what_cannot_be_copied_is_named_and_the_rest_is_done(
     copied = {path.partition("/")[2] for path in tree(tmp_path / "out")}
     assert copied == {*images, f"in/{longest}", "005.png"}
     assert set(tree(tmp_path / "maps")) == {*(f"{name}.png" for name in images), "005.png.png"}
+    assert "out/unreadable/mem" not in done.err  # the source failed, not the copy
     warned = [line for line in done.err.splitlines() if line.startswith("warning: ")]
     for name in {*given} - readable | {"locked", f"in/{longest}"}:
         named = name.replace("\0", r"\x00")
@@ -290,7 +291,7 @@ def test_a_full_disk_that_takes_small_files_stops_too(
     call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
 ) -> None:
     folder = make(tmp_path / "in", 5)
-    monkeypatch.setattr("neither.cli.predict.shutil.copyfileobj", fail(errno.ENOSPC))
+    monkeypatch.setattr("neither.cli.predict._read_chunks", fail(errno.ENOSPC))
     done = call("predict", model, folder, "--sort-into", tmp_path / "out")
     assert done.code == 6
     assert done.err.count(os.strerror(errno.ENOSPC)) == 1

@@ -3,7 +3,6 @@
 import argparse
 import filecmp
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +15,14 @@ from neither.cli.evaluate import load_with_priors
 from neither.cli.main import check_installation, discard_stdout, run_command
 from neither.runtime import files
 from neither.runtime.console import info, printable, warn
-from neither.runtime.errors import DataError, OutputError, UsageError
+from neither.runtime.errors import DataError, OutputError, UsageError, named
 
 if TYPE_CHECKING:
     from neither.inference.prediction import Prediction
 
 _STANDARD_INPUT = "-"
 _UNREADABLE = "unreadable"
+_CHUNK_BYTES = 1 << 20
 
 
 def main() -> int:
@@ -230,5 +230,11 @@ def copy_to_decision(folder: Path, source: Path, below: str, decision: str) -> N
             break
         if filecmp.cmp(source, target, shallow=False):
             return
-    with source.open("rb") as content, files.atomic_writer(target) as file:
-        shutil.copyfileobj(content, file)
+    with files.atomic_writer(target) as file:
+        file.writelines(_read_chunks(source))
+
+
+def _read_chunks(path: Path) -> Iterator[bytes]:
+    with named(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
