@@ -225,7 +225,7 @@ def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
     for number, name in enumerate(names):
         draw(photos / name, number)
     damage(photos, names[1], names[9])
-    with pytest.raises(DataError, match="2 of 40 images are unreadable"):
+    with pytest.raises(DataError, match=r"2 of the first 12 images \(40 in all\) are"):
         build(photos, names, max_unreadable=0.04)
     assert decoded == names[:12]
     decoded.clear()

@@ -59,7 +59,7 @@ def test_every_metric_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         "AUROC 0.9750", "12.5 %", "OSCR 0.9500",
         "80.0 % of the most confident 95 %", "85.0 % of the most confident 90 %",
         "90.0 % of the most confident 80 %", "AURC 0.0123, AUGRC 0.0111",
-        "0.8125: 75.0 % of the images, 100.0 % of these correct (target on val: 98.0 %)",
+        "0.8125: 75.0 % of the images, 100.0 % of these correct (target on val: 98.0 %): 3 of 3",
     ):  # fmt: skip
         assert numbers in text, numbers
 
@@ -106,6 +106,8 @@ def test_the_summary_is_accuracy_confidence_and_the_reject_class() -> None:
 
     first, *_ = summary_sentences(make_metrics(num_trained_on=99))
     assert first.startswith("99 of these 100 images")
+    first, *_ = summary_sentences(make_metrics(num_changed=98))
+    assert first.startswith("98 of these 100 images")
 
 
 @pytest.mark.parametrize(("decision", "part"), [

@@ -97,4 +97,5 @@ def test_odd_names_and_a_run_that_accepts_nothing_have_a_model_card_too(
         "On val 0.0 % of the\nimages are accepted (target: 98.0 %"
         in (odd / "MODEL_CARD.md").read_text()
     )
+    assert ": 0 of 0 images, too few" in done.out
     assert "No prediction is confident" in (odd / "report.html").read_text()

@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neither.cli.main import check_installation, run_command
 from neither.runtime.console import print_line, silence, warn
@@ -47,14 +47,14 @@ def _train(arguments: argparse.Namespace) -> int:
     silence(os.environ.get("LOCAL_RANK", "0") != "0")
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
-    from neither.training.run_report import evaluate_command
+    from neither.training.run_report import evaluate_command, read_val_metrics
     from neither.training.trainer import run_training
 
     folder = arguments.output_dir or Path("runs") / config.name
     with run_training(config, folder, arguments.fresh) as run:
         if run is None:
             return 0
-        _print_best(run.load_best(), config)
+        _print_best(run.load_best(), config, read_val_metrics(config, folder))
         predict = shlex.join(["python", "scripts/predict.py", str(folder), "IMAGES"])
         print_line(f"run:        {folder}")
         print_line(f"checkpoint: {run.best}")
@@ -65,10 +65,10 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_best(best: "Checkpoint", config: "Config") -> None:
+def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any]) -> None:
     """Print the metrics of the best epoch, and what was fitted on val."""
     from neither.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
-    from neither.reporting.text import is_near_chance
+    from neither.reporting.text import FEW_IMAGES, count_accepted, is_near_chance
 
     metrics = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _METRICS)
     print_line(f"best epoch {best.epoch} of {config.train.epochs} on val: {metrics}")
@@ -77,6 +77,11 @@ def _print_best(best: "Checkpoint", config: "Config") -> None:
         threshold = f"no threshold reaches {target}: every prediction is accepted"
     else:
         threshold = f"probabilities of {best.threshold:.4f} or more reach {target}"
+        if val_metrics.get("threshold") == best.threshold and "decision" in val_metrics:
+            num_accepted, num_correct = count_accepted(val_metrics)
+            threshold += f": {num_correct:,} of {num_accepted:,} images"
+            if num_accepted < FEW_IMAGES:
+                threshold += ", too few to rely on"
     print_line(f"temperature {best.temperature:.3f}; {threshold}")
     if best.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         warn("the temperature is at its limit: val is too small or too easy for calibration")

@@ -96,23 +96,32 @@ def build_store(
     return ImageStore(fingerprints, reasons, [shard.pixels for shard in cache.shards], numbers)
 
 
-def check_unreadable(unreadable: Sequence[str], num_images: int, max_unreadable: float) -> None:
+def check_unreadable(
+    unreadable: Sequence[str],
+    num_images: int,
+    max_unreadable: float,
+    num_decoded: int | None = None,
+) -> None:
     """Raise a `DataError` if too many of all images are unreadable.
 
     Args:
         unreadable: a path with its reason, of each.
         num_images: of all images.
         max_unreadable: the fraction of them, in [0, 1], that may be unreadable.
+        num_decoded: how many were decoded; None for all. The others may be unreadable too.
     """
     if len(unreadable) <= max_unreadable * num_images:
         return
     named = "\n       ".join(unreadable[:_MAX_NAMED])
     if all(each.endswith(_MISSING) for each in unreadable):
-        named += "\n       The paths of a CSV file start at its folder"
+        named += "\n       The paths of a CSV file start at its folder, with / between their parts"
+    of = f"{num_images:,} images"
+    if num_decoded is not None and num_decoded < num_images:
+        of = f"the first {num_decoded:,} images ({num_images:,} in all)"
     raise DataError(
-        f"{len(unreadable):,} of {num_images:,} images are unreadable, more than "
-        f"data.max_unreadable, {max_unreadable:.3g}, allows\n       {named}\n       Repair or "
-        "remove them (scripts/check_data.py lists all), or raise data.max_unreadable"
+        f"{len(unreadable):,} of {of} are unreadable, more than data.max_unreadable, "
+        f"{max_unreadable:.3g}, allows\n       {named}\n       Repair or remove them "
+        "(scripts/check_data.py lists all), or raise data.max_unreadable"
     )
 
 
@@ -147,7 +156,7 @@ def _decode_new(
                     if reason:
                         unreadable.append(f"{printable(paths[index])}: {reason}")
                 num_done += len(images.keys)
-                check_unreadable(unreadable, len(table.paths), max_unreadable)
+                check_unreadable(unreadable, len(table.paths), max_unreadable, num_done)
                 bar.update(num_done, len(paths))
                 if num_pending >= shard_size:
                     shard, pending, num_pending = pending, [], 0

@@ -150,7 +150,7 @@ def write_report(
         classes=classes,
         summary=summary_sentences(metrics),
         is_good=metrics.get("macro_recall", 0.0) >= _GOOD_RECALL
-        and "num_trained_on" not in metrics,
+        and metrics.keys().isdisjoint(("num_trained_on", "num_changed")),
         findings=_key_results(metrics),
         cells=cells,
         mistakes=mistakes,

@@ -26,6 +26,11 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
             f"{num_trained_on:,} of these {metrics['num_images']:,} images were used for training, "
             "so the metrics do not apply to new images."
         )
+    if num_changed := metrics.get("num_changed"):
+        sentences.append(
+            f"{num_changed:,} of these {metrics['num_images']:,} images are not those that the run "
+            "kept: other images have their names now."
+        )
     if "accuracy" not in metrics:
         return [*sentences, "No image is labelled with a class, so there is no accuracy."]
     low, high = (100 * bound for bound in wilson_interval(metrics["accuracy"], _num(metrics)))
@@ -48,7 +53,7 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
 
 def _confidence_sentence(metrics: Mapping[str, Any]) -> str:
     """Say how many predictions are confident, and how many of these are correct."""
-    decision, num = metrics["decision"], _num(metrics)
+    decision = metrics["decision"]
     if "threshold" not in metrics:
         return (
             f"No threshold reached a precision of {format_percent(decision['target_precision'])} "
@@ -56,17 +61,23 @@ def _confidence_sentence(metrics: Mapping[str, Any]) -> str:
         )
     if "precision" not in decision:
         return "No prediction is confident: all are marked as unsure."
-    num_accepted = round(decision["coverage"] * num)
+    num_accepted, num_correct = count_accepted(metrics)
     if num_accepted < FEW_IMAGES:
-        num_correct = round(decision["precision"] * num_accepted)
         return (
-            f"{num_accepted} of {num:,} predictions are confident, {num_correct} of them correct: "
-            "too few to rely on."
+            f"{num_accepted} of {_num(metrics):,} predictions are confident, {num_correct} of them "
+            "correct: too few to rely on."
         )
     return (
         f"Of 100 predictions, {_of_100(decision['coverage'])} are confident; "
         f"{format_percent(decision['precision'])} of these are correct."
     )
+
+
+def count_accepted(metrics: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many labelled images reach the threshold, and how many of these are correct."""
+    decision = metrics["decision"]
+    num_accepted = round(decision["coverage"] * _num(metrics))
+    return num_accepted, round(decision.get("precision", 0) * num_accepted)
 
 
 def calibration_sentence(metrics: Mapping[str, Any]) -> str:
@@ -217,9 +228,11 @@ def _threshold_line(metrics: Mapping[str, Any]) -> str:
     target = f"(target on val{priors}: {_percent(decision['target_precision'])})"
     if "precision" not in decision:
         return f"unsure below {threshold}: all of the images {target}"
+    num_accepted, num_correct = count_accepted(metrics)
     return (
         f"accepted from {threshold}: {_percent(decision['coverage'])} of the images, "
-        f"{_percent(decision['precision'])} of these correct {target}"
+        f"{_percent(decision['precision'])} of these correct {target}: "
+        f"{num_correct:,} of {num_accepted:,}"
     )
 
 

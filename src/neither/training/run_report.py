@@ -1,8 +1,10 @@
 """`report.html` and `MODEL_CARD.md` of a finished run: its best checkpoint on val."""
 
+import json
 import shlex
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from neither.config.schema import Config
 from neither.data.manifest import given_splits
@@ -45,7 +47,7 @@ def report_run(config: Config, run: RunFolder) -> None:
     """
     source, splits_file = config.data.source, run.folder / "splits.csv"
     classifier = load_classifier(run.best, choose_device_config(config.device, "float32").device)
-    folder = run.folder / "evaluations" / f"{source.resolve().name}-val"
+    folder = _val_folder(config, run.folder)
     val = read_split(splits_file, source, "val")
     evaluation = evaluate(classifier, val, folder)
     if evaluation.labelled is None:
@@ -78,12 +80,26 @@ def report_run(config: Config, run: RunFolder) -> None:
     write_report(run.report, evaluation.metrics, evaluation.labelled, context)
 
 
+def read_val_metrics(config: Config, folder: Path) -> dict[str, Any]:
+    """Return the metrics on val that `report_run` wrote; empty if they cannot be read."""
+    try:
+        content = (_val_folder(config, folder) / "metrics.json").read_text(encoding="utf-8")
+        metrics: dict[str, Any] = json.loads(content)
+    except (OSError, ValueError):
+        return {}
+    return metrics
+
+
+def _val_folder(config: Config, folder: Path) -> Path:
+    return folder / "evaluations" / f"{config.data.source.resolve().name}-val"
+
+
 def evaluate_command(config: Config, folder: Path) -> str:
     """Return the command that evaluates a run on images that were not used to choose anything."""
     source = config.data.source
     command = ["python", "scripts/evaluate.py", str(folder), str(source)]
     with suppress(UserError):  # the images may be gone by now
-        if "test" not in given_splits(source):
+        if "test" not in given_splits(source, config.classes, config.data.aliases):
             has_test = bool(read_hashes(folder / "splits.csv", "test"))
             command += ["--split", "test" if has_test else "val"]
     return shlex.join(command)
