@@ -80,6 +80,13 @@ def test_a_missed_requirement_is_reported_in_numbers() -> None:
             Requirement(metric, ">=", 0).check(METRICS)
 
 
+def test_names_of_classes_are_the_same_in_every_unicode_form() -> None:
+    nfc, nfd = "M\u00e4dchen", "Ma\u0308dchen"
+    for ours, theirs in ((nfc, nfd), (nfd, nfc)):
+        metrics = {"per_class": {ours: {"recall": 0.5}}}
+        assert read_requirement(f"per_class.{theirs}.recall>=0.4").check(metrics) is None
+
+
 def test_evaluate_exits_4_and_names_every_missed_requirement(call: Call, tmp_path: Path) -> None:
     root, model = make_splits(tmp_path / "images", 0, 0, 3), save_run(tmp_path / "run", tmp_path)
     command = ("evaluate", model, root, "--output-dir", tmp_path / "out")
@@ -145,6 +152,30 @@ def test_split_needs_the_run_and_its_own_images(call: Call, flat: Flat, tmp_path
         done = call("evaluate", model, images, "--split", "test")
         assert done.code == 2
         assert str(images) in done.err
+
+
+def test_moved_images_are_recognised_and_replaced_ones_counted(
+    call: Call, flat: Flat, tmp_path: Path
+) -> None:
+    root, run, command = flat
+    assert run_printed(call, command).code == 0
+    before, _ = results(run / "evaluations" / "photos-test")
+    moved, output = tmp_path / "disk" / "photos", ("--output-dir", tmp_path / "out")
+    shutil.copytree(root, moved)
+    done = call("evaluate", run, moved, "--split", "test", *output)
+    assert done.code == 0, done.err
+    assert "warning: " not in done.err
+    assert results(tmp_path / "out")[0] == before
+    test = sorted(path for path, split in splits_of(run).items() if split == "test")
+    for number, path in enumerate(test[:2]):
+        draw_shape("dog", 500 + number).save(moved / path)
+    done = call("evaluate", run, moved, "--split", "test", *output)
+    assert (done.code, done.err.count("warning: ")) == (0, 1)
+    assert f"2 of {len(test)} are not the images kept for test" in done.err
+    assert results(tmp_path / "out")[0]["num_changed"] == 2
+    for number, path in enumerate(test[2:]):
+        draw_shape("dog", 600 + number).save(moved / path)
+    assert call("evaluate", run, moved, "--split", "test", *output).code == 2
 
 
 def test_a_deleted_test_image_keeps_its_row(call: Call, flat: Flat, tmp_path: Path) -> None:

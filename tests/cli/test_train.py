@@ -19,7 +19,7 @@ from cli.runs import (
     train,
     write_manifest,
 )
-from images import make_splits
+from images import draw_shape, make_splits
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -122,11 +122,31 @@ def test_a_finished_run_prints_its_command_again(call: Call, flat: Flat, tmp_pat
     keys = (*SMALL, "train.epochs=1", "--output-dir", run)
     done = call("train", CONFIG, *source_keys(root), *keys)
     assert (done.code, printed_command(done.out)) == (0, command)
-    for other in (make_flat(tmp_path / "other"), write_manifest(root.parent / "p.csv", root)):
+    others = {"dog": "human", "human": "neither", "neither": "dog"}
+    for other in (
+        make_flat(tmp_path / "other", 20, **others),  # other images under the same names
+        write_manifest(root.parent / "p.csv", root),
+    ):
         done = call("train", CONFIG, *source_keys(other), *keys)
         assert done.code == 2
         assert str(root) in done.err
         assert str(other) in done.err
+
+
+def test_a_finished_run_knows_its_moved_images_and_counts_added_ones(
+    call: Call, flat: Flat, tmp_path: Path
+) -> None:
+    root, run, command = flat
+    moved, keys = tmp_path / "moved", (*SMALL, "train.epochs=1", "--output-dir", run)
+    shutil.copytree(root, moved)
+    done = call("train", CONFIG, *source_keys(moved), *keys)
+    assert done.code == 0, done.err
+    assert printed_command(done.out) == command.replace(str(root), str(moved))
+    assert "added" not in done.err
+    for number in range(3):
+        draw_shape("dog", 800 + number).save(moved / "dog" / f"new{number}.png")
+    done = call("train", CONFIG, *source_keys(moved), *keys)
+    assert (done.code, "3 images were added" in done.err, "--fresh" in done.err) == (0, True, True)
 
 
 def test_a_run_by_manifest_is_resumed_after_its_images_moved(call: Call, tmp_path: Path) -> None:

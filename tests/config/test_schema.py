@@ -176,3 +176,21 @@ def test_every_config_points_editors_to_the_json_schema(path: Path) -> None:
     load_config(path)
     first = path.read_text().splitlines()[0]
     assert first == "# yaml-language-server: $schema=schema.json"
+
+
+@pytest.mark.parametrize("none", ["None", "none", "null", ""])
+def test_no_reject_class_may_be_written_as_in_python(none: str) -> None:
+    assert load(f"reject_class={none}").reject_class is None
+
+
+def test_a_class_may_be_called_none() -> None:
+    assert load("classes=[dog, None]", "reject_class=None").reject_class == "None"
+
+
+def test_class_names_have_one_unicode_form() -> None:
+    nfd, nfc = "Ma\u0308dchen", "M\u00e4dchen"
+    config = load(f"classes=[dog, {nfd}]", f"data.aliases={{{nfd}2: {nfc}}}", f"reject_class={nfc}",
+                  f"data.ignored_folders=[{nfd}3]", f"data.root={nfd}")  # fmt: skip
+    assert (config.classes, config.reject_class) == (("dog", nfc), nfc)
+    assert (config.data.aliases, config.data.ignored_folders) == ({f"{nfc}2": nfc}, (f"{nfc}3",))
+    assert config.data.root == nfd  # a path is what is on disk

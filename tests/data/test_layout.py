@@ -10,10 +10,12 @@ from neither.data.layout import (
     find_evaluation_images,
     find_training_images,
     find_unseen_images,
+    labels_by_name,
 )
-from neither.data.scan import ImageTable
+from neither.data.scan import ImageTable, nfc
 from neither.runtime.errors import DataError, UsageError
 from records import rows
+from scripts import permissions_apply
 
 CLASSES = ("dog", "human")
 
@@ -342,3 +344,120 @@ def test_images_without_any_class_folder_are_found_without_labels(tmp_path: Path
         find_all_images(touch(tmp_path / "empty", "dog/", "a.txt"))
     with pytest.raises(UsageError, match="no such file or folder"):
         find_all_images(tmp_path / "missing")
+
+
+HOLIDAYS: list[tuple[str, ...]] = [
+    ("beach/a.jpg", "test/b.jpg", "c.jpg"),
+    ("beach/a.jpg", "val/day 1/b.jpg"),
+    ("beach/a.jpg", "train/b.jpg"),
+    ("test/a.jpg", "train/b.jpg"),
+    ("valid/a.jpg", "validation/b.jpg", "x.jpg"),
+    ("test/beach/a.jpg", "beach/b.jpg"),
+]
+
+
+@pytest.mark.parametrize("names", HOLIDAYS)
+def test_a_folder_named_like_a_split_is_none_without_class_folders(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    touch(tmp_path, *names)
+    assert evaluation(tmp_path) == [(name, "") for name in sorted(names)]
+    (note,) = find_evaluation_images(tmp_path, CLASSES, None).notes
+    assert "--split" in note
+
+
+@pytest.mark.parametrize("names", HOLIDAYS)
+def test_all_images_are_counted_once_or_named_as_not_read(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    touch(tmp_path, *names, "notes.txt")
+    table = find_all_images(tmp_path)
+    assert len({*table.paths}) == len(table.paths)
+    num_loose = sum("/" not in name for name in {*names} - {*table.paths})
+    assert len(table.paths) + num_loose == len(names)
+    assert ("1 images beside" in "".join(table.notes)) == bool(num_loose)
+
+
+def test_what_is_read_after_all_is_not_noted_as_not_read(tmp_path: Path) -> None:
+    touch(tmp_path, "test/a.jpg", "b.jpg", "empty/", "notes.txt")
+    touch(tmp_path, "train/dog/")
+    table = find_all_images(tmp_path)
+    assert table.paths == ["b.jpg", "test/a.jpg"]
+    assert "images beside" not in "".join(table.notes)
+    assert "as no split has this name" not in "".join(table.notes)
+    assert table.listing.others.total() == 1
+
+
+def test_class_folders_beside_a_folder_named_like_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "human/b.jpg", "test/c.jpg")
+    assert evaluation(tmp_path) == [
+        ("dog/a.jpg", "dog"), ("human/b.jpg", "human"), ("test/c.jpg", "test"),
+    ]  # fmt: skip
+    assert evaluation(tmp_path, "test") == [("c.jpg", "")]  # whoever asks for it gets it alone
+    assert "folder test: no class has this name" in error_of(tmp_path)
+    assert training(tmp_path, ("test",)).paths == ["dog/a.jpg", "human/b.jpg"]
+
+
+def test_what_is_beside_the_evaluated_split_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "test/dog/a.jpg", "cup/b.jpg", "dog/c.jpg", "val/d.jpg", "e.jpg")
+    table = find_evaluation_images(tmp_path, CLASSES, None)
+    assert table.paths == ["dog/a.jpg"]
+    (note,) = table.notes
+    assert note.endswith("not cup, dog, val, 1 images")
+    assert evaluation(touch(tmp_path / "near", "x/a.jpg", "test/Dogs/b.jpg")) == [
+        ("Dogs/b.jpg", "")
+    ]
+
+
+def test_a_closed_split_that_is_not_evaluated_does_not_matter(tmp_path: Path) -> None:
+    touch(tmp_path, "train/dog/a.jpg", "test/dog/b.jpg")
+    (tmp_path / "train").chmod(0)
+    with permissions_apply():
+        found = evaluation(tmp_path)
+    (tmp_path / "train").chmod(0o700)
+    assert found == [("dog/b.jpg", "dog")]
+
+
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_images_in_no_class_folder_are_reported_with_a_missing_class(
+    tmp_path: Path, folder: str
+) -> None:
+    touch(tmp_path, f"{folder}human/a.jpg", f"{folder}b.jpg", f"{folder}c.jpg")
+    message = error_of(tmp_path)
+    assert "no folder for class dog" in message
+    assert f"{tmp_path / folder}: 2 images beside" in message
+
+
+NFC, NFD = "M\u00e4dchen", "Ma\u0308dchen"
+
+
+def test_class_names_and_aliases_are_found_in_any_form_and_given_as_the_classes_spell_them() -> (
+    None
+):
+    for spelling in (NFC, NFD):
+        labels = labels_by_name(["dog", spelling], {NFD + "2": NFC, "hound": "dog"})
+        assert [labels.get(nfc(name)) for name in (NFC, NFD, NFD + "2", "hound", "cup")] == [
+            spelling, spelling, spelling, "dog", None,
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "on_disk"), [(NFC, NFD), (NFD, NFC)])
+def test_names_are_the_same_in_every_unicode_form(tmp_path: Path, ours: str, on_disk: str) -> None:
+    classes = ("dog", ours)
+    root = touch(tmp_path / "photos", f"train/{on_disk}/a.jpg", "train/dog/b.jpg")
+    table = find_training_images(root, classes)
+    assert rows(table) == [
+        ("train/dog/b.jpg", "dog", "train"), (f"train/{on_disk}/a.jpg", ours, "train"),
+    ]  # fmt: skip
+    assert find_evaluation_images(root, classes, "train").labels == [ours, "dog"]
+    assert find_evaluation_images(root / "train", classes, None).labels == [ours, "dog"]
+    with pytest.raises(DataError, match="is a class"):
+        find_unseen_images(root / "train", (ours,))
+    assert find_training_images(root / "train", ("dog", "human"), (), {ours: "human"}).labels == [
+        "dog", "human",
+    ]  # fmt: skip
+    assert find_training_images(root / "train", ("dog",), (ours,)).labels == ["dog"]
+    with pytest.raises(DataError, match=f"folder {on_disk}s: did you mean {ours}"):
+        find_training_images(touch(tmp_path / "near", f"{on_disk}s/a.jpg", "dog/a.jpg"), classes)
+    touch(root, f"val/{ours}/c.jpg", "val/dog/d.jpg")
+    assert {*find_all_images(root).labels} == {"dog", NFC}

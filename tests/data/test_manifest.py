@@ -97,7 +97,7 @@ def test_one_image_with_two_labels_or_splits_is_an_error(write: Write, row: str)
 
 @pytest.mark.parametrize(
     "first",
-    ["", "a.jpg,dog", "path", "path;label", "path,Label", " path,label", "path,label,Split",
+    ["", "a.jpg,dog", "path", "path;Label", "path,Label", " path,label", "path,label,Split",
      "path,label, split", "path,label,path", "path,label,label", "path,label,split,split", "label",
      "PATH,LABEL"],
 )  # fmt: skip
@@ -283,8 +283,53 @@ def test_any_text_in_a_cell_is_read_back(write: Write, rows: list[tuple[str, str
 
 
 def test_given_splits(tmp_path: Path, write: Write) -> None:
-    assert given_splits(write("path,label", "a.jpg,dog")) == set()
+    assert given_splits(write("path,label", "a.jpg,dog"), CLASSES) == set()
     lines = "a.jpg,dog,train", "b.jpg,dog,validation", "c.jpg,dog,"
-    assert given_splits(write("path,label,split", *lines)) == {"train", "val"}
-    assert given_splits(touch(tmp_path / "flat", "dog/a.jpg")) == set()
-    assert given_splits(touch(tmp_path / "split", "train/", "valid/", "x/")) == {"train", "val"}
+    assert given_splits(write("path,label,split", *lines), CLASSES) == {"train", "val"}
+    flat = touch(tmp_path / "flat", "dog/a.jpg", "test/b.jpg")
+    assert given_splits(flat, CLASSES) == set()
+    split = touch(tmp_path / "split", "train/hound/", "valid/", "x/")
+    assert given_splits(split, CLASSES, {"hound": "dog"}) == {"train", "val"}
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_the_separators_of_spreadsheets_are_read(write: Write, separator: str) -> None:
+    lines = [["path", "label", "split"], ['"a,1.jpg"', "dog", "train"], ["b.jpg", "human", "train"]]
+    path = write("\ufeff" + separator.join(lines[0]), *[separator.join(line) for line in lines[1:]])
+    expected = [("a,1.jpg", "dog", "train"), ("b.jpg", "human", "train")]
+    assert rows(training(path)) == rows(read_manifest(path)) == expected
+    quoted = write(separator.join(['"path"', '"label"']), f"a.jpg{separator}dog")
+    assert evaluation(quoted) == [("a.jpg", "dog")]
+
+
+def test_backslashes_separate_the_parts_of_a_path_if_such_a_file_exists(
+    tmp_path: Path, write: Write
+) -> None:
+    touch(tmp_path, "x/a.jpg", "x/c.jpg", "odd\\b.jpg")
+    absolute = str(tmp_path / "x" / "c.jpg").replace("/", "\\")
+    path = write("path,label", "x\\a.jpg,dog", "x/a.jpg,dog", "odd\\b.jpg,human",
+                 f"{absolute},dog", "gone\\d.jpg,dog")  # fmt: skip
+    assert training(path).paths == [
+        "x/a.jpg", "odd\\b.jpg", f"{tmp_path}/x/c.jpg", "gone\\d.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("\u00e4", "a\u0308"), ("a\u0308", "\u00e4")])
+def test_labels_and_paths_are_the_same_in_every_unicode_form(
+    tmp_path: Path, write: Write, ours: str, theirs: str
+) -> None:
+    touch(tmp_path, f"{theirs}/{theirs}.jpg")
+    path = write("path,label", f"{ours}/{ours}.jpg,{theirs}", "b.jpg,dog", f"c.jpg,{theirs}2")
+    table = find_training_rows(path, (ours, "dog"), (ours + "2",))
+    assert table.paths == [f"{theirs}/{theirs}.jpg", "b.jpg"]
+    assert table.labels == [ours, "dog"]
+    table = find_evaluation_rows(path, None, {ours + "2": "dog"}, (ours, "dog"))
+    assert table.labels == [ours, "dog", "dog"]
+
+
+def test_rows_that_are_not_evaluated_are_named(write: Write) -> None:
+    path = write("path,label,split", "a.jpg,dog,train", "b.jpg,dog,train", "c.jpg,dog,test",
+                 "d.jpg,dog,")  # fmt: skip
+    (note,) = find_evaluation_rows(path, None, {}, ("dog",)).notes
+    assert note.endswith("not 1 of no split, 2 of train")
+    assert find_evaluation_rows(write("path,label", "a.jpg,dog"), None).notes == []

@@ -16,6 +16,7 @@ from neither.data.scan import (
     count_loose_images,
     list_folders,
     list_images,
+    spelled_on_disk,
 )
 from neither.runtime import signals
 from neither.runtime.errors import DataError
@@ -249,3 +250,32 @@ def test_notes_escape_control_characters(tmp_path: Path) -> None:
     table.scan(tmp_path / "\x1b[31m")
     assert len(table.notes) == 2
     assert all(letter.isprintable() for note in table.notes for letter in note)
+
+
+NFC, NFD = "M\u00e4dchen", "Ma\u0308dchen"
+
+
+@pytest.mark.parametrize("path", [
+    f"{NFC}/a.jpg", f"{NFD}/a.jpg", f"{NFC}\\a.jpg", "x\\b.jpg", "x/../x\\b.jpg", "y\\.jpg",
+    os.fsdecode(b"x/\xff.jpg"), f"x\\{NFC}.jpg",
+])  # fmt: skip
+def test_a_file_is_found_under_another_spelling_of_its_path(tmp_path: Path, path: str) -> None:
+    touch(
+        tmp_path, f"{NFD}/a.jpg", "x/b.jpg", "y\\.jpg", os.fsdecode(b"x/\xff.jpg"), f"x/{NFD}.jpg"
+    )
+    for start in ("", f"{tmp_path}/"):
+        found = spelled_on_disk(tmp_path, start + path, {})
+        assert (tmp_path / found).is_file()
+        assert ("\\" in found) == (path == "y\\.jpg")
+
+
+@pytest.mark.parametrize("path", [f"{NFC}/b.jpg", "C:\\x\\b.jpg", "x/c.jpg", f"b.jpg/{NFC}", NFC])
+def test_a_path_without_a_file_stays_as_it_is(tmp_path: Path, path: str) -> None:
+    touch(tmp_path, "x/b.jpg", "b.jpg")
+    assert spelled_on_disk(tmp_path, path, {}) == path
+
+
+def test_of_two_files_that_differ_in_form_each_is_itself(tmp_path: Path) -> None:
+    touch(tmp_path, NFC, NFD)
+    listings: dict[Path, dict[str, str]] = {}
+    assert [spelled_on_disk(tmp_path, name, listings) for name in (NFC, NFD)] == [NFC, NFD]

@@ -3,6 +3,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from neither.data.scan import ImageTable
 from neither.data.split_file import (
+    count_added,
     csv_line,
     data_fingerprint,
+    holds_split,
     match_splits,
     read_hashes,
     read_split,
@@ -190,6 +193,7 @@ def test_the_hashes_and_images_of_a_split_are_read(path: Path) -> None:
     train = read_split(path, folder, "train")
     assert (train.root, train.source) == (folder, folder)
     assert (train.paths, train.labels) == (["dog/a.jpg", "dog/e.jpg"], ["dog", "dog"])
+    assert (train.splits, train.hashes) == (["train", "train"], [hashes[0], hashes[4]])
     (path.parent / "photos.csv").touch()
     test = read_split(path, path.parent / "photos.csv", "test")
     assert (test.root, test.paths) == (path.parent, ["human/c.jpg"])
@@ -219,6 +223,48 @@ def test_the_fingerprint_does_not_depend_on_excluded_images() -> None:
     first = data_fingerprint(*make())
     assert data_fingerprint(*make(reason="another")) == first
     assert data_fingerprint(*make([*NAMES, "dog/e.jpg"], [1, 2, 3, 0, 0])) == first
+
+
+def test_a_folder_is_recognised_by_paths_and_hashes_wherever_it_is(path: Path) -> None:
+    table, store, assignment = make()
+    for index, name in enumerate(NAMES):
+        digest = sha256(name.encode()).digest()
+        store.fingerprints["sha256"][index] = np.frombuffer(digest, np.uint8)
+    write_splits(path, table, store, assignment)
+    folder = path.parent / "moved"
+    for name in NAMES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    assert [holds_split(path, folder, split) for split in ("train", "val", "test")] == [True] * 3
+    assert not holds_split(path, path.parent, "val")
+    (folder / "photos.csv").write_text("path,label\ndog/b.jpg,dog\n")
+    assert holds_split(path, folder / "photos.csv", "val")
+    assert not holds_split(path, folder / "photos.csv", "test")  # there, but not listed
+    (folder / NAMES[2]).write_bytes(b"another image under this name")
+    assert not holds_split(path, folder, "test")
+    write_splits(path, *make(splits=[1, 2, 1, 2]))
+    assert not holds_split(path, folder, "test")
+
+
+NFC, NFD = "M\u00e4dchen/\u00e4.jpg", "Ma\u0308dchen/a\u0308.jpg"
+
+
+@pytest.mark.parametrize(("before", "now"), [(NFC, NFD), (NFD, NFC)])
+def test_images_keep_their_splits_in_every_unicode_form(path: Path, before: str, now: str) -> None:
+    table, store, assignment = make([before, "dog/b.jpg"], [1, 2])
+    write_splits(path, table, store, assignment)
+    again, added = match_splits(path, make_table([now, "dog/b.jpg"]), store)
+    assert (again.split_indices.tolist(), again.reasons, added) == ([1, 2], {}, [])
+    assert count_added(path, make_table([now, "dog/b.jpg", "dog/c.jpg", "dog/d.jpg"])) == 2
+    (path.parent / now).parent.mkdir()
+    (path.parent / now).touch()
+    assert read_split(path, path.parent, "train").paths == [now]
+
+
+def test_two_names_that_differ_in_their_unicode_form_are_two_images(path: Path) -> None:
+    table, store, assignment = make([NFC, NFD], [1, 2])
+    write_splits(path, table, store, assignment)
+    assert match_splits(path, table, store)[0].split_indices.tolist() == [1, 2]
 
 
 HEADER = b"path,label,split,sha256,reason\n"

@@ -213,6 +213,13 @@ def test_the_match_of_the_pattern_is_the_group(pattern: str, groups: list[str | 
                       if i == j or (groups[i] is not None and groups[i] == groups[j])}  # fmt: skip
 
 
+def test_a_pattern_matches_names_in_any_unicode_form() -> None:
+    names = ["dog/J\u00f6rg 1.jpg", "dog/Jo\u0308rg 2.jpg", "dog/a.jpg"]
+    for seed in range(20):
+        assigned, _ = split(names, different(3), seed, group_pattern="J\u00f6rg", **HALVES)
+        assert len({assigned[name] for name in names[:2]}) == 1
+
+
 def test_a_group_across_folders_is_kept_in_one_split() -> None:
     names = ["train/dog/ann 1.jpg", "train/dog/bob 1.jpg", "val/dog/bob 2.jpg",
              "val/dog/ann 2.jpg", "test/dog/ann 3.jpg", "train/dog/cid.jpg"]  # fmt: skip

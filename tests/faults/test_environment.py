@@ -24,6 +24,7 @@ import torch
 from calls import Call
 from faults.tiny import TinyRun, assert_refused
 from neither.cli import train as train_command
+from neither.config.loader import load_config
 from neither.data import store
 from neither.models.checkpoint import load_checkpoint
 from neither.training import trainer, validation
@@ -195,6 +196,23 @@ def test_images_that_vanish_while_they_are_decoded_exit_3(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before(store, "decode_file", 5, lambda: shutil.rmtree(images))(monkeypatch)
     assert_refused(tiny.train(), 3, "train/")
+
+
+@pytest.mark.fault("D27")
+def test_a_run_whose_images_moved_asks_where_they_are_and_resumes_to_the_bit(
+    images: Path, tiny: TinyRun, monkeypatch: Patch
+) -> None:
+    with monkeypatch.context() as patch:
+        before(trainer, "train_step", 3, terminate)(patch)
+        assert tiny.train().code == 143
+    moved = images.rename(images.with_name("moved"))
+    done = tiny.train()
+    assert_refused(done, 2, str(images), "data.root=")
+    done = tiny.train(f"data.root={moved}")
+    assert done.code == 0, done.err
+    tiny.assert_same_weights()
+    assert load_config(tiny.folder / "config.yaml").data.root == str(moved)
+    assert tiny.call("train", tiny.folder / "config.yaml", "--output-dir", tiny.folder).code == 0
 
 
 @pytest.mark.fault("R20")

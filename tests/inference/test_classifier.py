@@ -141,6 +141,12 @@ def test_priors_multiply_each_probability_by_the_ratio_of_frequencies(trained: C
     torch.testing.assert_close(same.probabilities(LOGITS), before)
 
 
+def test_priors_name_classes_in_any_unicode_form(trained: Classifier) -> None:
+    named = replace(trained, classes=("dog", "M\u00e4dchen", "neither"))
+    priors = {"dog": 0.1, "Ma\u0308dchen": 0.1, "neither": 0.8}
+    assert named.with_priors(priors).priors == (0.1, 0.1, 0.8)
+
+
 @pytest.mark.parametrize("frequencies", [(), (0.5, 0.5, 0.0)])
 def test_priors_need_frequencies(trained: Classifier, frequencies: tuple[float, ...]) -> None:
     with pytest.raises(CheckpointError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neither.cli.main import check_installation, run_command
+from neither.data.scan import nfc
 from neither.runtime.console import print_line
 from neither.runtime.errors import DataError, RequirementError, UsageError
 
@@ -122,12 +123,12 @@ class Requirement:
 
     def check(self, metrics: Mapping[str, object]) -> str | None:
         """Return a message if the metrics miss this; raise `UsageError` if they lack the number."""
-        numbers = dict(_numbers(metrics))
-        if self.metric not in numbers:
-            close = difflib.get_close_matches(self.metric, numbers, 1)
+        numbers = {nfc(name): value for name, value in _numbers(metrics)}
+        if (metric := nfc(self.metric)) not in numbers:
+            close = difflib.get_close_matches(metric, numbers, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UsageError(f"--require: metrics.json has no number {self.metric}{hint}")
-        value = numbers[self.metric]
+        value = numbers[metric]
         if _COMPARISONS[self.comparison](value, self.bound):
             return None
         return f"{self.metric} is {value:.10g}, required {self.comparison} {self.bound:.10g}"

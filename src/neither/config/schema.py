@@ -5,12 +5,20 @@ The text below a key is its description in `docs/config.md` and `configs/schema.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 OWN_NETWORKS = ("small_cnn", "softmax_regression")  # all others are torchvision's
@@ -71,8 +79,12 @@ def _check_network(text: str) -> str:
     return text
 
 
-Label = Annotated[str, AfterValidator(_check_label)]
-ClassName = Annotated[str, AfterValidator(_check_class_name)]
+def _in_nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)  # one form for each name: macOS writes another
+
+
+Label = Annotated[str, AfterValidator(_check_label), AfterValidator(_in_nfc)]
+ClassName = Annotated[str, AfterValidator(_check_class_name), AfterValidator(_in_nfc)]
 PathText = Annotated[str, AfterValidator(_check_path)]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)]
 NetworkName = Annotated[str, AfterValidator(_check_network)]
@@ -249,13 +261,20 @@ class Config(Section):
     """Class names, which are folder names or labels of the manifest, in the order of the outputs.
     Each may appear once."""
     reject_class: ClassName | None = None
-    """The class that means "none of the others", one of `classes`."""
+    """The class that means "none of the others", one of `classes`, or null."""
     data: Data
     augmentation: Augmentation = Field(default_factory=Augmentation)
     model: Model = Field(default_factory=Model)
     train: Train
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     decision: Decision = Field(default_factory=Decision)
+
+    @field_validator("reject_class", mode="before")
+    @classmethod
+    def _read_none(cls, value: object, info: ValidationInfo) -> object:
+        """Read the None of Python as null, unless a class has this name."""
+        is_none = isinstance(value, str) and value.casefold() == "none"
+        return None if is_none and value not in info.data.get("classes", ()) else value
 
 
 def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

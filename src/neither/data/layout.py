@@ -5,18 +5,32 @@ its exact name, or by an alias from the config. A near miss is reported, never g
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from sys import intern
 from types import MappingProxyType
 
 from neither.config.schema import SPLIT_FOLDERS
-from neither.data.scan import Identity, ImageTable, count_loose_images, file_identity, list_folders
+from neither.data.scan import (
+    Identity,
+    ImageTable,
+    count_loose_images,
+    file_identity,
+    list_folders,
+    nfc,
+)
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError, UsageError
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
+_NO_SPLITS = {"": ""}
 _NO_IMAGES = "no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)"
+
+
+def labels_by_name(classes: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Map each class name and each alias, in NFC, to the class as `classes` spells it."""
+    labels = {nfc(name): name for name in classes}
+    return {nfc(alias): labels.get(nfc(name), name) for alias, name in aliases.items()} | labels
 
 
 def find_training_images(
@@ -37,27 +51,32 @@ def find_training_images(
         UsageError: if the root does not exist.
         DataError: if class folders are missing, empty, extra, or not named exactly.
     """
-    table, splits, visited = _open_root(root)
-    if not {"", "train"} & {*splits}:
+    require_folder(root)
+    labels, skipped = labels_by_name(classes, aliases), {nfc(name) for name in ignored}
+    splits = split_folders(root, labels)
+    if not splits and not any(nfc(name) in labels for name in list_folders(root)):
+        splits = _one_folder_each(root, _named_splits(root))  # their class folders are misnamed
+    if splits and "train" not in splits:
         raise DataError(
             f"{root}: there is {', '.join(splits.values())} but no train folder; want "
             "root/train/<class>/..., or root/<class>/... without any split folder"
         )
-    for split, folder in splits.items():
-        _note_loose_images(table, root / folder, "class")
-        names = [name for name in list_folders(root / folder) if name not in ignored]
-        labels = {name: aliases.get(name, name) for name in names}
-        problems = _find_class_problems(labels, classes, ignored)
+    table, visited = ImageTable(root, root), _labelled_folders(root, splits)
+    _note_unread(table, splits)
+    for split, folder in (splits or _NO_SPLITS).items():
+        names = [name for name in list_folders(root / folder) if nfc(name) not in skipped]
+        labelled = {name: labels.get(nfc(name), name) for name in names}
+        problems = _find_class_problems(labelled, classes, ignored)
         for label in classes:
             num_before = len(table.paths)
-            own = [name for name in names if labels[name] == label]
+            own = [name for name in names if labelled[name] == label]
             for name in own:
                 _add_folder(table, folder, name, label, split, visited)
             if own and len(table.paths) == num_before:
                 problems.append(f"the folder of class {label} holds no images")
         if problems:
             wanted = f"{root / folder}: want one folder for each of {', '.join(classes)}"
-            raise DataError("\n       ".join([wanted, *problems]))
+            raise DataError("\n       ".join([wanted, *problems, *table.notes]))
     return table
 
 
@@ -88,26 +107,38 @@ def find_evaluation_images(
             raise UsageError(f"{path}: --split {split}: one image has no splits")
         return ImageTable(path.parent, path, [path.name], [""], [""])
     require_folder(path)
-    splits = split_folders(path)
+    labels, named = labels_by_name(classes, aliases), _named_splits(path)
+    notes: list[str] = []
+    # Who names a split says that there are splits, whatever is in them.
+    splits = split_folders(path, labels) if split is None else _one_folder_each(path, named)
     if not splits and split is not None:
         raise UsageError(
-            f"{path}: --split {split}: this folder has no split folders, and is not known to be "
-            "what a run was trained on"
+            f"{path}: --split {split}: this folder has no split folders, and is not known to hold "
+            f"the images that a run has in {split}"
         )
     if splits:
         wanted, known = split or "test", ", ".join(splits)
         if wanted not in splits:
             raise UsageError(f"{path}: no {wanted} split here; name another: --split {known}")
+        others = [name for name in list_folders(path) if name != splits[wanted]]
+        beside = [*map(printable, others), *_count_loose(path)]
+        if beside:
+            notes.append(f"{path}: only its {wanted} split is read, not {', '.join(beside)}")
         path = path / splits[wanted]
-    table = ImageTable(path, path)
+    elif named:
+        notes.append(
+            f"{path}: read as one folder, as no class folder is in "
+            f"{_join_names(named)}; --split reads one alone"
+        )
+    table = ImageTable(path, path, notes=notes)
     folders = list_folders(path)
-    others = [name for name in folders if aliases.get(name, name) not in classes]
-    absent = [name for name in classes if name not in folders]
+    others = [name for name in folders if nfc(name) not in labels]
+    absent = [name for name in classes if nfc(name) not in {*map(nfc, folders)}]
     note_near_misses(table, {printable(path / name): name for name in others}, absent)
     is_labelled = len(others) < len(folders)
     for image in table.scan(path):
         folder, slash, _ = image.partition("/")
-        label = aliases.get(folder, folder) if slash and is_labelled else ""
+        label = labels.get(nfc(folder), folder) if slash and is_labelled else ""
         table.add([image], intern(label))
     if not table.paths:
         raise DataError(f"{path}: {_NO_IMAGES}")
@@ -123,13 +154,14 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> ImageTable:
     """
     require_folder(root)
     table = ImageTable(root, root)
-    for folder in (root, *(root / split for split in split_folders(root).values())):
-        if known := sorted(set(list_folders(folder)) & set(classes)):
+    known_names = {*map(nfc, classes)}
+    for folder in (root, *(root / name for name in _named_splits(root))):
+        if known := [name for name in list_folders(folder) if nfc(name) in known_names]:
             raise DataError(
                 f"{folder}: --unseen is for other kinds, but {_join_names(known)} is a class"
             )
     own_name = root.resolve().name
-    if own_name in classes and count_loose_images(root):
+    if nfc(own_name) in known_names and count_loose_images(root):
         raise DataError(f"{root}: --unseen is for other kinds, but {own_name} is a class")
     for image in table.scan(root):
         folder_name, slash, _ = image.partition("/")
@@ -146,29 +178,45 @@ def find_all_images(root: Path) -> ImageTable:
         UsageError: if the root does not exist.
         DataError: if there is no image.
     """
-    table, splits, visited = _open_root(root)
-    for split, folder in splits.items():
+    require_folder(root)
+    splits = split_folders(root)
+    table, visited = ImageTable(root, root), _labelled_folders(root, splits)
+    for split, folder in (splits or _NO_SPLITS).items():
         for name in list_folders(root / folder):
-            _add_folder(table, folder, name, name, split, visited)
-        _note_loose_images(table, root / folder, "class")
-    if not table.paths:  # without class folders there are only loose images
+            _add_folder(table, folder, name, nfc(name), split, visited)
+    if table.paths:
+        _note_unread(table, splits)
+    else:  # without class folders there are only loose images, and all are read
+        table = ImageTable(root, root)
         table.add(table.scan(root), "")
     if not table.paths:
         raise DataError(f"{root}: {_NO_IMAGES}")
     return table
 
 
-def split_folders(root: Path) -> dict[str, str]:
-    """Map each split that a folder has to the name of its folder."""
-    folders = set(list_folders(root))
-    splits: dict[str, str] = {}
-    for split, names in SPLIT_FOLDERS.items():
-        present = [name for name in names if name in folders]
-        if len(present) > 1:
-            raise DataError(f"{root}: {_join_names(present)} both name the {split} split; keep one")
-        if present:
-            splits[split] = present[0]
-    return splits
+def split_folders(root: Path, labels: Collection[str] | None = None) -> dict[str, str]:
+    """Map each split to its folder; empty if the folder is not laid out in splits.
+
+    A folder that is only named like a split, such as `holiday/test`, is none: a folder of a class
+    is in one of the splits.
+
+    Args:
+        root: the folder.
+        labels: names of class folders, in NFC. None if they are unknown: then `train` has folders,
+            or there is nothing but splits.
+
+    Raises:
+        DataError: if two folders name one split.
+    """
+    named = _named_splits(root)
+    below = [name for folder in named for name in _list_below(root / folder)]
+    if labels is None:
+        is_split = ("train" in named and bool(_list_below(root / "train"))) or (
+            bool(below) and len(named) == len(list_folders(root))
+        )
+    else:
+        is_split = any(nfc(name) in labels or near_miss(name, labels) for name in below)
+    return _one_folder_each(root, named) if is_split else {}
 
 
 def require_folder(path: Path) -> None:
@@ -182,10 +230,10 @@ def require_folder(path: Path) -> None:
     raise UsageError(f"{path}: {reason}{hint}")
 
 
-def near_miss(name: str, classes: Sequence[str]) -> str | None:
+def near_miss(name: str, classes: Iterable[str]) -> str | None:
     """Return the class that a name probably means: other case, plural, space, typing error."""
-    by_casefold = {each.casefold(): each for each in classes}
-    close = difflib.get_close_matches(name.strip().casefold(), by_casefold, n=1, cutoff=0.75)
+    by_casefold = {nfc(each).casefold(): each for each in classes}
+    close = difflib.get_close_matches(nfc(name).strip().casefold(), by_casefold, n=1, cutoff=0.75)
     return by_casefold[close[0]] if close else None
 
 
@@ -209,18 +257,36 @@ def describe_mismatches(kind: str, absent: Sequence[str], names: Mapping[str, st
     return problems
 
 
-def _open_root(root: Path) -> tuple[ImageTable, dict[str, str], set[Identity]]:
-    """Return an empty table, the folder of each split, and the folders no link may lead to."""
-    require_folder(root)
-    table = ImageTable(root, root)
-    splits = split_folders(root)
-    if splits:
-        _note_unread_folders(table, splits)
-    splits = splits or {"": ""}
-    # A link to a split or class folder would give images two labels.
+def _named_splits(root: Path) -> list[str]:
+    """Return the folders that are named like a split, in the order of the splits."""
+    folders = {*list_folders(root)}
+    return [name for names in SPLIT_FOLDERS.values() for name in names if name in folders]
+
+
+def _one_folder_each(root: Path, named: Sequence[str]) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for name in named:
+        (split,) = [split for split, names in SPLIT_FOLDERS.items() if name in names]
+        if split in splits:
+            both = _join_names([splits[split], name])
+            raise DataError(f"{root}: {both} both name the {split} split; keep one")
+        splits[split] = name
+    return splits
+
+
+def _list_below(folder: Path) -> list[str]:
+    """List the folders in a split folder; none if it cannot be read, as another may be wanted."""
+    try:
+        return list_folders(folder)
+    except DataError:
+        return []
+
+
+def _labelled_folders(root: Path, splits: Mapping[str, str]) -> set[Identity]:
+    """Return the split and class folders: a link to one would give images two labels."""
     roots = {root, *(root / folder for folder in splits.values())}
     folders = [each / name for each in roots for name in list_folders(each)]
-    return table, splits, {file_identity(each) for each in (*roots, *folders)}
+    return {file_identity(each) for each in (*roots, *folders)}
 
 
 def _add_folder(
@@ -255,12 +321,17 @@ def _join_names(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names))
 
 
-def _note_unread_folders(table: ImageTable, splits: Mapping[str, str]) -> None:
-    _note_loose_images(table, table.root, "split")
+def _note_unread(table: ImageTable, splits: Mapping[str, str]) -> None:
+    """Note what is beside the split and class folders, which are all that is read."""
+    kinds = {table.root: "split" if splits else "class"}
+    kinds |= dict.fromkeys((table.root / folder for folder in splits.values()), "class")
+    for folder, kind in kinds.items():
+        for loose in _count_loose(folder):
+            table.notes.append(f"{folder}: {loose} beside the {kind} folders are not read")
     unread = [name for name in list_folders(table.root) if name not in splits.values()]
     absent = [name for split, names in SPLIT_FOLDERS.items() if split not in splits
               for name in names]  # fmt: skip
-    if unread:
+    if splits and unread:
         close = filter(None, [near_miss(name, absent) for name in unread])
         suggestion = ", ".join(dict.fromkeys(close))
         hint = f"; did you mean {suggestion}?" if suggestion else ""
@@ -269,6 +340,7 @@ def _note_unread_folders(table: ImageTable, splits: Mapping[str, str]) -> None:
         )
 
 
-def _note_loose_images(table: ImageTable, folder: Path, kind: str) -> None:
-    if num_loose := count_loose_images(folder):
-        table.notes.append(f"{folder}: {num_loose:,} images beside the {kind} folders are not read")
+def _count_loose(folder: Path) -> list[str]:
+    """Describe the images directly in a folder; nothing if there are none."""
+    num = count_loose_images(folder)
+    return [f"{num:,} images"] if num else []

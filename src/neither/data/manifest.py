@@ -1,8 +1,12 @@
-"""Read a manifest: a CSV file `path,label[,split]` that names images, relative to the file."""
+"""Read a manifest: a CSV file `path,label[,split]` that names images, relative to the file.
+
+The separators that spreadsheets write, semicolon and tab, are read too, and backslashes in paths.
+"""
 
 import csv
 import io
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
@@ -11,10 +15,11 @@ from neither.config.schema import SPLIT_FOLDERS
 from neither.data.layout import (
     NO_ALIASES,
     describe_mismatches,
+    labels_by_name,
     note_near_misses,
     split_folders,
 )
-from neither.data.scan import ImageTable
+from neither.data.scan import ImageTable, nfc, spelled_on_disk
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError, UsageError
 
@@ -47,10 +52,11 @@ def find_training_rows(
         DataError: if the file is malformed, a label is not a class, or a class has no image.
     """
     table = ImageTable(path.parent, path)
+    skipped = {nfc(label) for label in ignored}
     unknown: dict[str, int] = {}
     without_split = 0  # the first line without a split
-    for line, image, label, split in _read(path, aliases):
-        if label in ignored:
+    for line, image, label, split in _read(path, labels_by_name(classes, aliases)):
+        if nfc(label) in skipped:
             continue
         if label not in classes:
             unknown.setdefault(label, line)
@@ -91,8 +97,9 @@ def find_evaluation_rows(
         UsageError: if there is no such file or split.
         DataError: if the file is malformed or names no image.
     """
-    rows = list(_read(path, aliases))
-    known = sorted({row_split for _, _, _, row_split in rows if row_split})
+    rows = list(_read(path, labels_by_name(classes, aliases)))
+    counts = Counter(row_split for _, _, _, row_split in rows)
+    known = sorted({*counts} - {""})
     wanted = split or ("test" if known else "")
     table = ImageTable(path.parent, path)
     for _, image, label, row_split in rows:
@@ -101,6 +108,10 @@ def find_evaluation_rows(
     if not table.paths and rows:
         hint = f"name another: --split {', '.join(known)}" if known else "it has no splits"
         raise UsageError(f"{path}: no image is in the split {wanted}; {hint}")
+    beside = [f"{counts[other]:,} of {other or 'no split'}" for other in sorted(counts)
+              if wanted not in ("", other)]  # fmt: skip
+    if beside:
+        table.notes.append(f"{path}: only the images of {wanted} are read, not {', '.join(beside)}")
     absent = [name for name in classes if name not in table.labels]
     others = sorted({*table.labels} - {*classes})
     names = {f"{path}: label {printable(label)}": label for label in others}
@@ -109,21 +120,27 @@ def find_evaluation_rows(
 
 
 def read_manifest(path: Path) -> ImageTable:
-    """Read all images with their labels and splits."""
+    """Read all images with their labels, in NFC, and splits."""
     table = ImageTable(path.parent, path)
     for _, image, label, split in _read(path, {}):
-        table.add([image], label, split)
+        table.add([image], intern(nfc(label)), split)
     return table
 
 
-def given_splits(source: Path) -> set[str]:
+def given_splits(
+    source: Path, classes: Sequence[str], aliases: Mapping[str, str] = NO_ALIASES
+) -> set[str]:
     """Return the splits that a folder or manifest defines; a run makes the missing ones."""
-    given = read_manifest(source).splits if is_manifest(source) else split_folders(source)
-    return {*given} - {""}
+    if is_manifest(source):
+        return {*read_manifest(source).splits} - {""}
+    return {*split_folders(source, labels_by_name(classes, aliases))}
 
 
-def _read(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[int, str, str, str]]:
-    """Yield line number, path, label and split of each image; skip repeated rows."""
+def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str, str]]:
+    """Yield line number, path, label and split of each image; skip repeated rows.
+
+    `labels` are the class of each name, as `labels_by_name` returns them.
+    """
     rows = _rows(path)
     columns = next(rows, (0, []))[1]
     plain = [name.strip().casefold() for name in columns]  # so that " Split" is an error
@@ -135,14 +152,15 @@ def _read(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[int, str, st
             f"{printable(','.join(columns)) or 'nothing'}"
         )
     seen: dict[str, tuple[str, str]] = {}
+    listings: dict[Path, dict[str, str]] = {}
     for line, cells in rows:
         if len(cells) != len(columns):
             raise DataError(f"{path}:{line}: {len(cells)} cells, want {len(columns)}")
         row = dict(zip(columns, cells, strict=True))
-        image = posixpath.normpath(row["path"]) if row["path"] else ""
-        label = intern(aliases.get(row["label"], row["label"]))
-        if not image or "\0" in image:
+        if not row["path"] or "\0" in row["path"]:
             raise DataError(f"{path}:{line}: the path is empty or not a path")
+        image = posixpath.normpath(spelled_on_disk(path.parent, row["path"], listings))
+        label = intern(labels.get(nfc(row["label"]), row["label"]))
         split = _SPLITS.get(row.get("split", ""))
         if split is None:
             raise DataError(
@@ -165,7 +183,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         # surrogateescape: bytes that are not UTF-8 name a file too.
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
         for cells in lines:
             if cells:
                 yield lines.line_num, cells
@@ -173,3 +191,12 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{path}:{lines.line_num}: not a CSV file: {error}") from error
+
+
+def _delimiter(text: str) -> str:
+    """Return what separates the columns in the first line; Excel writes ; in much of Europe."""
+    first = text.lstrip().partition("\n")[0].strip()
+    for delimiter in ",;\t":
+        if {"path", "label"} <= {*next(csv.reader([first], delimiter=delimiter), [])}:
+            return delimiter
+    return ","

@@ -7,6 +7,7 @@ are opened. Paths are sorted by name, so the order does not depend on the file s
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class ImageTable:
         paths: of the images, with / between parts.
         labels: of each image: a class, the name of an out-of-distribution folder, or empty.
         splits: of each image: train, val, test, or empty.
+        hashes: the SHA-256 that each image had in a run, in hex; empty if no run lists them.
         notes: messages for the user.
         unreadable_folders: folders that cannot be read, each with the reason.
         listing: counts of the other files, summed over all scanned folders.
@@ -65,6 +67,7 @@ class ImageTable:
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unreadable_folders: list[str] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing)
@@ -82,7 +85,7 @@ class ImageTable:
             return
         prefix = f"{excluded.relative_to(root).as_posix()}/"
         kept = [index for index, path in enumerate(self.paths) if not path.startswith(prefix)]
-        for column in (self.paths, self.labels, self.splits):
+        for column in filter(None, (self.paths, self.labels, self.splits, self.hashes)):
             column[:] = [column[index] for index in kept]
 
     def scan(
@@ -133,6 +136,39 @@ def list_images(root: Path, visited: set[Identity] | None = None, prefix: str = 
             _walk(root, f"{link}/", prefix, listing, visited, links)
     listing.paths.sort()
     return listing
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode form NFC, to compare it: macOS may write ä as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def spelled_on_disk(root: Path, path: str, listings: dict[Path, dict[str, str]]) -> str:
+    """Return a path below a folder as the disk spells it, or unchanged if there is no such file.
+
+    A file whose path has backslashes between its parts, or parts in another Unicode form, is found.
+
+    Args:
+        root: the folder.
+        path: relative to it, or absolute.
+        listings: names in each folder by their NFC, kept between calls.
+    """
+    if (path.isascii() and "\\" not in path) or os.path.lexists(root / path):
+        return path
+    parts = path.replace("\\", "/").split("/")
+    for index, part in enumerate(parts):
+        folder = root.joinpath("/".join([*parts[:index], ""]))
+        if not part or os.path.lexists(folder / part):
+            continue
+        if folder not in listings:
+            try:
+                listings[folder] = {nfc(name): name for name in os.listdir(folder)}  # noqa: PTH208
+            except OSError:
+                return path
+        if nfc(part) not in listings[folder]:
+            return path
+        parts[index] = listings[folder][nfc(part)]
+    return "/".join(parts)
 
 
 def file_identity(path: str | Path) -> Identity:

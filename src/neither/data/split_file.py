@@ -3,19 +3,23 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from sys import intern
 
 import numpy as np
 
-from neither.data.scan import ImageTable
+from neither.data.image_file import UnreadableError, read_file
+from neither.data.manifest import is_manifest, read_manifest
+from neither.data.scan import ImageTable, nfc, spelled_on_disk
 from neither.data.splits import ADDED, SPLITS, SplitAssignment
 from neither.data.store import ImageStore
 from neither.runtime import files
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError
 
+_MAX_COMPARED = 64  # files that are read to recognise a folder
 _COLUMNS = ["path", "label", "split", "sha256", "reason"]
 
 
@@ -50,14 +54,15 @@ def match_splits(
         DataError: if the file cannot be read, or an image that the run uses is missing, unreadable,
             changed, or has another label.
     """
-    index_of = {image: index for index, image in enumerate(table.paths)}
-    split_indices = np.zeros(len(index_of), np.int8)
-    added = set(range(len(index_of)))
+    index_of = {nfc(image): index for index, image in enumerate(table.paths)}
+    index_of |= {image: index for index, image in enumerate(table.paths)}
+    split_indices = np.zeros(len(table.paths), np.int8)
+    added = set(range(len(table.paths)))
     reasons: dict[int, str] = {}
     changes = ("missing", "unreadable", "changed", "of another label now")
     wrong: dict[str, list[str]] = {change: [] for change in changes}
     for image, label, split, digest, reason in read_splits(path):
-        index = index_of.get(image)
+        index = index_of.get(image, index_of.get(nfc(image)))
         if index is not None:
             added.discard(index)
         if not split:
@@ -69,7 +74,7 @@ def match_splits(
             wrong["unreadable"].append(f"{printable(image)} ({store.reasons[index]})")
         elif store.fingerprints["sha256"][index].tobytes().hex() != digest:
             wrong["changed"].append(printable(image))
-        elif label != table.labels[index]:
+        elif nfc(label) != nfc(table.labels[index]):
             wrong["of another label now"].append(printable(image))
         else:
             split_indices[index] = SPLITS.index(split)
@@ -77,10 +82,34 @@ def match_splits(
         if images:
             raise DataError(
                 f"{len(images):,} images of this run are {change}, among them {images[0]}; put "
-                "them back, or start over with --fresh"
+                "them back, set data.root or data.manifest to where they are, or start over with "
+                "--fresh"
             )
     reasons |= dict.fromkeys(added, ADDED)
     return SplitAssignment(split_indices, reasons), [table.paths[index] for index in sorted(added)]
+
+
+def count_added(path: Path, table: ImageTable) -> int:
+    """Return how many images are not in a run's `splits.csv`."""
+    known = {nfc(image) for image, _, _, _, _ in read_splits(path)}
+    return sum(nfc(image) not in known for image in table.paths)
+
+
+def holds_split(path: Path, source: Path, split: str) -> bool:
+    """Return whether a folder or manifest holds images that a run has in one split.
+
+    A moved folder is recognised so, whatever its name: by the paths and hashes of some images.
+    """
+    table = _read_split(path, source, split)
+    listed = {*read_manifest(source).paths} if is_manifest(source) else None
+    found = [(table.root / image, digest)
+             for image, digest in zip(table.paths, table.hashes, strict=True)
+             if (listed is None or image in listed) and (table.root / image).is_file()]  # fmt: skip
+    for file, digest in found[:: max(1, len(found) // _MAX_COMPARED)]:
+        with suppress(UnreadableError):
+            if sha256(read_file(file)).hexdigest() == digest:
+                return True
+    return False
 
 
 def read_hashes(path: Path, split: str) -> set[str]:
@@ -91,15 +120,24 @@ def read_hashes(path: Path, split: str) -> set[str]:
 def read_split(path: Path, source: Path, split: str) -> ImageTable:
     """Return the images that a run, trained on this folder or manifest, has in one split.
 
+    The paths are as the disk spells them; the hashes are those of the run.
+
     Raises:
         DataError: if the file is missing or malformed, or the split is empty.
     """
-    table = ImageTable(source if source.is_dir() else source.parent, source)
-    for image, label, each, _, _ in read_splits(path):
-        if each == split:
-            table.add([image], intern(label))
+    table = _read_split(path, source, split)
     if not table.paths:
         raise DataError(f"{path}: no image is in the split {split}")
+    return table
+
+
+def _read_split(path: Path, source: Path, split: str) -> ImageTable:
+    table = ImageTable(source if source.is_dir() else source.parent, source)
+    listings: dict[Path, dict[str, str]] = {}
+    for image, label, each, digest, _ in read_splits(path):
+        if each == split:
+            table.add([spelled_on_disk(table.root, image, listings)], intern(label), split)
+            table.hashes.append(digest)
     return table
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from neither.config.schema import Data
 from neither.data.fingerprints import ImageFlag, find_near_duplicates, group_exact_duplicates
-from neither.data.scan import ImageTable
+from neither.data.scan import ImageTable, nfc
 from neither.data.store import ImageStore
 from neither.runtime.console import info, printable, warn
 from neither.runtime.errors import DataError
@@ -297,7 +297,7 @@ def _named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]
         return [None] * len(paths)
     groups: list[str | None] = []
     for path in paths:
-        match = re.search(pattern, path)
+        match = re.search(pattern, path) or re.search(nfc(pattern), nfc(path))
         parts = [part or "" for part in match.groups() or (match.group(),)] if match else []
         groups.append("group " + "/".join(parts) if any(parts) else None)
     named = [name for name in groups if name is not None]

@@ -7,18 +7,19 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from neither.data.layout import find_evaluation_images, find_unseen_images
+from neither.data.layout import find_evaluation_images, find_unseen_images, labels_by_name
 from neither.data.manifest import find_evaluation_rows, given_splits, is_manifest
-from neither.data.scan import ImageTable
-from neither.data.split_file import read_hashes, read_split
+from neither.data.scan import ImageTable, nfc
+from neither.data.split_file import holds_split, read_hashes, read_split
 from neither.evaluation import calibration
 from neither.evaluation.metrics import (
     accuracy,
@@ -82,11 +83,12 @@ class Evaluation:
 
 
 class _Row(NamedTuple):
-    """The file of one row of `predictions.csv`, and path and label in the row."""
+    """The file of one row of `predictions.csv`; its path, label and, from a run, its hash."""
 
     file: Path
     path: str
     label: str
+    sha256: str = ""
 
 
 def evaluate_path(
@@ -149,17 +151,21 @@ def evaluate_path(
 
 def _find_images(model: Path, path: Path, split: str | None, classifier: Classifier) -> ImageTable:
     """Find the images to evaluate; a run knows the splits it made of a folder without splits."""
-    splits_file = model / "splits.csv"
+    splits_file, classes, aliases = model / "splits.csv", classifier.classes, classifier.aliases
     is_own = path.exists() and path.resolve() == classifier.source.resolve()
-    if is_own and splits_file.is_file():
-        given = given_splits(path)
-        if split is not None and split not in given:
+    if splits_file.is_file() and (path.is_dir() or (is_manifest(path) and path.is_file())):
+        given = given_splits(path, classes, aliases)
+        if (
+            split is not None
+            and split not in given
+            and (is_own or holds_split(splits_file, path, split))
+        ):
             return read_split(splits_file, path, split)
-        if not given:
+        if is_own and not given:
             info("the run was trained on these images; --split test evaluates only its test split")
     if is_manifest(path):
-        return find_evaluation_rows(path, split, classifier.aliases, classifier.classes)
-    return find_evaluation_images(path, classifier.classes, split, classifier.aliases)
+        return find_evaluation_rows(path, split, aliases, classes)
+    return find_evaluation_images(path, classes, split, aliases)
 
 
 def evaluate(
@@ -175,7 +181,8 @@ def evaluate(
 
     Args:
         classifier: to evaluate.
-        images: to evaluate it on. A label that is no class makes an image out of distribution.
+        images: to evaluate it on. A label that is no class makes an image out of distribution. An
+            image whose hash is not that in `images.hashes` is counted.
         output_dir: folder for the two files.
         unseen: further out-of-distribution images. Their rows come last, with paths relative to the
             root of `images` too.
@@ -183,7 +190,7 @@ def evaluate(
     """
     files.make_folder(output_dir)
     classes = classifier.classes
-    rows = _list_rows(images, unseen)
+    rows = _list_rows(images, unseen, labels_by_name(classes, {}))
     unreadable_folders = [
         message for table in filter(None, (images, unseen)) for message in table.unreadable_folders
     ]
@@ -193,7 +200,7 @@ def evaluate(
     labelled: list[_Row] = []
     decisions: dict[str, Counter[str]] = defaultdict(Counter)  # by label that is no class
     errors: list[str] = []
-    num_trained_on = 0
+    num_trained_on = num_changed = 0
     with (
         files.atomic_writer(output_dir / "predictions.csv") as file,
         progress_bar("evaluating", len(rows)) as bar,
@@ -205,6 +212,7 @@ def evaluate(
             if number % BATCH_SIZE == 0 or number == len(rows):  # a batch is done at once
                 bar.update(number, len(rows))
             num_trained_on += sha256 in trained_on
+            num_changed += bool(row.sha256 and sha256) and sha256 != row.sha256
             prediction = replace(prediction, path=row.path, true_label=row.label)
             file.write(to_csv(prediction, classes))
             if row_logits is None:
@@ -223,6 +231,11 @@ def evaluate(
             f"{num_trained_on:,} of these {len(rows):,} images were used for training; metrics on "
             "them do not apply to new images"
         )
+    if num_changed:
+        warn(
+            f"{num_changed:,} of {len(images.paths):,} are not the images kept for "
+            f"{images.splits[0]}: other images have their names now"
+        )
     metrics: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "num_images": len(rows) - len(errors),
@@ -232,6 +245,7 @@ def evaluate(
     }
     optional = {
         "num_trained_on": num_trained_on or None,
+        "num_changed": num_changed or None,
         "reject_class": classifier.reject_class,
         "threshold": classifier.threshold,
         "priors": dict(zip(classes, classifier.priors, strict=False)) or None,
@@ -266,9 +280,13 @@ def evaluate(
     )
 
 
-def _list_rows(images: ImageTable, unseen: ImageTable | None) -> list[_Row]:
-    rows = [_Row(images.root / path, path, label)
-            for path, label in zip(images.paths, images.labels, strict=True)]  # fmt: skip
+def _list_rows(
+    images: ImageTable, unseen: ImageTable | None, classes: Mapping[str, str]
+) -> list[_Row]:
+    """List the rows; `classes` are the class names by their NFC, as runs may spell another form."""
+    rows = [_Row(images.root / path, path, classes.get(nfc(label), label), sha256)
+            for path, label, sha256 in zip_longest(
+                images.paths, images.labels, images.hashes, fillvalue="")]  # fmt: skip
     if unseen is None:
         return rows
     for name, label in zip(unseen.paths, unseen.labels, strict=True):

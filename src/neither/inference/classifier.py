@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from neither.data.dataset import MappedPixels
 from neither.data.decode import decode, decode_array, decode_file, decode_image
 from neither.data.image_file import UnreadableError, read_file
+from neither.data.layout import labels_by_name
 from neither.data.preprocessing import Preprocessing, normalize
+from neither.data.scan import nfc
 from neither.data.workers import parallel_map
 from neither.inference.prediction import Prediction, decide
 from neither.models.checkpoint import load_checkpoint
@@ -223,6 +225,8 @@ class Classifier:
         """
         if not self.class_frequencies or not all(self.class_frequencies):
             raise CheckpointError("this checkpoint does not know how common each class was")
+        labels = labels_by_name(self.classes, {})
+        priors = {labels.get(nfc(name), name): prior for name, prior in priors.items()}
         problems = [f"{name} is not a class" for name in priors if name not in self.classes]
         problems += [f"{name} is missing" for name in self.classes if name not in priors]
         wrong = {name: prior for name, prior in priors.items() if not 0 < prior < 1}

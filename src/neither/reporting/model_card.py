@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neither.config.schema import Config
+from neither.data.scan import nfc
 from neither.data.split_file import read_splits
 from neither.data.splits import SPLITS
 from neither.evaluation.metrics import wilson_interval
@@ -63,12 +64,12 @@ def describe_splits(splits_file: Path, classes: Sequence[str]) -> str:
     counts: Counter[tuple[str, str]] = Counter()
     left_out: list[str] = []
     for path, label, split, _, reason in read_splits(splits_file):
-        counts[split, label] += 1
+        counts[split, nfc(label)] += 1
         if not split and len(left_out) < _MAX_LISTED:
             left_out.append(f"    {printable(path)}: {printable(reason)}\n")
     rows = [
-        [split or "left out", *(f"{counts[split, name]:,}" for name in classes),
-         f"{sum(counts[split, name] for name in classes):,}"]
+        [split or "left out", *(f"{counts[split, nfc(name)]:,}" for name in classes),
+         f"{sum(counts[split, nfc(name)] for name in classes):,}"]
         for split in (*filter(None, SPLITS), "")
     ]  # fmt: skip
     table = [["images", *map("`{}`".format, classes), "all"], ["---", *["---:"] * len(rows[0][1:])]]

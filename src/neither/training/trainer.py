@@ -6,16 +6,18 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from neither.config.loader import to_yaml
 from neither.config.schema import Config
 from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split, find_images, load_dataset
 from neither.data.preprocessing import Preprocessing
+from neither.data.split_file import count_added, holds_split
 from neither.models.networks import count_parameters
 from neither.models.pretrained import match_preprocessing
 from neither.models.torchvision_networks import (
@@ -27,7 +29,13 @@ from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
 from neither.runtime.devices import DeviceConfig, choose_device_config
 from neither.runtime.distributed import SINGLE_PROCESS, World, init_distributed
-from neither.runtime.errors import DataError, OutputError, UsageError, is_out_of_memory
+from neither.runtime.errors import (
+    DataError,
+    OutputError,
+    UsageError,
+    UserError,
+    is_out_of_memory,
+)
 from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
@@ -87,9 +95,12 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         run = world.broadcast(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
         is_finished = run.resumed is not None and run.resumed.epoch >= config.train.epochs
         if run.resumed is not None and is_finished:
-            _require_same_source(run.resumed.config["data"], source, config.name)
+            _require_same_source(run, run.resumed.config["data"], config)
             info(f"{folder}: this run is finished; --fresh starts it again")
+            _note_added_images(run, config)
         else:
+            if not source.exists():
+                _require_images(config)
             train(config, run, world)
         if world.is_rank0 and not (is_finished and run.report.exists()):
             try:
@@ -129,6 +140,8 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         lambda: load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
     )
     write_environment(run, device_config, data.fingerprint, world)
+    if run.resumed is not None and world.is_rank0:  # the images may have moved
+        files.write_atomic(run.folder / "config.yaml", to_yaml(config))
     batches = Batches(
         data, config.augmentation, config.train.batch_size, config.seed, device_config.device, world
     )
@@ -336,11 +349,26 @@ def _require_images(config: Config) -> None:
         raise UsageError(f"{error}; set data.{key}={value} to where your images are") from error
 
 
-def _require_same_source(trained_on: dict[str, Any], source: Path, name: str) -> None:
+def _require_same_source(run: RunFolder, trained_on: dict[str, Any], config: Config) -> None:
     """Raise if a finished run was trained on other images than the command names."""
-    known = Path(trained_on["root"] or trained_on["manifest"])
-    if known.expanduser().resolve() != source.resolve():
-        raise UsageError(
-            f"this run is finished, and was trained on {known}, not {source}; for a new run add "
-            f"name={name}-2"
-        )
+    known, source = Path(trained_on["root"] or trained_on["manifest"]), config.data.source
+    if known.expanduser().resolve() == source.resolve():
+        return
+    with suppress(UserError):  # splits.csv is lost, or the manifest malformed
+        if holds_split(run.folder / "splits.csv", source, "train"):
+            return
+    raise UsageError(
+        f"this run is finished, and was trained on {known}, not on the images of {source}; for a "
+        f"new run add name={config.name}-2"
+    )
+
+
+def _note_added_images(run: RunFolder, config: Config) -> None:
+    """Say how many images a finished run has not seen, and how to train with them."""
+    with suppress(UserError):  # the images may be gone, and the run is finished all the same
+        table = find_images(config.data, config.classes)
+        if num_added := count_added(run.folder / "splits.csv", table):
+            info(
+                f"{num_added:,} images were added since this run began, and it was not trained on "
+                "them; --fresh trains with them and keeps this run under another name"
+            )
