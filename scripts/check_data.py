@@ -1,4 +1,7 @@
-from neither.cli.check_data import main
+try:
+    from neither.cli.main import run
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("check_data"))

@@ -1,106 +1,32 @@
-"""Errors become one message and an exit code; help and config errors do not wait for torch."""
+"""The entry points: they find the command, and Ctrl-C ends them without a traceback."""
 
-import errno
-import json
+import signal
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from signal import SIGTERM
 from unittest.mock import Mock
 
 import pytest
 
-from images import draw_shape
 from neither.cli import main
-from neither.cli.main import _COMMANDS, check_installation, run_command
-from neither.runtime import errors
-from neither.runtime.errors import OutputError
-from neither.runtime.signals import Stopped
+from neither.cli.main import _COMMANDS
 from scripts import ROOT
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
-QUICK = ROOT / "configs" / "photos_quick.yaml"
 
-
-def test_what_needs_no_network_imports_nothing_heavy(tmp_path: Path) -> None:
-    """Decoding, help, wrong arguments and configs, check_data and prepare_data."""
-    config = tmp_path / "config.yaml"
-    config.write_text(QUICK.read_text().replace("epochs:", "epoch:"))
-    code = """
-import json, sys
-from importlib import import_module
-import neither
-heavy = ["torch", "matplotlib", "jinja2", "PIL", "numpy", "pydantic", "rich", "yaml", "http"]
-def loaded():
-    return [name for name in heavy if name in sys.modules]
-stages = [["import", 0, loaded()]]
-for name, *arguments in json.loads(sys.argv.pop()):
-    sys.argv = [name, *arguments]
-    try:
-        code = import_module(f"neither.cli.{name}").main()
-    except SystemExit as left:
-        code = left.code
-    stages.append([name, code, loaded()])
-    if arguments == ["--help"] and name == "prepare_data":
-        import neither.data.store, neither.demo.folder  # what decoding processes import
-        stages.append(["decode", 0, loaded()])
-import neither.datasets.coco
-stages.append(["coco", 0, loaded()])
-print(json.dumps(stages))
+# As pip writes the command `neither`.
+ENTRY_POINT = "import sys; from neither.cli.main import main; sys.argv[1:] = ['train']; main()"
+INTERRUPT = """
+import os, runpy, signal, sys
+class Interrupter:
+    def find_spec(self, name, *_):
+        if name == os.environ["INTERRUPTED_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupter())
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
-    draw_shape("dog", 0).save(tmp_path / "0.png")
-    calls = [[name, "--help"] for name in _COMMANDS] + [
-        ["predict", "run", "no such file"],
-        ["evaluate", "run", "images", "--require", "nonsense"],
-        ["train", str(config)],
-        ["check_data", str(tmp_path)],
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(calls)], capture_output=True, text=True, check=True
-    )
-    decoding = ["PIL", "numpy"]
-    assert json.loads(done.stdout.splitlines()[-1]) == [
-        ["import", 0, []],
-        *([name, 0, []] for name in _COMMANDS),
-        ["decode", 0, decoding],
-        ["predict", 2, [*decoding, "rich"]],
-        ["evaluate", 2, [*decoding, "rich"]],
-        ["train", 2, [*decoding, "pydantic", "rich", "yaml"]],
-        ["check_data", 3, [*decoding, "pydantic", "rich", "yaml"]],
-        ["coco", 0, [*decoding, "pydantic", "rich", "yaml"]],
-    ]
-    assert done.stdout.count("usage: ") == len(_COMMANDS)
-    assert "docs/config.md" in done.stdout
-    assert "did you mean train.epochs?" in done.stderr
-
-
-@pytest.mark.parametrize(("error", "code", "message"), [
-    (errors.UsageError("a"), 2, "a"), (errors.DataError("b"), 3, "b"),
-    (errors.RequirementError("c"), 4, "c"), (errors.CheckpointError("d"), 5, "d"),
-    (OutputError("e"), 6, "e"), (errors.DivergedError("f"), 7, "f"),
-    (OSError(errno.ENOSPC, "No space left", "a/file"), 6, "a/file: No space left; free"),
-    (OSError("odd"), 6, "odd"), (MemoryError(), 6, "out of memory"),
-    (RuntimeError("CUDA out of memory. Tried"), 6, "out of memory"),
-])  # fmt: skip
-def test_an_error_is_one_message(
-    error: Exception, code: int, message: str, capsys: Capture
-) -> None:
-    assert run_command(Mock(side_effect=error)) == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {message}")
-
-
-def test_a_signal_has_its_exit_code_and_a_bug_raises(monkeypatch: Patch) -> None:
-    assert run_command(lambda: 3) == 3
-    assert run_command(Mock(side_effect=Stopped(SIGTERM))) == 143
-    closed = []
-    monkeypatch.setattr(main, "discard_stdout", lambda: closed.append(1))
-    assert run_command(Mock(side_effect=BrokenPipeError)) == 0
-    assert closed
-    with pytest.raises(RuntimeError, match="a bug"):
-        run_command(Mock(side_effect=RuntimeError("a bug")))
 
 
 def test_neither_runs_a_command(monkeypatch: Patch, capsys: Capture) -> None:
@@ -114,32 +40,29 @@ def test_neither_runs_a_command(monkeypatch: Patch, capsys: Capture) -> None:
     assert "no/folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("torch", "need", "fits"), [
-    ("2.13.0", "torch (>=2.14.0)", False), ("2.16.0", "torch==2.15.0", False),
-    ("2.13.0+cpu", "torch>=2.14", False), ("2.15.0+cu132", "torch (>=2.14.0)", True),
-    ("2.15.0+cu132", "torch==2.15.0", True),
-])  # fmt: skip
-def test_a_torchvision_for_another_torch(
-    torch: str, need: str, fits: bool, monkeypatch: Patch
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [*((name, "argparse") for name in _COMMANDS), ("train", "neither.runtime"), (None, "argparse")],
+)
+def test_an_interrupt_while_importing_exits_130_without_a_traceback(
+    name: str | None, module: str, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(
-        "importlib.metadata.version", {"torch": torch, "torchvision": "0.29.2"}.__getitem__
+    program = ROOT / "scripts" / f"{name}.py"
+    if name is None:
+        program = tmp_path / "neither"
+        program.write_text(ENTRY_POINT)
+    monkeypatch.setenv("INTERRUPTED_AT", module)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT, program], capture_output=True, text=True, check=False
     )
-    monkeypatch.setattr(
-        "importlib.metadata.requires", lambda _: ["numpy", need, 'torchdata>1; extra == "x"']
-    )
-    if fits:
-        check_installation()
-        return
-    with pytest.raises(OutputError, match="pip install --upgrade torch torchvision") as error:
-        check_installation()
-    assert torch.partition("+")[0] in str(error.value)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_missing_package_is_an_error_with_the_remedy(monkeypatch: Patch) -> None:
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("importlib.metadata.version", missing)
-    with pytest.raises(OutputError, match="torch is not installed"):
-        check_installation()
+def test_an_ignored_interrupt_stays_ignored(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(main, "import_module", lambda _: Mock(main=lambda: 3))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main.run("train") == 3
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neither.cli.main import run_command
+from neither.cli.command import run_command
 from neither.runtime.console import (
     format_percent,
     print_line,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neither.cli.main import check_installation, run_command
+from neither.cli.command import check_installation, run_command
 from neither.data.scan import nfc
 from neither.runtime.console import print_line
 from neither.runtime.errors import DataError, RequirementError, UsageError

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neither.cli.main import check_installation, run_command
+from neither.cli.command import check_installation, run_command
 from neither.runtime.console import info, print_line
 from neither.runtime.errors import UsageError, UserError
 

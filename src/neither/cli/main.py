@@ -1,14 +1,10 @@
-"""Entry point `neither COMMAND`, and what all commands share: setup, errors and exit codes."""
+"""Entry points: `neither COMMAND`, and the scripts. They import little, see `run`."""
 
-import errno
 import os
-import re
+import signal
 import sys
-from collections.abc import Callable
 from importlib import import_module
-
-from neither.runtime import console, signals
-from neither.runtime.errors import OutputError, UserError, is_out_of_memory
+from types import FrameType
 
 _COMMANDS = {
     "train": "train a network as a config says",
@@ -32,67 +28,20 @@ def main() -> int:
         )
         return 0 if is_help else 2
     sys.argv = [f"neither {name}", *sys.argv[2:]]
+    return run(name)
+
+
+def run(name: str) -> int:
+    """Run a command and return its exit code.
+
+    Until the command handles signals, and after it, Ctrl-C ends the process at once. Python's
+    KeyboardInterrupt would print a traceback, and imports can swallow it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit)
     code: int = import_module(f"neither.cli.{name}").main()
     return code
 
 
-def run_command(work: Callable[[], int]) -> int:
-    """Run the work of a command and return its exit code.
-
-    An error that the user can fix becomes one message on standard error; a bug raises.
-    """
-    console.setup_console()
-    try:
-        with signals.installed():
-            return work()
-    except signals.Stopped as stopped:
-        console.info(str(stopped))
-        return stopped.exit_code
-    except BrokenPipeError:  # the reader of standard output has exited, as `| head` does
-        discard_stdout()
-        return 0
-    except UserError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        path = f"{error.filename}: " if error.filename else ""
-        remedy = "; free some space" if error.errno == errno.ENOSPC else ""
-        return _fail(f"{path}{error.strerror or error}{remedy}", OutputError.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        message = "out of memory; try a smaller train.batch_size or data.store=disk"
-        return _fail(message, OutputError.exit_code)
-
-
-def _fail(message: str, exit_code: int) -> int:
-    console.log_traceback()
-    console.report_error(message)
-    return exit_code
-
-
-def check_installation() -> None:
-    """Raise `OutputError` if torch and torchvision do not fit together, before importing either.
-
-    The import would fail with an obscure message: "operator torchvision::nms does not exist".
-    """
-    from importlib.metadata import PackageNotFoundError, requires, version
-
-    remedy = "run: pip install --upgrade torch torchvision"
-    try:
-        installed = version("torch").partition("+")[0]
-        needs = [need for need in requires("torchvision") or [] if re.match(r"torch\b", need)]
-    except PackageNotFoundError as error:
-        raise OutputError(f"{error.name} is not installed; {remedy}") from error
-    from packaging.requirements import Requirement
-
-    for need in map(Requirement, needs):
-        if not need.specifier.contains(installed, prereleases=True):
-            raise OutputError(
-                f"torchvision {version('torchvision')} needs torch {need.specifier}, but torch "
-                f"{installed} is installed; {remedy}"
-            )
-
-
-def discard_stdout() -> None:
-    """Redirect standard output to nowhere, or Python would report at exit that flushing failed."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _exit(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)

@@ -11,8 +11,8 @@ from itertools import count, tee
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from neither.cli.command import check_installation, discard_stdout, run_command
 from neither.cli.evaluate import load_with_priors
-from neither.cli.main import check_installation, discard_stdout, run_command
 from neither.runtime import files
 from neither.runtime.console import info, printable, warn
 from neither.runtime.errors import DataError, OutputError, UsageError, named

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from neither.cli.main import check_installation, run_command
+from neither.cli.command import check_installation, run_command
 from neither.runtime.console import print_line, print_table, progress_bar
 from neither.runtime.files import cache_folder
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neither.cli.main import check_installation, run_command
+from neither.cli.command import check_installation, run_command
 from neither.runtime.console import print_line, silence, warn
 
 if TYPE_CHECKING:
