@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from images import CLASSES, draw_shape, encode
 
 # What must be said of each file in `unreadable`, by a part of its name.
-NOT_IMAGE = "not a JPEG, PNG, WebP, GIF, BMP or TIFF"
+NOT_IMAGE = "not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
 
 def photo(number: int, width: int = 160, height: int = 120) -> Image.Image:
@@ -111,10 +111,10 @@ def unreadable() -> dict[str, tuple[bytes, str]]:
         "d04 large file.bmp": (b"BM" + bytes(50_000_001), "larger than"),
         "d04 text bomb.png": (png(8, 8, bytes(72), bomb), ""),
         "d09 no pixels.png": (png(0, 0), ""),
-        "d10 eps.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NOT_IMAGE),
-        "d10 pdf.jpg": (encode(photo(62), "PDF"), NOT_IMAGE),
+        "d10 eps.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        "d10 pdf.jpg": (encode(photo(62), "PDF"), "PDF"),
         "d10 svg.jpg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "HTML or XML"),
-        "d10 jpeg 2000.jpg": (encode(photo(63), "JPEG2000"), NOT_IMAGE),
+        "d10 jpeg 2000.jpg": (encode(photo(63), "JPEG2000"), "JPEG 2000"),
     }
     for percent in range(1, 100, 7):
         files[f"d01 {percent}.jpg"] = (jpeg[: len(jpeg) * percent // 100], "")

@@ -1,6 +1,7 @@
 """docs/onnx_example.py decodes the same pixels as training, with Pillow and numpy alone."""
 
 import ast
+import struct
 from pathlib import Path
 from typing import get_args
 
@@ -9,9 +10,11 @@ import onnx_example
 import pytest
 from PIL import Image
 
-from images import encode, oriented, photo
+from images import encode, noise, oriented, photo
 from neither.data.decode import decode
+from neither.data.image_file import UnreadableError
 from neither.data.preprocessing import Preprocessing
+from profiles import SRGB, cmyk_profile, gray_profile, rgb_profile
 from scripts import ROOT
 
 EXAMPLE = ROOT / "docs" / "onnx_example.py"
@@ -23,8 +26,14 @@ def test_it_imports_neither_torch_nor_this_project() -> None:
              for alias in node.names}  # fmt: skip
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} == {
-        "PIL", "json", "numpy", "onnxruntime", "pathlib", "sys",
+        "PIL", "io", "json", "numpy", "onnxruntime", "pathlib", "sys",
     }  # fmt: skip
+
+
+def with_size(content: bytes, frame: bytes) -> bytes:
+    """Let a JPEG state 12,000 x 9,000 pixels; libjpeg fills what is missing."""
+    start = content.index(frame) + 5
+    return content[:start] + struct.pack(">HH", 9000, 12_000) + content[start + 4 :]
 
 
 def files() -> dict[str, bytes]:
@@ -46,6 +55,14 @@ def files() -> dict[str, bytes]:
         "gif": encode(image, "GIF"),
         "one bit": encode(image.convert("1"), "BMP"),
         "thin": encode(photo(3, 500, 3), "PNG"),
+        "avif": encode(image, "AVIF"),
+        "wide gamut": encode(image, "JPEG", icc_profile=rgb_profile()),
+        "srgb": encode(image, "PNG", icc_profile=rgb_profile(SRGB)),
+        "gray": encode(image.convert("L"), "PNG", icc_profile=gray_profile(1.0)),
+        "gray in rgb": encode(image.convert("L"), "PNG", icc_profile=rgb_profile(gamma=1.0)),
+        "inks": oriented(image.convert("CMYK"), "JPEG", 6, icc_profile=cmyk_profile()),
+        "damaged profile": encode(image, "PNG", icc_profile=rgb_profile()[:300]),
+        "profile for other pixels": encode(image, "PNG", icc_profile=cmyk_profile()),
     }
 
 
@@ -56,5 +73,37 @@ def test_every_pixel_equals_that_of_training(resize: str, tmp_path: Path) -> Non
         path.write_bytes(content)
         for side in (32, 65):
             found = onnx_example.decode(path, side, resize)
-            wanted = decode(content, Preprocessing(side, resize))  # type: ignore[arg-type]
-            assert np.array_equal(found, wanted), (name, side)
+            preprocessing = Preprocessing(side, resize)  # type: ignore[arg-type]
+            assert np.array_equal(found, decode(content, preprocessing)), (name, side)
+        found = onnx_example.decode(path, 32, resize, decoder=2)
+        preprocessing = Preprocessing(32, resize, decoder=2)  # type: ignore[arg-type]
+        assert np.array_equal(found, decode(content, preprocessing)), name
+
+
+def refused() -> dict[str, bytes]:
+    jpeg, image = encode(photo(1, 403, 307), "JPEG"), noise()
+    progressive = encode(image, "JPEG", progressive=True)
+    return {
+        "half a JPEG": jpeg[: len(jpeg) // 2],
+        "half a PNG": encode(image, "PNG")[:900],
+        "JPEG 2000": encode(image, "JPEG2000"),
+        "32 bits": encode(image.convert("F"), "TIFF"),
+        "108 megapixels, progressive": with_size(progressive, b"\xff\xc2"),
+    }
+
+
+@pytest.mark.parametrize("kind", refused())
+def test_it_refuses_what_the_product_refuses(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(refused()[kind])
+    with pytest.raises(UnreadableError):
+        decode(refused()[kind], Preprocessing(32))
+    with pytest.raises(OSError, match=r"image|truncated|pixels"):
+        onnx_example.decode(tmp_path / "image", 32, "crop")
+
+
+@pytest.mark.parametrize("side", [32, 1500])
+def test_a_jpeg_of_108_megapixels_is_read_as_in_training(side: int, tmp_path: Path) -> None:
+    content = with_size(encode(photo(1, 403, 307), "JPEG"), b"\xff\xc0")
+    (tmp_path / "image").write_bytes(content)
+    found = onnx_example.decode(tmp_path / "image", side, "crop")
+    assert np.array_equal(found, decode(content, Preprocessing(side)))

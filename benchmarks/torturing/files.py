@@ -23,8 +23,8 @@ from PIL import Image
 from neither.config.loader import load_config, to_yaml
 from neither.config.schema import Config
 from neither.data.decode import decode
-from neither.data.image_file import UnreadableError
-from neither.data.preprocessing import FORMATS, Preprocessing
+from neither.data.image_file import FORMATS, UnreadableError
+from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import checksum_trailer, load_checkpoint
 from neither.runtime.errors import CheckpointError, UsageError
 

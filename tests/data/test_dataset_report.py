@@ -65,13 +65,13 @@ def test_flags_and_other_files_are_counted(root: Path) -> None:
                                         append_images=[photo(203)]))  # fmt: skip
     put(root, "train/dog/d.png", encode(photo(204).convert("L"), "PNG"))
     put(root, "train/dog/e.heic", b"\0\0\0\x18ftypheic" + bytes(40))
-    put(root, "train/dog/f.avif", b"x")
+    put(root, "train/dog/f.jxl", b"x")
     put(root, "train/dog/.hidden.jpg", b"x")
     report = report_dataset(root)
     assert (report["exif_rotated"], report["exif_invalid"], report["animated"]) == (1, 1, 1)
     assert report["grayscale"] == 1
     assert report["formats"] == {"PNG": 9 * NUM + 1, "JPEG": 2, "GIF": 1}
-    assert report["other_files"] == {".avif": 1}
+    assert report["other_files"] == {".jxl": 1}
     assert report["num_hidden"] == 1
     assert [each["path"] for each in report["unreadable"]] == ["train/dog/e.heic"]
 

@@ -1,27 +1,42 @@
 import logging
 import os
 import socket
+import sys
 import threading
 import tracemalloc
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
+from images import encode, smooth, touch
+from neither.data.decode import decode
 from neither.data.image_file import (
     MAX_BYTES,
+    SUFFIXES,
     TransientReadError,
     UnreadableError,
-    describe_unidentified,
+    describe_others,
+    identify,
+    is_avif,
     is_heic,
     pillow_formats,
     read_file,
     silence_pillow,
     to_unreadable,
 )
+from neither.data.layout import (
+    find_all_images,
+    find_evaluation_images,
+    find_training_images,
+)
+from neither.data.preprocessing import Preprocessing
+from neither.data.scan import ImageTable, list_images
+from neither.runtime.errors import DataError
 
 
 def reason(path: Path) -> str:
@@ -133,22 +148,6 @@ def test_a_large_file_is_unreadable_and_memory_is_bounded(tmp_path: Path) -> Non
     assert len(read_file(path)) == MAX_BYTES
 
 
-@pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "mif1", "msf1", "heim", "heis", "hevx"])
-def test_heic_is_recognized_by_its_brand(brand: str) -> None:
-    content = b"\0\0\0\x18ftyp" + brand.encode() + bytes(99)
-    assert is_heic(content)
-    assert "pip install 'neither[heic]'" in describe_unidentified(content)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\0\0\0\x18ftyp", b"\0\0\0\x18ftypisom", b"\0\0\0\x18ftypavif", b"heic" * 9]
-)
-def test_other_content_is_not_heic(content: bytes) -> None:
-    assert not is_heic(content)
-    assert "HEIC" not in describe_unidentified(content)
-    assert "HEIF" not in pillow_formats(content)
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -193,3 +192,117 @@ def test_overlapping_threads_restore_the_warnings() -> None:
     assert logging.getLogger("PIL").handlers == handlers
     with pytest.warns(UserWarning, match="shown"):
         warnings.warn("shown", stacklevel=1)
+
+
+# Formats
+
+
+def ftyp(major: bytes, *compatible: bytes) -> bytes:
+    """Return the start of an ISO media file."""
+    content = b"ftyp" + major + bytes(4) + b"".join(compatible)
+    return (4 + len(content)).to_bytes(4) + content + bytes(99)
+
+
+@pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "mif1", "msf1", "heim", "heis", "hevx"])
+def test_heic_is_recognized_by_its_brand(brand: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = ftyp(brand.encode())
+    assert is_heic(content)
+    assert not is_avif(content)
+    assert pillow_formats(content) == ("HEIF",)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(TransientReadError, match=r"HEIC.*neither\[heic\]"):
+        decode(content, Preprocessing(8))
+
+
+@pytest.mark.parametrize("brands", [(b"avif",), (b"avis", b"msf1"), (b"mif1", b"miaf", b"avif")])
+def test_avif_is_recognized_by_its_brands(
+    brands: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ftyp(*brands)
+    assert is_avif(content)
+    assert not is_heic(content)
+    assert pillow_formats(content) == ("AVIF",)
+    monkeypatch.setattr(features, "check", lambda _: False)
+    with pytest.raises(TransientReadError, match="AVIF"):
+        pillow_formats(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0\x18ftyp", ftyp(b"isom"), b"heic" * 9, b"\xff" * 4 + b"ftypisom"]
+)
+def test_other_content_is_neither(content: bytes) -> None:
+    assert not is_heic(content)
+    assert not is_avif(content)
+    assert not {"HEIF", "AVIF"} & {*pillow_formats(content)}
+
+
+OTHERS = [
+    ("JPEG XL", b"\xff\x0a" + bytes(99)),
+    ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n" + ftyp(b"jxl ")),
+    ("JPEG 2000", encode(smooth(), "JPEG2000")),
+    ("JPEG 2000", encode(smooth(), "JPEG2000", no_jp2=True)),
+    ("camera raw", b"II*\0\x10\0\0\0CR\2\0" + bytes(99)),
+    ("camera raw", ftyp(b"crx ")),
+    ("camera raw", b"FUJIFILMCCD-RAW 0201"),
+    ("camera raw", b"II*\0\x08\0\0\0\0\0" + bytes(99)),  # damaged, as far as Pillow can tell
+    ("video", ftyp(b"isom", b"mp42")),
+    ("video", ftyp(b"qt  ")),
+    ("video", b"\0\0\0\x08wide" + bytes(99)),
+    ("video", b"\x1aE\xdf\xa3" + bytes(99)),
+    ("video", b"RIFF\0\0\0\0AVI LIST"),
+    ("Photoshop", b"8BPS\0\1"),
+    ("PDF", encode(smooth(), "PDF")),
+    ("PostScript", encode(smooth(), "EPS")),
+]
+
+
+@pytest.mark.parametrize(("kind", "content"), OTHERS)
+def test_a_file_that_is_not_read_is_named_for_what_it_is(kind: str, content: bytes) -> None:
+    with pytest.raises(UnreadableError, match=kind):
+        decode(content, Preprocessing(8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_no_image_that_is_read_is_named_otherwise(kind: str) -> None:
+    content = encode(smooth(), kind)
+    assert identify(content) in ("", "video")  # AVIF is of the same family
+    assert decode(content, Preprocessing(8)).shape == (8, 8, 3)
+
+
+def test_damaged_avif_and_heic_are_named_damaged() -> None:
+    for content in (ftyp(b"avif"), ftyp(b"heic"), encode(smooth(), "AVIF")[:-40]):
+        with pytest.raises(UnreadableError, match="damaged"):
+            decode(content, Preprocessing(8))
+
+
+def test_kinds_are_counted_by_suffix() -> None:
+    others = Counter({".jxl": 3, ".mov": 1_000, ".txt": 5, "": 1})
+    text = describe_others(others)
+    assert "3 JPEG XL (.jxl)" in text
+    assert "1,000 video (.mov)" in text
+    assert "txt" not in text
+    assert describe_others(Counter({".txt": 5})) == ""
+
+
+def test_images_of_every_suffix_are_found_and_the_other_kinds_named(tmp_path: Path) -> None:
+    names = [f"{number}{suffix}" for number, suffix in enumerate(SUFFIXES)]
+    touch(tmp_path, *names, "a.JXL", "b.cr2", "c.txt")
+    table = ImageTable(tmp_path, tmp_path)
+    assert sorted(table.scan(tmp_path)) == sorted(names)
+    assert all(part in table.notes[0] for part in ("3 other", "1 JPEG XL", "1 camera raw"))
+
+
+def test_avif_without_a_suffix_is_found(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(encode(smooth(), "AVIF"))
+    (tmp_path / "photo").write_bytes(ftyp(b"heic"))
+    (tmp_path / "film").write_bytes(ftyp(b"isom"))
+    assert list_images(tmp_path).paths == ["image", "photo"]
+
+
+def test_a_folder_of_other_kinds_alone_says_what_it_holds(tmp_path: Path) -> None:
+    touch(tmp_path, "train/dog/a.nef", "train/dog/b.nef", "train/human/c.jpg", "raw/d.cr2")
+    with pytest.raises(DataError, match=r"(?s)dog.*2 camera raw \(\.nef\)"):
+        find_training_images(tmp_path, ["dog", "human"])
+    for find in (find_all_images, lambda path: find_evaluation_images(path, ["dog"], None)):
+        with pytest.raises(DataError, match=r"1 camera raw \(\.cr2\)"):
+            find(tmp_path / "raw")

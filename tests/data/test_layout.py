@@ -265,7 +265,7 @@ def test_unseen_images_have_the_names_of_their_folders(tmp_path: Path) -> None:
 
 
 def test_unseen_folders_without_images_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no images here for --unseen"):
+    with pytest.raises(DataError, match="--unseen: no images here"):
         find_unseen_images(touch(tmp_path, "cup/notes.txt"), CLASSES)
 
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from images import touch
+from neither.data.image_file import SUFFIXES
 from neither.data.scan import (
-    SUFFIXES,
     Identity,
     ImageTable,
     count_loose_images,

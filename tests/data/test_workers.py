@@ -14,7 +14,11 @@ from unittest.mock import Mock
 import pytest
 
 from neither.data import workers
+from neither.data.dataset_report import _inspect_file
+from neither.data.decode import decode_file
+from neither.data.store import _decode_chunk
 from neither.data.workers import parallel_map
+from neither.reporting import html
 from neither.runtime import signals
 from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.signals import Stopped
@@ -137,6 +141,9 @@ ENDLESS_WORK = """
 import operator
 from itertools import count
 from neither.data import workers
+from neither.data.dataset_report import _inspect_file
+from neither.data.decode import decode_file
+from neither.data.store import _decode_chunk
 workers.num_cores = lambda: 2
 if __name__ == "__main__":
     for number in workers.parallel_map(operator.neg, count()):
@@ -215,3 +222,23 @@ def test_a_signal_ends_the_work(num: int) -> None:
         work()
     assert 5 <= len(done) < num
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_processes_that_decode_or_draw_thumbnails_import_no_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions: list[Any] = [decode_file, _decode_chunk, _inspect_file]
+
+    def spy(function: Any, items: Sequence[Path]) -> list[bytes]:  # noqa: ANN401
+        functions.append(function)
+        return [b""] * len(items)
+
+    monkeypatch.setattr(html, "parallel_map", spy)
+    html._make_thumbnails([tmp_path])
+    modules = {getattr(each, "func", each).__module__ for each in functions}
+    imports = [
+        f"__import__({name!r}) and 0, 'torch' in __import__('sys').modules" for name in modules
+    ]
+    results = run(EVALUATE, imports + ["None, 0"] * 64)
+    assert not any(has_torch for _, has_torch in results)

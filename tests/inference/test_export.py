@@ -71,7 +71,7 @@ def test_other_probabilities_are_refused(
 def test_the_metadata_is_complete(files: dict[Format, bytes]) -> None:
     expected = {
         "classes": ["dog", "human", "neither"], "reject_class": "neither", "threshold": 0.5,
-        "temperature": 1.25, "image_size": SIZE, "resize": "crop",
+        "temperature": 1.25, "image_size": SIZE, "resize": "crop", "decoder": 3,
         "preprocessing": CHECKPOINT.preprocessing.fingerprint(),
     }  # fmt: skip
     extra = {"metadata.json": ""}

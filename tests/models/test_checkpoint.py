@@ -131,6 +131,12 @@ def test_a_checkpoint_comes_back_to_the_bit(saved: Path) -> None:
     assert found == expected
 
 
+def test_a_checkpoint_of_an_older_decoder_keeps_it(saved: Path) -> None:
+    change(saved, preprocessing={"image_size": 32, "decoder": 2})
+    preprocessing = load_checkpoint(saved).preprocessing
+    assert (preprocessing.decoder, preprocessing.applies_profiles) == (2, False)
+
+
 def test_a_built_network_is_ready_to_evaluate(saved: Path) -> None:
     network = load_checkpoint(saved).build()
     assert not any(module.training for module in network.modules())

@@ -19,6 +19,7 @@ from clock import Clock, fake_clock
 from images import make_splits
 from neither.config.schema import Config
 from neither.data.batches import Batch
+from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import compute_logits
 from neither.models.checkpoint import Checkpoint, load_checkpoint, read_archive
 from neither.runtime import signals
@@ -354,6 +355,19 @@ def test_a_run_that_is_seldom_validated_resumes_to_the_bit(
     train_until_stopped(config, tmp_path / "part", lambda patch: stop_before_step(step, patch))
     train(config, tmp_path / "part")
     assert_same_run(tmp_path / "part", tmp_path / "whole")
+
+
+def test_a_run_resumes_with_the_pixels_that_it_started_with(images: Path, tmp_path: Path) -> None:
+    config = make_config(images, train={"epochs": 1})
+
+    def stop_in_an_older_version(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(trainer, "Preprocessing", partial(Preprocessing, decoder=2))
+        stop_before_step(1, patch)
+
+    train_until_stopped(config, tmp_path / "run", stop_in_an_older_version)
+    state = train(config, tmp_path / "run")
+    assert state.preprocessing == Preprocessing(32, config.data.resize, decoder=2)
+    assert load_checkpoint(tmp_path / "run").preprocessing == state.preprocessing
 
 
 def test_a_pretrained_run_resumes_to_the_bit_without_its_weights_file(

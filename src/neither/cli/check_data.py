@@ -70,6 +70,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for key, what in (
         ("exif_rotated", "turned upright by their EXIF tag"),
         ("exif_invalid", "with an invalid EXIF orientation, which is ignored"),
+        ("profile_invalid", "with a color profile that is damaged or unsuitable, and ignored"),
         ("animated", "with several frames or pages, of which the first is used"),
         ("grayscale", "without color"),
     ):

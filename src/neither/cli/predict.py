@@ -81,6 +81,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         for path in filter(os.path.isdir, arguments.paths):
             files.require_outside(output, Path(path))
     check_installation()
+    from neither.data.image_file import FORMAT_NAMES
     from neither.inference.prediction import UNSURE, csv_header
 
     classifier = load_with_priors(arguments.model, arguments.priors)
@@ -111,7 +112,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             draw = partial(explainer.draw, path, below, prediction)
             num_failed += not _attempt(draw, "explained", path, arguments.explain)
     if not counts:
-        raise DataError("no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)")
+        raise DataError(f"no images here (looked for {FORMAT_NAMES})")
     order = [*classifier.classes, UNSURE, _UNREADABLE]
     summary = ", ".join(f"{name} {counts[name]:,}" for name in order if counts[name])
     failed = f"; {num_failed:,} files could not be copied or explained" if num_failed else ""

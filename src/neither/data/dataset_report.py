@@ -97,6 +97,7 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "modes": dict(Counter(modes[readable].tolist()).most_common()),
         "exif_rotated": int(np.count_nonzero(flags & ImageFlag.ROTATED)),
         "exif_invalid": int(np.count_nonzero(flags & ImageFlag.INVALID_EXIF)),
+        "profile_invalid": int(np.count_nonzero(flags & ImageFlag.INVALID_PROFILE)),
         "animated": int(np.count_nonzero(flags & ImageFlag.ANIMATED)),
         "grayscale": int(np.count_nonzero(flags & ImageFlag.GRAYSCALE)),
         "unreadable": [

@@ -6,26 +6,33 @@ pixels everywhere. The steps are: open, turn upright, convert to RGB, resize to 
 What an image becomes:
     - EXIF orientation: the image is turned upright. An invalid tag is ignored.
     - Alpha channel, or a transparent palette entry: transparent pixels show white.
-    - Palette, grayscale, one bit a pixel, CMYK: converted to RGB by Pillow. Embedded color profiles
-      are not applied.
+    - Palette, grayscale, one bit a pixel, CMYK: converted to RGB by Pillow.
+    - Embedded color profile: the resized pixels are converted to sRGB, except by decoder 2. A
+      damaged profile, or one for other pixels (RGB, gray, CMYK), is ignored.
     - 16 bits a channel: the high byte is kept. 32 bits: unreadable, as the range is unknown.
     - Animated, or several pages: the first frame.
     - Large JPEG: decoded at a half, a quarter or an eighth of its size, as the format allows, but
       at no less than 1.5 times the square. On photos this changes a pixel by 1 of 255 levels on
       average; `tests/data/test_decode.py` limits it to 2 levels.
+    - The limit of pixels is for what is decoded: at an eighth, a JPEG of any size has fewer.
 """
 
 import io
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.TiffImagePlugin import TiffImageFile
 
 from neither.data.fingerprints import THUMBNAIL_SIDE, ImageFlag, ImageTraits
 from neither.data.image_file import (
+    AVIF,
+    HEIC,
     PILLOW_ERRORS,
     TransientReadError,
     UnreadableError,
@@ -35,21 +42,29 @@ from neither.data.image_file import (
     silence_pillow,
     to_unreadable,
 )
-from neither.data.preprocessing import HEIC, Preprocessing
+from neither.data.preprocessing import Preprocessing
 
 MAX_PIXELS = 2**26  # 67 megapixels: more than most cameras, about 200 MB while decoding
-MAX_WEBP_PIXELS = 30_000_000  # its decoder holds 16 bytes for each
+# The decoders of these hold 16 and 11 bytes for each, up to 480 MB.
+MAX_PIXELS_OF = {"WEBP": 30_000_000, AVIF: 30_000_000}
 TRAITS_SIDE = 96  # a JPEG is read at no less than this for its traits
 
+_MAX_DRAFT = 8  # the largest divisor of libjpeg
 _DRAFT_RATIO = 1.5  # a JPEG is read at no less than this many times the square
 _REDUCING_GAP = 2.0  # the fast first step of shrinking stops at this many times the square
 _RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as all of Pillow's are
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _PADDING = (128, 128, 128)  # beside a padded image
+_JPEG_QUALITY = 70  # of thumbnails
+_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 0x00FE, 0x014A, 0xC612  # tags of a TIFF
 _Flip = Image.Transpose
 _UPRIGHT = {2: _Flip.FLIP_LEFT_RIGHT, 3: _Flip.ROTATE_180, 4: _Flip.FLIP_TOP_BOTTOM,
             5: _Flip.TRANSPOSE, 6: _Flip.ROTATE_270, 7: _Flip.TRANSVERSE,
             8: _Flip.ROTATE_90}  # by EXIF orientation  # fmt: skip
+_MAX_PROFILE_BYTES = 2**22  # more than the largest profile of a printing press
+_MAX_SRGB_LEVELS = 3  # of 255; profiles of sRGB differ from each other by no more
+_CUBE_STEPS = 16
+_INPUT_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # by the color space of a profile
 
 Box = tuple[float, float, float, float]
 
@@ -92,7 +107,7 @@ def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Decode the bytes of an image file.
 
     Args:
-        content: a JPEG, PNG, WebP, GIF, BMP or TIFF file, or HEIC with the extra [heic].
+        content: a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file, or HEIC with the extra [heic].
         preprocessing: the size S of the square and how to resize to it.
 
     Returns:
@@ -101,8 +116,9 @@ def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     Raises:
         UnreadableError: if it is none of these, damaged, truncated, or too large.
     """
-    upright = open_upright(content, round(_DRAFT_RATIO * preprocessing.image_size))
-    return _to_square(upright.image, upright.box, preprocessing)
+    side = round(_DRAFT_RATIO * preprocessing.image_size)
+    upright = open_upright(content, side, preprocessing.applies_profiles)
+    return _to_square(upright.image, upright.box, upright.transform, preprocessing)
 
 
 def decode_with_traits(
@@ -114,13 +130,25 @@ def decode_with_traits(
     A JPEG of which `decode` reads another scale is therefore opened a second time.
     """
     side = round(_DRAFT_RATIO * preprocessing.image_size)
-    upright = open_upright(content, side)
-    pixels = _to_square(upright.image, upright.box, preprocessing)
+    upright = open_upright(content, side, preprocessing.applies_profiles)
+    pixels = _to_square(upright.image, upright.box, upright.transform, preprocessing)
     if _is_jpeg(upright.format) and (
         _draft_scale(upright.size, side) != _draft_scale(upright.size, TRAITS_SIDE)
     ):
-        upright = open_upright(content, TRAITS_SIDE)
+        upright = open_upright(content, TRAITS_SIDE, preprocessing.applies_profiles)
     return pixels, extract_traits(upright)
+
+
+def make_thumbnail(path: Path, side: int) -> bytes:
+    """Return a small JPEG of a file, of at most `side` pixels; empty if the file is unreadable."""
+    try:
+        upright = open_upright(read_file(path), side)
+    except UnreadableError:
+        return b""
+    upright.image.thumbnail((side, side), _RESAMPLING)
+    file = io.BytesIO()
+    upright.transform.apply(upright.image).convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
 
 
 def decode_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -137,16 +165,18 @@ def decode_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np
         (S, S, 3) uint8 RGB, turned upright by the EXIF tag if it has one.
 
     Raises:
-        UnreadableError: if it has no pixels, is damaged, or its pixels have 32 bits.
+        UnreadableError: if it has no pixels or too many, is damaged, or its pixels have 32 bits.
     """
     if 0 in image.size:
         raise UnreadableError("no pixels")
+    _check_size(image.size, image.format)
     try:
         image.load()  # Pillow turns a TIFF upright here and removes the tag
         orientation, _ = _exif_orientation(image)
         if orientation > 1 and image.format != HEIC:
             image = image.transpose(_UPRIGHT[orientation])
-        return _to_square(_to_rgb(image), (0, 0, *image.size), preprocessing)
+        rgb, transform, _ = _to_rgb(image, preprocessing.applies_profiles)
+        return _to_square(rgb, (0, 0, *image.size), transform, preprocessing)
     except PILLOW_ERRORS as error:
         raise to_unreadable(error) from error
 
@@ -165,17 +195,39 @@ def decode_array(values: NDArray[np.uint8], preprocessing: Preprocessing) -> NDA
     return decode_image(Image.fromarray(values), preprocessing)
 
 
-class UprightImage(NamedTuple):
-    """An upright RGB image and the properties of its file.
+class ColorTransform(NamedTuple):
+    """The conversion of pixels to sRGB.
 
     Attributes:
-        image: RGB, of the size it was read at.
+        input_mode: of the pixels: RGB, L or CMYK.
+        transform: by LittleCMS; None for pixels that are sRGB already.
+    """
+
+    input_mode: str
+    transform: ImageCms.ImageCmsTransform | None
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Convert an image of the input mode, or a gray image in RGB, to sRGB."""
+        if self.transform is None:
+            return image
+        return self.transform.apply(image.convert(self.input_mode))
+
+
+SRGB = ColorTransform("RGB", None)
+
+
+class UprightImage(NamedTuple):
+    """An upright image and the properties of its file.
+
+    Attributes:
+        image: of the size it was read at; RGB, or CMYK if its profile is for that.
         box: left, top, right and bottom of the content: the last row and column of a JPEG read at
             a fraction of its size may be partly outside the original.
         size: width and height of the original, upright.
         format: as Pillow names it.
         mode: of the original pixels, as Pillow names it.
         flags: those that only the file shows.
+        transform: of the pixels to sRGB, which is cheaper once they are resized.
     """
 
     image: Image.Image
@@ -184,25 +236,33 @@ class UprightImage(NamedTuple):
     format: str
     mode: str
     flags: ImageFlag
+    transform: ColorTransform
 
 
-def open_upright(content: bytes, min_side: int) -> UprightImage:
-    """Read the first frame of an image file, upright and RGB.
+def open_upright(content: bytes, min_side: int, applies_profile: bool = True) -> UprightImage:
+    """Read the first frame of an image file, upright.
 
     Args:
         content: of the file.
-        min_side: in pixels. A JPEG may be read at a fraction of its size, but no smaller than this.
+        min_side: in pixels. A JPEG may be read at a fraction of its size, but no smaller than this
+            unless it has too many pixels.
+        applies_profile: whether to use its color profile.
     """
     if not content:
         raise UnreadableError("empty file")
     try:
         with silence_pillow():
             file = io.BytesIO(content)
-            with Image.open(file, formats=pillow_formats(content)) as image:
+            with _open(file, content) as image:
                 # Without an end marker, Pillow decodes the missing part to gray without an error.
                 if _is_jpeg(image.format) and content.rfind(b"\xff\xd9", file.tell()) < 0:
                     raise UnreadableError("truncated or damaged")
-                return _load_upright(image, min_side)
+                scale = 1
+                if _is_jpeg(image.format) and (
+                    image.width * image.height <= MAX_PIXELS or _is_decoded_by_rows(content)
+                ):
+                    scale = _draft_scale(image.size, min_side)
+                return _load_upright(image, scale, applies_profile)
     except UnidentifiedImageError:
         raise UnreadableError(describe_unidentified(content)) from None
     except Image.DecompressionBombError:
@@ -215,19 +275,54 @@ def extract_traits(upright: UprightImage) -> ImageTraits:
     """Return the traits of an image that was opened with `TRAITS_SIDE`, or at the same scale."""
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = upright.image.resize(size, Image.Resampling.BOX, upright.box)
+    thumbnail = upright.transform.apply(thumbnail)
     return ImageTraits(*upright.size, upright.format, upright.flags, thumbnail.tobytes())
 
 
-def _load_upright(image: Image.Image, min_side: int) -> UprightImage:
-    max_pixels = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
-    if image.width * image.height > max_pixels:
+def _open(file: io.BytesIO, content: bytes) -> Image.Image:
+    try:
+        return Image.open(file, formats=pillow_formats(content))
+    except Image.DecompressionBombError:
+        if not content.startswith(b"\xff\xd8"):
+            raise
+        file.seek(0)  # Pillow's limit is for the full size, at which it is not decoded
+        return jpeg_factory(file)
+
+
+def _is_decoded_by_rows(content: bytes) -> bool:
+    """Return whether all colors of a JPEG are in one scan.
+
+    Otherwise, as in progressive ones, libjpeg holds the coefficients of the full size in memory.
+    """
+    start, num_colors = 2, 0
+    while content[start : start + 1] == b"\xff" and start + 9 < len(content):
+        marker, length = content[start + 1], int.from_bytes(content[start + 2 : start + 4])
+        if marker == 0xDA:  # start of scan
+            return content[start + 4] == num_colors
+        if marker in (0xC0, 0xC1):  # start of frame: baseline, extended sequential
+            num_colors = content[start + 9]
+        elif marker == 0xFF or (marker < 0xDB and marker != 0xC4):
+            return False  # progressive, unusual, or not followed by a length
+        start += 2 + length
+    return False
+
+
+def _check_size(size: tuple[int, int], image_format: str | None) -> None:
+    max_pixels = MAX_PIXELS_OF.get(image_format or "", MAX_PIXELS)
+    if size[0] * size[1] > max_pixels:
         raise UnreadableError(f"more than {max_pixels:,} pixels")
+
+
+def _load_upright(image: Image.Image, scale: int, applies_profile: bool) -> UprightImage:
     size, mode, image_format = image.size, image.mode, image.format or ""
     excess = (0.0, 0.0)  # how far the last column and row reach beyond the original
     if _is_jpeg(image_format):
         image_format = "JPEG"
-        if draft := image.draft("RGB", (min_side, min_side)):
+        if draft := image.draft("RGB", (size[0] // scale, size[1] // scale)):
             excess = (image.width - draft[1][2], image.height - draft[1][3])
+    _check_size(image.size, image_format)
+    if isinstance(image, TiffImageFile) and _is_raw(image):
+        raise UnreadableError("camera raw, which is not read; convert it to JPEG")
     # A TIFF loses its tag while it is loaded. Other formats are loaded before the tag is read:
     # reading it may load them and hide an error.
     if image_format != "TIFF":
@@ -238,13 +333,20 @@ def _load_upright(image: Image.Image, min_side: int) -> UprightImage:
     if orientation > 1 and image_format not in ("TIFF", HEIC):
         image = image.transpose(_UPRIGHT[orientation])
         size = (size[1], size[0]) if orientation >= 5 else size
-    rgb, box = _to_rgb(image), _content_box(image.size, excess, orientation)
+    rgb, transform, color_flags = _to_rgb(image, applies_profile)
+    box = _content_box(image.size, excess, orientation)
     try:  # last, as this may seek to other frames
         is_animated = image_format != "JPEG" and bool(getattr(image, "is_animated", False))
     except PILLOW_ERRORS:
         is_animated = True  # a later frame is damaged; the first one is not
-    flags |= ImageFlag.ANIMATED if is_animated else 0
-    return UprightImage(rgb, box, size, image_format, mode, flags)
+    flags |= color_flags | (ImageFlag.ANIMATED if is_animated else 0)
+    return UprightImage(rgb, box, size, image_format, mode, flags, transform)
+
+
+def _is_raw(image: TiffImageFile) -> bool:
+    """Return whether a TIFF is a raw file of a camera, whose first image is a preview."""
+    tags = image.tag_v2
+    return _DNG_VERSION in tags or (_SUB_IFDS in tags and tags.get(_SUBFILE_TYPE) == 1)
 
 
 def _exif_orientation(image: Image.Image) -> tuple[int, ImageFlag]:
@@ -266,7 +368,61 @@ def _content_box(size: tuple[int, int], excess: tuple[float, float], orientation
     return left, top, left + size[0] - across, top + size[1] - down
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(
+    image: Image.Image, applies_profile: bool
+) -> tuple[Image.Image, ColorTransform, ImageFlag]:
+    """Return an RGB image, or CMYK for its profile, the transform to sRGB, and a flag."""
+    transform, flag = SRGB, ImageFlag(0)
+    if applies_profile:
+        try:
+            transform = find_transform(image)
+        except ValueError:
+            flag = ImageFlag.INVALID_PROFILE
+    return image if transform.input_mode == "CMYK" else _convert(image), transform, flag
+
+
+def find_transform(image: Image.Image) -> ColorTransform:
+    """Return the conversion of an image to sRGB by its embedded profile; `SRGB` if it has none.
+
+    Raises:
+        ValueError: if the profile is damaged, or for other pixels than those of the image.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return SRGB
+    if not isinstance(profile, bytes) or len(profile) > _MAX_PROFILE_BYTES:
+        raise ValueError("no profile, or a huge one")
+    transform = _build_transform(profile)
+    is_gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+    own = "CMYK" if image.mode == "CMYK" else "L" if is_gray else "RGB"
+    if transform.input_mode != own and (transform.input_mode, own) != ("RGB", "L"):
+        raise ValueError(f"a profile for {transform.input_mode} in an image of {own}")
+    return transform
+
+
+@lru_cache(maxsize=16)
+def _build_transform(profile: bytes) -> ColorTransform:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _INPUT_MODES[source.profile.xcolor_space]
+        # Perceptual, Pillow's default: profiles of printers have no better table.
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    result = ColorTransform(mode, transform)
+    if mode != "CMYK":
+        levels = np.linspace(0, 255, _CUBE_STEPS).round().astype(np.uint8)
+        cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(_CUBE_STEPS, -1, 3)
+        colors = Image.fromarray(cube)
+        if mode == "L":
+            colors = colors.convert("L").convert("RGB")
+        difference = np.asarray(result.apply(colors), np.int16) - np.asarray(colors)
+        if np.abs(difference).max() <= _MAX_SRGB_LEVELS:
+            return ColorTransform(mode, None)
+    return result
+
+
+def _convert(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255, which turns 16-bit images white.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -279,8 +435,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_square(image: Image.Image, box: Box, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Squash, pad or crop the box of an RGB image to the square."""
+def _to_square(
+    image: Image.Image, box: Box, transform: ColorTransform, preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
+    """Squash, pad or crop the box of an image to the square of sRGB pixels."""
     side = preprocessing.image_size
     width, height = box[2] - box[0], box[3] - box[1]
     if preprocessing.resize == "pad":
@@ -289,19 +447,22 @@ def _to_square(image: Image.Image, box: Box, preprocessing: Preprocessing) -> ND
         inner = max(1, round(width / longer * side)), max(1, round(height / longer * side))
         square = Image.new("RGB", (side, side), _PADDING)
         resized = image.resize(inner, _RESAMPLING, box, reducing_gap=_REDUCING_GAP)
-        square.paste(resized, ((side - inner[0]) // 2, (side - inner[1]) // 2))
+        square.paste(transform.apply(resized), ((side - inner[0]) // 2, (side - inner[1]) // 2))
         return np.array(square, dtype=np.uint8)
     if preprocessing.resize == "crop":
         shorter = min(width, height)
         left, top = box[0] + (width - shorter) / 2, box[1] + (height - shorter) / 2
         box = (left, top, left + shorter, top + shorter)
     square = image.resize((side, side), _RESAMPLING, box, reducing_gap=_REDUCING_GAP)
-    return np.array(square, dtype=np.uint8)
+    return np.array(transform.apply(square), dtype=np.uint8)
 
 
 def _draft_scale(size: tuple[int, int], min_side: int) -> int:
-    """Return the divisor that `Image.draft` chooses for a JPEG of this size."""
-    return max((scale for scale in (2, 4, 8) if min(size) // min_side >= scale), default=1)
+    """Return the divisor at which a JPEG of this size is read."""
+    scale = max((scale for scale in (2, 4, 8) if min(size) // min_side >= scale), default=1)
+    while scale < _MAX_DRAFT and -(-size[0] // scale) * -(-size[1] // scale) > MAX_PIXELS:
+        scale *= 2
+    return scale
 
 
 def _is_jpeg(image_format: str | None) -> bool:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.data.preprocessing import FORMATS, HEIC
+from neither.data.image_file import AVIF, FORMATS, HEIC
 from neither.runtime import signals
 
-KNOWN_FORMATS = (*FORMATS, HEIC)
+KNOWN_FORMATS = (*FORMATS, HEIC, AVIF)  # cached by index: add at the end
 THUMBNAIL_SIDE = 9  # pixels
 FINGERPRINT = np.dtype([
     ("sha256", "u1", 32),  # of the file
@@ -61,6 +61,7 @@ class ImageFlag(IntFlag):
     ANIMATED = 4  # more than one frame or page, of which the first is used
     GRAYSCALE = 8  # without color, whatever its mode
     FLAT = 16  # too little contrast for a hash, such as a single color
+    INVALID_PROFILE = 32  # the color profile is damaged or for other pixels, and was ignored
 
 
 class ImageTraits(NamedTuple):

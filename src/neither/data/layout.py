@@ -11,6 +11,7 @@ from sys import intern
 from types import MappingProxyType
 
 from neither.config.schema import SPLIT_FOLDERS
+from neither.data.image_file import describe_no_images
 from neither.data.scan import (
     Identity,
     ImageTable,
@@ -24,7 +25,6 @@ from neither.runtime.errors import DataError, UsageError
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 _NO_SPLITS = {"": ""}
-_NO_IMAGES = "no images here (looked for JPEG, PNG, WebP, GIF, BMP and TIFF)"
 
 
 def labels_by_name(classes: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
@@ -141,7 +141,7 @@ def find_evaluation_images(
         label = labels.get(nfc(folder), folder) if slash and is_labelled else ""
         table.add([image], intern(label))
     if not table.paths:
-        raise DataError(f"{path}: {_NO_IMAGES}")
+        raise DataError(f"{path}: {describe_no_images(table.listing.others)}")
     return table
 
 
@@ -167,7 +167,7 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> ImageTable:
         folder_name, slash, _ = image.partition("/")
         table.add([image], intern(folder_name) if slash else own_name)
     if not table.paths:
-        raise DataError(f"{root}: no images here for --unseen")
+        raise DataError(f"{root}: --unseen: {describe_no_images(table.listing.others)}")
     return table
 
 
@@ -190,7 +190,7 @@ def find_all_images(root: Path) -> ImageTable:
         table = ImageTable(root, root)
         table.add(table.scan(root), "")
     if not table.paths:
-        raise DataError(f"{root}: {_NO_IMAGES}")
+        raise DataError(f"{root}: {describe_no_images(table.listing.others)}")
     return table
 
 

@@ -10,10 +10,11 @@ from annotated_types import Ge, Gt, Le
 if TYPE_CHECKING:  # decoding processes import this module, and need neither torch nor pydantic
     from torch import Tensor
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-HEIC = "HEIF"  # as Pillow names it with the extra [heic]
 _Fraction = Annotated[float, Gt(0), Le(1)]
-DECODER_VERSION = 2  # raise it whenever pixels or fingerprints change: both are cached
+# Raise it whenever pixels or fingerprints change: both are cached. Version 2 ignores embedded color
+# profiles; 3 converts them to sRGB.
+DECODER_VERSION = 3
+READABLE_DECODERS = (2, DECODER_VERSION)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Preprocessing:
     mean: tuple[_Fraction, _Fraction, _Fraction] = (0.485, 0.456, 0.406)
     std: tuple[_Fraction, _Fraction, _Fraction] = (0.229, 0.224, 0.225)
     decoder: int = DECODER_VERSION
+
+    @property
+    def applies_profiles(self) -> bool:
+        """Return whether embedded color profiles are converted to sRGB."""
+        return self.decoder > 2
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that are equal only if all attributes are."""

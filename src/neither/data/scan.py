@@ -6,25 +6,20 @@ are opened. Paths are sorted by name, so the order does not depend on the file s
 """
 
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neither.data.image_file import SUFFIXES, describe_others, is_image_start
 from neither.runtime import signals
 from neither.runtime.console import printable
 from neither.runtime.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-            ".heic", ".heif")  # fmt: skip
 Identity = tuple[int, int]  # device and inode
 
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-_MAGIC = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP|GIF8|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL
-)
 
 
 @dataclass
@@ -98,7 +93,10 @@ class ImageTable:
         self.listing.num_hidden += listing.num_hidden
         self.listing.irregular += listing.irregular
         if num_others := listing.others.total():
-            self.notes.append(f"{printable(folder)}: {num_others:,} other files are not read")
+            self.notes.append(
+                f"{printable(folder)}: {num_others:,} other files are not read"
+                f"{describe_others(listing.others)}"
+            )
         if listing.irregular:
             self.notes.append(
                 f"{printable(folder)}: {len(listing.irregular):,} entries with an image suffix are "
@@ -257,7 +255,7 @@ def _is_image(entry: os.DirEntry[str], listing: Listing) -> bool:
             return True
         if not suffix:
             with open(entry.path, "rb") as file:  # noqa: PTH123
-                if _MAGIC.match(file.read(12)):
+                if is_image_start(file.read(12)):
                     return True
     except OSError as error:
         listing.irregular.append(f"{printable(entry.path)}: {error.strerror}")

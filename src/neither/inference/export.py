@@ -64,6 +64,7 @@ def export_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "classes": list(checkpoint.classes),
         "image_size": preprocessing.image_size,
         "resize": preprocessing.resize,
+        "decoder": preprocessing.decoder,
         "preprocessing": preprocessing.fingerprint(),
         "temperature": checkpoint.temperature,
         "reject_class": checkpoint.reject_class,

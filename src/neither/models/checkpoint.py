@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from neither.config.schema import Model, translate_v1
-from neither.data.preprocessing import DECODER_VERSION, Preprocessing
+from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
 from neither.models.networks import FlipTTA, build_network
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
@@ -222,10 +222,10 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         or len(checkpoint.class_frequencies) not in (0, len(classes))
     ):
         raise CheckpointError("the classes of this checkpoint contradict each other")
-    if decoder != DECODER_VERSION:
+    if decoder not in READABLE_DECODERS:
         raise CheckpointError(
             f"trained on images of decoder {decoder}, but this version of neither has "
-            f"{DECODER_VERSION}, which gives other pixels; install the version that made it"
+            f"{READABLE_DECODERS[-1]}, which gives other pixels; install the version that made it"
         )
     check_values(named_tensors({"weights": checkpoint.weights, "training": checkpoint.training}))
     return checkpoint

@@ -11,13 +11,11 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from neither.data.decode import open_upright
-from neither.data.image_file import UnreadableError, read_file
+from neither.data.decode import make_thumbnail
 from neither.data.workers import parallel_map
 from neither.evaluation.evaluation import Evaluation, LabelledPredictions
 from neither.evaluation.metrics import wilson_interval
@@ -40,7 +38,6 @@ _MAX_MATRIX_CLASSES = 40  # a larger table cannot be read
 _MAX_BARS = 5
 _MAX_LABEL_ISSUES = 60
 _THUMBNAIL_SIZE = 84  # pixels
-_JPEG_QUALITY = 70
 _WEAK_MODEL_ISSUES = 0.1  # of the training images; more label issues mean that the model is weak
 _GOOD_RECALL = 0.9  # macro recall, from which on the summary is green
 _MAX_BYTES = 1 << 26  # of a file of the run
@@ -141,7 +138,7 @@ def write_report(
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])
     issues = (context.label_issues or ())[:_MAX_LABEL_ISSUES]
-    uris = parallel_map(_encode_thumbnail, [context.image_root / issue["path"] for issue in issues])
+    uris = _make_thumbnails([context.image_root / issue["path"] for issue in issues])
     max_issues = _WEAK_MODEL_ISSUES * context.num_train_images
     page = render_template(
         "report.html.jinja",
@@ -228,7 +225,7 @@ def select_thumbnails(
     num_shown = min(MAX_CELL_THUMBNAILS, MAX_THUMBNAILS // max(1, len(cells)))
     chosen = {index for cell in cells.values() for index in cell[:num_shown]} | set(mistakes)
     order = sorted(chosen)
-    uris = parallel_map(_encode_thumbnail, [predictions.files[index] for index in order])
+    uris = _make_thumbnails([predictions.files[index] for index in order])
     thumbnails = {
         index: _make_thumbnail(predictions, classes, index, uri)
         for index, uri in zip(order, uris, strict=True)
@@ -271,16 +268,12 @@ def _make_thumbnail(
     return Thumbnail(predictions.paths[index], uri, classes[label], classes[order[0]], bars)
 
 
-def _encode_thumbnail(path: Path) -> str:
-    """Return a small JPEG of a file as a data URI; an empty one if the file cannot be read."""
-    try:
-        image = open_upright(read_file(path), _THUMBNAIL_SIZE).image
-    except UnreadableError:
-        return ""
-    image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE), Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+def _make_thumbnails(paths: Sequence[Path]) -> list[str]:
+    """Return a small JPEG of each file as a data URI; an empty one if the file is unreadable."""
+    # A function of data/: a process that imports this module needs ten times the memory for torch.
+    images = parallel_map(partial(make_thumbnail, side=_THUMBNAIL_SIZE), paths)
+    encoded = (base64.b64encode(image).decode() for image in images)
+    return [text and f"data:image/jpeg;base64,{text}" for text in encoded]
 
 
 def read_metrics_rows(run: Path) -> list[dict[str, Any]]:

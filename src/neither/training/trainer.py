@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,8 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     preprocessing = match_preprocessing(
         Preprocessing(config.data.image_size, config.data.resize), config.model
     )
+    if run.resumed is not None:  # perhaps by an older version, whose pixels it is trained on
+        preprocessing = replace(preprocessing, decoder=run.resumed.preprocessing.decoder)
     state = build_state(config, preprocessing, device_config, run.resumed is not None, world)
     data = world.rank0_first(
         lambda: load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
