@@ -173,6 +173,18 @@ def test_a_folder_that_cannot_be_a_run_exits_6_before_training(
     assert call("train", config, "train.epochs=0", "--output-dir", good).code == 0
 
 
+@pytest.mark.parametrize(
+    ("override", "code"), [("classes=[dog, human, gone, neither]", 3), ("device=cuda:99", 6)]
+)
+def test_a_run_that_fails_before_it_begins_leaves_no_empty_folders(
+    override: str, code: int, tiny: TinyRun
+) -> None:
+    for _ in range(2):
+        assert tiny.train(override).code == code
+        assert not [path for path in tiny.folder.rglob("*") if path.is_dir()]
+    tiny.assert_finished()
+
+
 @pytest.mark.fault("R11")
 def test_a_run_folder_that_vanishes_exits_6_at_the_next_save(
     tiny: TinyRun, monkeypatch: Patch

@@ -164,6 +164,24 @@ def test_make_folder_creates_parents_and_names_what_is_in_the_way(tmp_path: Path
         files.require_readable(tmp_path / "file")
 
 
+def test_a_new_folder_in_which_nothing_was_made_is_removed_again(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    def work(folder: Path, name: str | None) -> None:
+        with files.new_folder(folder):
+            if name is not None:
+                (folder / name).touch()
+            raise KeyError
+
+    for folder, name in (("mine/a/b", None), ("mine", None), ("mine/c/d", "file")):
+        with pytest.raises(KeyError):
+            work(tmp_path / folder, name)
+    assert names(tmp_path) == ["mine", "mine/c", "mine/c/d", "mine/c/d/file"]
+    with files.new_folder(tmp_path / "kept"):
+        pass
+    assert (tmp_path / "kept").is_dir()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -54,11 +54,11 @@ def _export(arguments: argparse.Namespace) -> int:
         files.require_outside(output, classifier.source)
     if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):
         raise UsageError(f"{output}: not an exported file to overwrite; choose another --output")
-    files.make_folder(output.parent)
-    content = export_checkpoint(load_checkpoint(path), kind)
-    what, pixels = _trial_images(path, classifier)
-    difference = verify_export(content, kind, classifier, pixels)
-    files.write_atomic(output, content)
+    with files.new_folder(output.parent):
+        content = export_checkpoint(load_checkpoint(path), kind)
+        what, pixels = _trial_images(path, classifier)
+        difference = verify_export(content, kind, classifier, pixels)
+        files.write_atomic(output, content)
     print_line(
         f"written: {output}, {len(content) / 1e6:.1f} MB; on {len(pixels)} {what} its "
         f"probabilities differ from the classifier's by at most {difference:.0e}"

@@ -188,7 +188,6 @@ def evaluate(
             root of `images` too.
         trained_on: SHA-256 hashes of the classifier's training images, if they are known.
     """
-    files.make_folder(output_dir)
     classes = classifier.classes
     rows = _list_rows(images, unseen, labels_by_name(classes, {}))
     unreadable_folders = [
@@ -202,6 +201,7 @@ def evaluate(
     errors: list[str] = []
     num_trained_on = num_changed = 0
     with (
+        files.new_folder(output_dir),
         files.atomic_writer(output_dir / "predictions.csv") as file,
         progress_bar("evaluating", len(rows)) as bar,
     ):

@@ -138,6 +138,8 @@ def setup_console() -> None:
     logging.raiseExceptions = False  # a message that cannot be written is lost
     # Matplotlib reports where it caches fonts if the home folder is read-only; users need not know.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    # torch's compiler reports CUDA that lies there without a GPU; the log names the device used.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     threading.excepthook = _log_thread_exception
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # escape characters that the locale lacks

@@ -122,9 +122,27 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
+        raise OutputError(
+            f"{folder}: cannot make this folder: {error.strerror}; choose another"
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: this folder cannot be written: permission denied")
+        raise OutputError(
+            f"{folder}: this folder cannot be written: permission denied; choose another"
+        )
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Create a folder as `make_folder` does; if the block raises, leave no empty ones behind."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            for each in made:
+                each.rmdir()
+        raise
 
 
 def require_usable(folder: Path, error: OSError) -> None:
@@ -158,7 +176,10 @@ def require_readable(folder: Path) -> None:
         with os.scandir(folder):
             pass
     except OSError as error:
-        raise OutputError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+        raise OutputError(
+            f"{folder}: this folder cannot be read: {error.strerror}; check the permission and "
+            "the disk"
+        ) from error
 
 
 def require_outside(output_dir: Path, images: Path) -> None:

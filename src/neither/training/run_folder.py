@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from neither.runtime import files, locks
 from neither.runtime.console import info, log_to_folder, warn
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import SINGLE_PROCESS, World
-from neither.runtime.errors import CheckpointError, DataError, OutputError, UsageError
+from neither.runtime.errors import CheckpointError, DataError, OutputError, UsageError, named
 
 # Keys that change no number, so that a run may be resumed with other values. data.root and
 # data.manifest are among them because the images are compared by their content.
@@ -92,6 +92,8 @@ class RunFolder:
 def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolder]:
     """Open the folder of a run for this process alone, and log to it inside the block.
 
+    If the block raises before anything is saved, no empty folders are left.
+
     Args:
         config: of the run.
         folder: need not exist.
@@ -103,10 +105,11 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
             1.
         CheckpointError: if the checkpoint to resume from cannot be used.
     """
-    files.make_folder(folder)
     config_file, run = folder / "config.yaml", RunFolder(folder, None)
-    _require_run(run)
-    with locks.exclusive_lock(folder):
+    with ExitStack() as stack:
+        stack.enter_context(files.new_folder(folder))
+        _require_run(run)
+        stack.enter_context(locks.exclusive_lock(folder))
         if fresh:
             _move_aside(folder)
         is_v1 = False
@@ -119,20 +122,20 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
             files.write_atomic(config_file, to_yaml(config))
             (folder / "splits.csv").unlink(missing_ok=True)
         for part in (folder, folder / "checkpoints", folder / "tensorboard"):
-            files.make_folder(part)
+            stack.enter_context(files.new_folder(part))
             files.remove_temporaries(part)
-        with log_to_folder(folder):
-            if run.has_checkpoint():
-                run = RunFolder(folder, _load_last(run))
-            if run.resumed is not None and run.resumed.epoch < config.train.epochs:
-                if is_v1:
-                    raise UsageError(
-                        f"{folder}: this run was started by version 1 of neither, and version 2 "
-                        "cannot resume it; to start again add --fresh, which keeps the old folder "
-                        "under another name"
-                    )
-                info(f"resuming {folder} after epoch {run.resumed.epoch}, step {run.resumed.step}")
-            yield run
+        stack.enter_context(log_to_folder(folder))
+        if run.has_checkpoint():
+            run = RunFolder(folder, _load_last(run))
+        if run.resumed is not None and run.resumed.epoch < config.train.epochs:
+            if is_v1:
+                raise UsageError(
+                    f"{folder}: this run was started by version 1 of neither, and version 2 "
+                    "cannot resume it; to start again add --fresh, which keeps the old folder "
+                    "under another name"
+                )
+            info(f"resuming {folder} after epoch {run.resumed.epoch}, step {run.resumed.step}")
+        yield run
 
 
 def _require_run(run: RunFolder) -> None:
@@ -150,7 +153,8 @@ def _require_untrained(run: RunFolder) -> None:
     """Raise if a run without `last.pt` has been trained: never start it again unasked."""
     # If no epoch beat the random weights, only the rows of metrics.jsonl show that it was trained.
     rows = run.folder / "metrics.jsonl"
-    has_rows = rows.exists() and len(rows.read_bytes().splitlines()) > 1
+    with named(rows):
+        has_rows = rows.exists() and len(rows.read_bytes().splitlines()) > 1
     if run.best.exists() and (has_rows or run.load_best().epoch > 0):
         raise CheckpointError(
             f"{run.folder}: checkpoints/last.pt is missing, and a run is resumed from it; put it "
@@ -178,7 +182,8 @@ def _load_last(run: RunFolder) -> Checkpoint:
 
 def _require_same_config(config: Config, config_file: Path) -> bool:
     """Raise if a key that affects numbers differs; return whether version 1 wrote the file."""
-    document = loader.read_yaml(config_file.read_bytes(), str(config_file))
+    with named(config_file):
+        document = loader.read_yaml(config_file.read_bytes(), str(config_file))
     translated = translate_v1(document.values)
     before = flatten_config(check_config(replace(document, values=translated)))
     after = flatten_config(config)
