@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neither.cli.command import check_installation, run_command
-from neither.data.scan import nfc
 from neither.runtime.console import print_line
 from neither.runtime.errors import DataError, RequirementError, UsageError
 
@@ -123,6 +122,8 @@ class Requirement:
 
     def check(self, metrics: Mapping[str, object]) -> str | None:
         """Return a message if the metrics miss this; raise `UsageError` if they lack the number."""
+        from neither.data.scan import nfc
+
         numbers = {nfc(name): value for name, value in _numbers(metrics)}
         if (metric := nfc(self.metric)) not in numbers:
             close = difflib.get_close_matches(metric, numbers, 1)
