@@ -13,7 +13,7 @@ import torch
 
 from calls import Call, Done
 from faults.tiny import assert_refused, read_probabilities
-from images import make_splits
+from images import draw_shape, make_splits
 from neither.models.checkpoint import SCHEMA_VERSION, load_checkpoint, read_archive, write_archive
 from neither.runtime import files
 
@@ -129,6 +129,8 @@ def test_a_finished_run_exits_0_and_stays_as_it_is(home: Path, call: Call) -> No
     assert last.read_bytes() == before
     other = home / "other"
     make_splits(other)
+    for number, path in enumerate(other.rglob("*.png")):  # the same images would be known
+        draw_shape("dog", 900 + number).save(path)
     assert_refused(resume(call, home, f"data.root={other}"), 2, str(other))
 
 
