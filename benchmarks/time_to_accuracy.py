@@ -37,7 +37,7 @@ def main() -> None:
     """Let everybody train, print and write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--config", default="configs/photos_quick.yaml")
+    parser.add_argument("--config", default="configs/photos_scratch.yaml")
     parser.add_argument("--epochs", type=int, nargs="+", default=[2, 3, 4, 8, 16])
     parser.add_argument("--peers", default=sys.executable)
     parser.add_argument("--child", choices=["timm", "ultralytics"])
@@ -97,9 +97,9 @@ def run_ours(config: str, folder: Path, epochs: int) -> tuple[float, float]:
     return seconds, last["val"]["macro_recall"]
 
 
-def run_peer(name: str, python: str, folder: Path) -> Curve:
+def run_peer(name: str, python: str, folder: Path, script: Path = Path(__file__)) -> Curve:
     """Train with a peer in its own process; an empty curve where it is not installed."""
-    command = [python, __file__, str(folder), "--child", name]
+    command = [python, str(script), str(folder), "--child", name]
     started = time.time()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]

@@ -38,6 +38,10 @@ def main() -> int:
         ("kills at random moments", lambda home: kills.kill_at_random(
             home, wanted.kills, wanted.seed)),
         ("failing calls", lambda home: kills.fail_each_call(home, wanted.every)),
+        ("kills while a head is fitted", lambda home: kills.kill_at_random(
+            home, wanted.kills, wanted.seed, is_head=True)),
+        ("failing calls while a head is fitted", lambda home: kills.fail_each_call(
+            home, wanted.every, is_head=True)),
         ("damaged checkpoints", lambda home: files.damage_checkpoint(
             GOLDEN, home, wanted.flips, wanted.seed)),
         ("malicious checkpoints", files.run_attacks),
@@ -60,15 +64,18 @@ def main() -> int:
 def list_broken(figures: dict[str, Any]) -> list[str]:
     """Return what must not be."""
     kills, attacks = figures["kills at random moments"], figures["malicious checkpoints"]
+    head = figures["kills while a head is fitted"]
     pictures, configs = figures["mutated pictures"], figures["mutated configs"]
     accepted = figures["damaged checkpoints"]["accepted"]
     checks = {
-        "runs were lost": bool(kills["lost"]),
-        "runs ended in other bits": bool(kills["unequal"]),
-        "points of curves were doubled": bool(kills["doubled"]),
+        "runs were lost": bool(kills["lost"] or head["lost"]),
+        "runs ended in other bits": bool(kills["unequal"] or head["unequal"]),
+        "points of curves were doubled": bool(kills["doubled"] or head["doubled"]),
         "more than one save interval was repeated":
             kills["most_steps_repeated"] > kills["steps_between_saves"],
         "a failing call did harm": bool(figures["failing calls"]["wrong"]),
+        "a failing call did harm while a head was fitted":
+            bool(figures["failing calls while a head is fitted"]["wrong"]),
         "a damaged checkpoint was accepted": any(accepted.values()),
         "a malicious checkpoint was accepted": attacks["refused"] < attacks["files"],
         "a malicious checkpoint ran code": attacks["made"] > 0,

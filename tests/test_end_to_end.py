@@ -21,7 +21,7 @@ from scripts import ROOT
 
 SMALL = ("train.epochs=3", "train.batch_size=16", "model.width=8", "data.image_size=32",
          "train.validate_every_epochs=1")  # fmt: skip
-CONFIG = ROOT / "configs" / "photos_quick.yaml"
+CONFIG = ROOT / "configs" / "demo.yaml"
 STEPS = [0, 3, 6, 9]
 
 

@@ -16,7 +16,7 @@ from scripts import ROOT
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
-LIGHT = ["train.epochs=2", "train.batch_size=16", "data.image_size=32", "model.width=8"]
+LIGHT = ["train.epochs=2", "train.batch_size=16", "data.image_size=64", "model.width=8"]
 
 
 def lay_out(home: Path) -> None:

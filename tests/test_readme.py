@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.m
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
 # Compiling takes a minute; test_compilation.py does it with less.
-LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=32", "compile=false"]
+LIGHT = ["train.epochs=1", "train.batch_size=32", "data.image_size=64", "compile=false"]
 
 
 def code_blocks(text: str, language: str) -> list[str]:

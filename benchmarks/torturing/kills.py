@@ -27,14 +27,20 @@ FAULTS = ("kill", "ENOSPC", "EIO", "SIGTERM")
 _CALLS = ("fsync", "replace", "rename", "link", "unlink", "mkdir", "open", "ftruncate")
 
 
-def kill_at_random(home: Path, num_kills: int, seed: int) -> dict[str, Any]:
+def kill_at_random(home: Path, num_kills: int, seed: int, is_head: bool = False) -> dict[str, Any]:
     """Kill runs at random moments until so many kills were survived.
+
+    Args:
+        home: an existing folder to work in.
+        num_kills: how many.
+        seed: of the moments.
+        is_head: train the head of a frozen backbone.
 
     Returns:
         Counts of runs, kills, runs lost, runs that end in other bits, the most steps that were
         taken again, and points that TensorBoard would show twice.
     """
-    config, whole = runs.make_config(home), home / "whole"
+    config, whole = runs.make_config(home, is_head), home / "whole"
     seconds, expected = _take(config, whole)
     chance, kills, number, repeated = random.Random(seed), 0, 0, 0
     lost, unequal, doubled = [], [], []
@@ -62,18 +68,21 @@ def kill_at_random(home: Path, num_kills: int, seed: int) -> dict[str, Any]:
             "doubled": doubled}  # fmt: skip
 
 
-def fail_each_call(home: Path, every: int, kinds: Iterable[str] = FAULTS) -> dict[str, Any]:
+def fail_each_call(
+    home: Path, every: int, kinds: Iterable[str] = FAULTS, is_head: bool = False
+) -> dict[str, Any]:
     """Let each call that touches the disk fail once in each way, and then go on with the run.
 
     Args:
         home: an existing folder to work in.
         every: try each call (1), each second (2), ...
         kinds: the ways to fail.
+        is_head: train the head of a frozen backbone.
 
     Returns:
         The number of calls, counts of exit codes by kind, and what went wrong.
     """
-    config, whole = runs.make_config(home), home / "whole"
+    config, whole = runs.make_config(home, is_head), home / "whole"
     counted = mmap.mmap(-1, 8)
     _, expected = _take(config, whole, partial(_fail_at, -1, "kill", counted))
     num_calls = struct.unpack("q", counted[:])[0]

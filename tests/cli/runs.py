@@ -14,7 +14,7 @@ from calls import Call, Done, calling
 from images import CLASSES, draw_shape
 from scripts import ROOT
 
-CONFIG = ROOT / "configs" / "photos_quick.yaml"
+CONFIG = ROOT / "configs" / "demo.yaml"
 SMALL = ("train.epochs=0", "train.batch_size=16", "model.width=8", "data.image_size=32")
 
 

@@ -14,7 +14,7 @@ from images import CLASSES
 from neither.data.split_file import safe_cell
 from scripts import ROOT, permissions_apply
 
-CONFIG = ROOT / "configs" / "photos_quick.yaml"
+CONFIG = ROOT / "configs" / "demo.yaml"
 LIGHT = ["model.width=8", "data.image_size=32", "train.batch_size=32", "train.warmup_epochs=0",
          "train.epochs=1"]  # fmt: skip
 LEFT_OUT = {"train/dog/000.png": "the same bytes as val/dog/d25 copy.png",

@@ -64,7 +64,7 @@ MOMENTS = {
     "decoding": before(store, "decode_file", 5, terminate),
     "first save": before(os, "fsync", 5, terminate),
     "step": before(trainer, "train_step", 2, terminate),
-    "validation": before(validation, "compute_logits", 3, terminate),
+    "validation": before(validation, "compute_outputs", 3, terminate),
     "save": before(os, "replace", 9, terminate),
 }
 

@@ -16,7 +16,7 @@ from neither.config.schema import Model
 from neither.data import workers
 from neither.data.decode import decode_file
 from neither.data.preprocessing import Preprocessing, normalize
-from neither.inference.classifier import BATCH_SIZE, Classifier, compute_logits, load_classifier
+from neither.inference.classifier import BATCH_SIZE, Classifier, compute_outputs, load_classifier
 from neither.models.checkpoint import Checkpoint, save_checkpoint
 from neither.models.networks import build_network
 from neither.runtime import signals
@@ -83,8 +83,8 @@ def test_logits_are_those_of_the_network_on_normalised_pixels() -> None:
 
 def test_indices_choose_images_in_their_order() -> None:
     network, pixels = make_network("small_cnn"), make_pixels(6)
-    every = compute_logits(network, pixels, torch.arange(6), PREPROCESSING, CPU)
-    some = compute_logits(network, pixels, torch.tensor([4, 0, 4]), PREPROCESSING, CPU)
+    every = compute_outputs(network, pixels, torch.arange(6), PREPROCESSING, CPU)
+    some = compute_outputs(network, pixels, torch.tensor([4, 0, 4]), PREPROCESSING, CPU)
     assert torch.equal(some, every[[4, 0, 4]])
 
 
@@ -112,7 +112,7 @@ def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -
     assert (loaded.target_precision, loaded.class_frequencies) == (0.9, (0.5, 0.3, 0.2))
     assert loaded.source == Path.home() / "photos.csv"
     assert loaded.aliases == {"calf": "cow"}
-    expected = compute_logits(
+    expected = compute_outputs(
         network, make_pixels(2), torch.arange(2), Preprocessing(SIZE, "crop"), CPU
     )
     assert torch.equal(loaded.logits(make_pixels(2)), expected)

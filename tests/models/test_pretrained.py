@@ -14,7 +14,7 @@ from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.networks import build_network
 from neither.models.pretrained import load_pretrained, match_preprocessing
-from neither.models.torchvision_networks import TorchvisionNetwork
+from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
@@ -40,15 +40,15 @@ def weights_of(name: str) -> dict[str, Tensor]:
     return state
 
 
-def load(weights: str | Path, name: str = NAME, seed: int | None = 0) -> TorchvisionNetwork:
+def load(weights: str | Path, name: str = NAME, seed: int | None = 0) -> BackboneNetwork:
     settings = Model(name=name, weights=str(weights))
     network = build_network(settings, 3, 64, seed)
-    assert isinstance(network, TorchvisionNetwork)
+    assert isinstance(network, BackboneNetwork)
     load_pretrained(network, settings, 64)
     return network
 
 
-def assert_loaded(network: TorchvisionNetwork, weights: dict[str, Tensor]) -> None:
+def assert_loaded(network: BackboneNetwork, weights: dict[str, Tensor]) -> None:
     backbone = network.backbone.state_dict()
     assert backbone
     assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.items())

@@ -12,7 +12,7 @@ from neither.config.schema import Model
 from neither.models.checkpoint import load_weights
 from neither.models.networks import build_network
 from neither.models.torchvision_networks import (
-    TorchvisionNetwork,
+    BackboneNetwork,
     check_image_size,
     check_network_name,
 )
@@ -27,9 +27,9 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def build(name: str, size: int = 64, seed: int | None = 0) -> TorchvisionNetwork:
+def build(name: str, size: int = 64, seed: int | None = 0) -> BackboneNetwork:
     network = build_network(Model(name=name), 3, size, seed)
-    assert isinstance(network, TorchvisionNetwork)
+    assert isinstance(network, BackboneNetwork)
     return network
 
 

@@ -20,7 +20,7 @@ from images import make_splits
 from neither.config.schema import Config
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
-from neither.inference.classifier import compute_logits
+from neither.inference.classifier import compute_outputs
 from neither.models.checkpoint import Checkpoint, load_checkpoint, read_archive
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError, DivergedError, OutputError
@@ -105,9 +105,9 @@ def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         calls += 1
         if calls == number:
             signal.raise_signal(signal.SIGTERM)
-        return compute_logits(*arguments)
+        return compute_outputs(*arguments)
 
-    monkeypatch.setattr(validation, "compute_logits", counted)
+    monkeypatch.setattr(validation, "compute_outputs", counted)
 
 
 def train_until_stopped(
@@ -415,10 +415,10 @@ def advance_clock(clock: Clock, patch: pytest.MonkeyPatch) -> list[float]:
 
     def timed_logits(*arguments: Any) -> Tensor:  # noqa: ANN401
         clock.now += 7
-        return compute_logits(*arguments)
+        return compute_outputs(*arguments)
 
     patch.setattr(trainer, "train_step", timed_step)
-    patch.setattr(validation, "compute_logits", timed_logits)
+    patch.setattr(validation, "compute_outputs", timed_logits)
     return taken
 
 

@@ -18,10 +18,12 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-OWN_NETWORKS = ("small_cnn", "softmax_regression")  # all others are torchvision's
+NETWORKS_WITHOUT_WEIGHTS = ("small_cnn", "softmax_regression")
+EFFICIENTNET_LITE0 = "efficientnet_lite0"  # all others are torchvision's
 
 # Keys of version 1 and their present names.
 RENAMED_KEYS = {
@@ -75,7 +77,8 @@ def _check_pattern(text: str) -> str:
 def _check_network(text: str) -> str:
     # The exact list is checked when the network is built: reading it needs torchvision.
     if not re.fullmatch("[a-z][a-z0-9_]*", text):
-        raise ValueError("must be small_cnn, softmax_regression or a network name of torchvision")
+        own = ", ".join((*NETWORKS_WITHOUT_WEIGHTS, EFFICIENTNET_LITE0))
+        raise ValueError(f"must be {own} or a network name of torchvision")
     return text
 
 
@@ -161,18 +164,36 @@ class Augmentation(Section):
     (CutMix). Requires an even `train.batch_size`."""
 
 
+NO_AUGMENTATION = {
+    "train_scale": 1.0,
+    "crop_scale": (1.0, 1.0),
+    "horizontal_flip": False,
+    "rotation_degrees": 0.0,
+    "color_jitter": 0.0,
+    "grayscale": 0.0,
+    "random_erasing": 0.0,
+    "cutmix": 0.0,
+}
+
+
 class Model(Section):
     """The network and its initial weights."""
 
     name: NetworkName = "small_cnn"
-    """`small_cnn`, `softmax_regression`, or a classification network of torchvision such as
-    `resnet18`."""
+    """`small_cnn`, `softmax_regression`, `efficientnet_lite0`, or a classification network of
+    torchvision such as `resnet18`."""
     width: Annotated[int, Field(ge=8, le=512)] = 32
     """Channels of the first stage of `small_cnn`."""
     weights: PathText = "none"
-    """Initial weights of a torchvision network: `none` (random), `default` (torchvision's best), or
-    a file with a state dict. The head always starts from random weights. With pretrained weights,
-    and for transformers, `train.optimizer: adamw` is the usual choice."""
+    """Initial weights of `efficientnet_lite0` or a torchvision network: `none` (random), `default`
+    (ImageNet's, from a package or downloaded), or a file with a state dict. The head always starts
+    from random weights. With pretrained weights that are trained further, and for transformers,
+    `train.optimizer: adamw` is the usual choice."""
+    trainable: Literal["all", "head"] = "all"
+    """`head` keeps the pretrained backbone as it is: each image goes through it once, and the head
+    is fitted to these features by L-BFGS, which takes seconds. Of the section `train` only `epochs`
+    then has an effect: the most iterations. Of the augmentations only `horizontal_flip` is
+    possible; all are off by default."""
     freeze_epochs: Annotated[int, Field(ge=0)] = Field(
         default_factory=lambda values: int(values.get("weights", "none") != "none")
     )
@@ -276,6 +297,18 @@ class Config(Section):
         is_none = isinstance(value, str) and value.casefold() == "none"
         return None if is_none and value not in info.data.get("classes", ()) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _augment_nothing_by_default(cls, values: Any) -> Any:  # noqa: ANN401 - not yet validated
+        """Turn augmentations off by default where each image goes through the backbone once."""
+        if not isinstance(values, dict):
+            return values
+        model, augmentation = values.get("model"), values.get("augmentation", {})
+        is_head = isinstance(model, dict) and model.get("trainable") == "head"
+        if is_head and isinstance(augmentation, dict):
+            return values | {"augmentation": NO_AUGMENTATION | augmentation}
+        return values
+
 
 def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Find values that are valid one by one but do not fit together.
@@ -311,9 +344,20 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if config.augmentation.train_scale != 1 and model.name == "softmax_regression":
         message = "must be 1 for softmax_regression, which has a weight for each pixel"
         yield ("augmentation.train_scale", "model.name"), message
-    if model.name in OWN_NETWORKS and model.weights != "none":
+    if model.name in NETWORKS_WITHOUT_WEIGHTS and model.weights != "none":
         message = f"{model.name} has no pretrained weights: must be none, got {model.weights}"
         yield ("model.weights", "model.name"), message
+    if model.trainable == "head" and model.weights == "none":
+        message = "head needs pretrained weights, as its backbone stays as it is: set model.weights"
+        yield ("model.trainable", "model.weights"), message
+    if model.trainable == "head":
+        for key, value in NO_AUGMENTATION.items():
+            if key != "horizontal_flip" and getattr(config.augmentation, key) != value:
+                message = (
+                    f"must be {value} with model.trainable head, where each image goes through the "
+                    "backbone once"
+                )
+                yield (f"augmentation.{key}", "model.trainable"), message
     if model.weights == "none" and model.freeze_epochs:
         message = f"must be 0 with random initial weights, got {model.freeze_epochs}"
         yield ("model.freeze_epochs", "model.weights"), message

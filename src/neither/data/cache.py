@@ -198,7 +198,7 @@ def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> It
             _lock(stack, fallback)
         yield Cache(folder or fallback, preprocessing.image_size)
         if folder is not None:
-            _delete_unused(folder.parent)
+            delete_unused(folder.parent)
 
 
 def _home(source: Path) -> Path | None:
@@ -222,14 +222,14 @@ def _folder_name(source: Path, preprocessing: Preprocessing) -> str:
 def _lock(stack: ExitStack, folder: Path) -> None:
     """Make a folder, hold it until the stack unwinds, and remove what killed processes left."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".lock").touch()  # used today, as `_delete_unused` will see
+    (folder / ".lock").touch()  # used today, as `delete_unused` will see
     why = "another run is decoding these images; waiting for it"
     stack.enter_context(locks.wait_for_lock(folder, why))
     files.remove_temporaries(folder)
 
 
-def _delete_unused(home: Path) -> None:
-    """Delete the files of all caches that no run has used for a month, and empty folders."""
+def delete_unused(home: Path) -> None:
+    """Delete files in the folders of a folder that no run has used for a month."""
     for path in home.glob("*/*"):
         with suppress(OSError):  # another run may delete or replace the same file
             if time.time() - path.lstat().st_mtime > _MAX_UNUSED_DAYS * 86_400:

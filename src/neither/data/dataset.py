@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Data
+from neither.data.fingerprints import FINGERPRINT
 from neither.data.layout import find_training_images
 from neither.data.manifest import find_training_rows
 from neither.data.preprocessing import Preprocessing
@@ -73,6 +74,7 @@ class Dataset:
         classes: their names, in the order of the labels.
         preprocessing: how the images were decoded.
         fingerprint: a hash of every path, label, split and content.
+        image_fingerprints: (M,) records of `FINGERPRINT`.
     """
 
     pixels: Tensor | MappedPixels
@@ -81,6 +83,7 @@ class Dataset:
     classes: Sequence[str]
     preprocessing: Preprocessing
     fingerprint: str
+    image_fingerprints: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, FINGERPRINT))
 
 
 def load_dataset(
@@ -122,7 +125,9 @@ def load_dataset(
     train, val = (_select(table, np.flatnonzero(mask), used, classes) for mask in masks)
     pixels = _load_pixels(MappedPixels(store, used), settings.store)
     fingerprint = data_fingerprint(table, store, assignment)
-    return Dataset(pixels, train, val, classes, preprocessing, fingerprint)
+    return Dataset(
+        pixels, train, val, classes, preprocessing, fingerprint, store.fingerprints[used]
+    )
 
 
 def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:

@@ -62,7 +62,7 @@ def assign_splits(
         warn("all images are the same or black: their variance is zero, and nothing can be learned")
     else:
         _check_label_conflicts(table, store)
-    groups = _named_groups(table.paths, settings.group_pattern)
+    groups = named_groups(table.paths, settings.group_pattern)
     indices = np.array([SPLITS.index(split) for split in table.splits], np.int8)
     is_user_assigned = indices > 0
     test_fraction = 0.0 if is_user_assigned.any() else settings.test_fraction
@@ -291,7 +291,7 @@ def _choose_exclusions(
     return exclusions
 
 
-def _named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]:
+def named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]:
     """Return for each path what the pattern's groups match, or its whole match if it has none."""
     if pattern is None:
         return [None] * len(paths)

@@ -174,6 +174,7 @@ def evaluate(
     output_dir: Path,
     unseen: ImageTable | None = None,
     trained_on: Collection[str] = (),
+    known_logits: Tensor | None = None,
 ) -> Evaluation:
     """Predict every image and write `metrics.json` and `predictions.csv`.
 
@@ -187,6 +188,7 @@ def evaluate(
         unseen: further out-of-distribution images. Their rows come last, with paths relative to the
             root of `images` too.
         trained_on: SHA-256 hashes of the classifier's training images, if they are known.
+        known_logits: (N, C), of all images; then no file is read.
     """
     classes = classifier.classes
     rows = _list_rows(images, unseen, labels_by_name(classes, {}))
@@ -206,7 +208,11 @@ def evaluate(
         progress_bar("evaluating", len(rows)) as bar,
     ):
         file.write(csv_header(classes))
-        results = classifier.predict_files(row.file for row in rows)
+        paths = [row.file for row in rows]
+        if known_logits is None:
+            results = classifier.predict_files(paths)
+        else:
+            results = classifier.predict_logits(known_logits, paths)
         for number, (row, result) in enumerate(zip(rows, results, strict=True), 1):
             prediction, row_logits, sha256 = result
             if number % BATCH_SIZE == 0 or number == len(rows):  # a batch is done at once

@@ -23,14 +23,14 @@ from neither.data.scan import nfc
 from neither.data.workers import parallel_map
 from neither.inference.prediction import Prediction, decide
 from neither.models.checkpoint import load_checkpoint
+from neither.models.efficientnet_lite import FusedConv, fused
 from neither.models.softmax import to_probabilities
 from neither.runtime import signals
 from neither.runtime.console import printable
 from neither.runtime.errors import CheckpointError, DataError, UsageError
 
-# One shape for every forward pass: kernels choose their order of summation by shape, so an image
-# gets the same bits alone, in a batch, and at the end of a folder.
 BATCH_SIZE = 64
+_FUSED_BATCH_SIZE = 8  # the features of more images do not fit into a core's cache
 
 _SUM_TOLERANCE = 1e-3  # of priors that a user rounds to three digits
 _Array = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
@@ -168,6 +168,17 @@ class Classifier:
             for row, path in zip(self.probabilities(logits).tolist(), paths, strict=True)
         ]
 
+    def predict_logits(self, logits: Tensor, paths: Sequence[Path]) -> Iterator[FilePrediction]:
+        """Yield what `predict_files` does, without hashes, for files whose logits are known.
+
+        Args:
+            logits: (N, C).
+            paths: of the N files.
+        """
+        predictions = self._predict(logits, list(map(str, paths)))
+        for prediction, row in zip(predictions, logits, strict=True):
+            yield FilePrediction(prediction, row, "")
+
     def logits(self, pixels: Tensor) -> Tensor:
         """Compute the logits of decoded images.
 
@@ -178,7 +189,7 @@ class Classifier:
             (N, C) float32 on the CPU.
         """
         indices = torch.arange(len(pixels))
-        return compute_logits(self.network, pixels, indices, self.preprocessing, self.device)
+        return compute_outputs(self.network, pixels, indices, self.preprocessing, self.device)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Divide logits by the temperature and shift them to the priors (Saerens et al., 2002).
@@ -243,7 +254,7 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
     """Load a run's `best.pt`, or one checkpoint file, as `load_checkpoint` does."""
     checkpoint = load_checkpoint(path)
     return Classifier(
-        network=checkpoint.build().to(device),
+        network=fused(checkpoint.build().to(device)),
         classes=checkpoint.classes,
         reject_class=checkpoint.reject_class,
         preprocessing=checkpoint.preprocessing,
@@ -257,32 +268,42 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
     )
 
 
+def forward_size(network: nn.Module) -> int:
+    """Return the number of images in every forward pass of a network.
+
+    Kernels choose their order of summation by shape, so with one shape an image gets the same bits
+    alone, in a batch, and at the end of a folder. `benchmarks/embedding.py` compares sizes.
+    """
+    is_fused = any(isinstance(layer, FusedConv) for layer in network.modules())
+    return _FUSED_BATCH_SIZE if is_fused else BATCH_SIZE
+
+
 @torch.inference_mode()
-def compute_logits(
+def compute_outputs(
     network: nn.Module,
     pixels: Tensor | MappedPixels,
     indices: Tensor,
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> Tensor:
-    """Compute logits in float32, in batches of `BATCH_SIZE`, the last one padded.
+    """Compute logits, or features, in float32, in batches of `forward_size`, the last one padded.
 
     Args:
-        network: in evaluation mode, on `device`.
+        network: in evaluation mode, on `device`; from images (B, 3, S, S) to outputs (B, K).
         pixels: (M, S, S, 3) uint8 RGB on the CPU.
         indices: (N,) int64, the images to use; only one batch at a time is copied.
         preprocessing: mean and standard deviation of the network's input.
         device: where to compute.
 
     Returns:
-        (N, C) float32 on the CPU.
+        (N, K) float32 on the CPU.
     """
-    parts = []
-    padded = torch.zeros((BATCH_SIZE, *pixels.shape[1:]), dtype=torch.uint8)
-    for start in range(0, len(indices), BATCH_SIZE):
+    parts, size = [], forward_size(network)
+    padded = torch.zeros((size, *pixels.shape[1:]), dtype=torch.uint8)
+    for start in range(0, len(indices), size):
         signals.poll()
-        batch = indices[start : start + BATCH_SIZE]
+        batch = indices[start : start + size]
         padded[: len(batch)] = pixels[batch]
-        logits = network(normalize(padded.to(device), preprocessing))
-        parts.append(logits[: len(batch)].float().cpu())
+        outputs = network(normalize(padded.to(device), preprocessing))
+        parts.append(outputs[: len(batch)].float().cpu())
     return torch.cat(parts)

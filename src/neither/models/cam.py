@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from neither.models.networks import FlipTTA, SmallCNN, SoftmaxRegression
-from neither.models.torchvision_networks import TorchvisionNetwork
+from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime.errors import UsageError
 
 
@@ -33,8 +33,8 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
         return torch.einsum("bkhw,ckhw->bchw", images, weights)
     if isinstance(network, SmallCNN):
         features = network.stages(network.stem(images))
-    elif isinstance(network, TorchvisionNetwork):
-        features = _pooled_feature_map(network, images)
+    elif isinstance(network, BackboneNetwork):
+        features = _pooled_feature_map(network.backbone, images)
     else:
         raise TypeError(f"{type(network).__name__} has no class activation maps")
     num_positions = features.shape[2] * features.shape[3]
@@ -59,17 +59,20 @@ def class_contrast_cam(network: nn.Module, images: Tensor, classes: Tensor) -> T
     return maps[torch.arange(len(classes)), classes] - maps.mean(dim=1)
 
 
-def _pooled_feature_map(network: TorchvisionNetwork, images: Tensor) -> Tensor:
+def _pooled_feature_map(backbone: nn.Module, images: Tensor) -> Tensor:
     """Find the (B, K, h, w) feature map that is averaged for the head, by comparing all of them."""
+    if isinstance(backbone, FlipTTA):
+        flipped = _pooled_feature_map(backbone.network, images.flip(3)).flip(3)
+        return (_pooled_feature_map(backbone.network, images) + flipped) / 2
     candidates: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
             candidates.append(output)
 
-    handles = [module.register_forward_hook(keep) for module in network.backbone.modules()]
+    handles = [module.register_forward_hook(keep) for module in backbone.modules()]
     try:
-        features = network.backbone(images)
+        features = backbone(images)
     finally:
         for handle in handles:
             handle.remove()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from neither.config.schema import Model, translate_v1
 from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
 from neither.models.networks import FlipTTA, build_network
+from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
@@ -101,7 +102,11 @@ class Checkpoint:
             lambda meta: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype)
         )
         load_weights(network, self.weights)
-        if self.flip_tta:
+        is_head = self.model.trainable == "head" and isinstance(network, BackboneNetwork)
+        if self.flip_tta and is_head:
+            # The head is linear: on mean features it gives the mean logits, as it was fitted.
+            network.backbone = FlipTTA(network.get_submodule("backbone"))
+        elif self.flip_tta:
             network = FlipTTA(network)
         return network.eval()
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from neither.config.schema import Model
-from neither.models.torchvision_networks import TorchvisionNetwork
+from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime.rng import seeded, weights_seed
 
 
 class FlipTTA(nn.Module):
-    """Test-time augmentation: averages the logits of each image and of its horizontal flip.
+    """Test-time augmentation: averages what a network returns for an image and its mirror image.
 
     It doubles the cost of a forward pass and lowers the loss by about a tenth, see
     `benchmarks/LOG.md`.
@@ -20,9 +20,9 @@ class FlipTTA(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C) of normalised images (B, 3, H, W)."""
-        logits: Tensor = (self.network(images) + self.network(images.flip(3))) / 2
-        return logits
+        """Return logits or features (B, K) of normalised images (B, 3, H, W)."""
+        outputs: Tensor = (self.network(images) + self.network(images.flip(3))) / 2
+        return outputs
 
 
 # Channels, as a multiple of the width, and blocks of each stage. Low resolution and many channels
@@ -116,7 +116,7 @@ def build_network(
         elif settings.name == "small_cnn":
             network = SmallCNN(settings.width, num_classes)
         else:
-            network = TorchvisionNetwork(settings, num_classes, image_size)
+            network = BackboneNetwork(settings, num_classes, image_size)
             _init_near_zero(network.head, 0.01)
     return network.to(memory_format=torch.channels_last)
 

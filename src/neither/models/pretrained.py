@@ -1,4 +1,4 @@
-"""Pretrained weights for networks of torchvision: downloaded or from a file, checked, loaded.
+"""Pretrained weights: downloaded, from a package or from a file; checked and loaded.
 
 They are read only when a run starts; later its checkpoints hold all weights.
 """
@@ -11,11 +11,12 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
-from neither.config.schema import Model
+from neither.config.schema import EFFICIENTNET_LITE0, Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import check_values, load_weights
+from neither.models.efficientnet_lite import find_imagenet_weights, rename_published
 from neither.models.torchvision_networks import (
-    TorchvisionNetwork,
+    BackboneNetwork,
     check_network_name,
     published_weights,
 )
@@ -31,17 +32,17 @@ _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 def match_preprocessing(preprocessing: Preprocessing, settings: Model) -> Preprocessing:
     """Return the preprocessing with the mean and standard deviation of the pretrained weights.
 
-    A weights file is assumed to have those of torchvision's own weights. Image size and resize mode
+    A weights file is assumed to have those of the published weights. Image size and resize mode
     stay those of the config.
     """
     if settings.weights == "none":
         return preprocessing
     check_network_name(settings.name)
-    transforms = published_weights(settings.name).transforms()
-    return replace(preprocessing, mean=tuple(transforms.mean), std=tuple(transforms.std))
+    published = published_weights(settings.name)
+    return replace(preprocessing, mean=published.mean, std=published.std)
 
 
-def load_pretrained(network: TorchvisionNetwork, settings: Model, image_size: int) -> None:
+def load_pretrained(network: BackboneNetwork, settings: Model, image_size: int) -> None:
     """Load the weights of the config into the backbone of a network.
 
     Args:
@@ -52,20 +53,24 @@ def load_pretrained(network: TorchvisionNetwork, settings: Model, image_size: in
     Raises:
         UsageError: if the file does not exist.
         CheckpointError: if it is damaged, not a state dict, or of another network.
-        OutputError: if the weights cannot be downloaded.
+        OutputError: if the weights cannot be downloaded, or their package is not installed.
         Stopped: if a signal asks for an end during the download.
     """
     published = published_weights(settings.name)
-    size = published.transforms().crop_size[0]
-    note = f"torchvision's own weights are for images of {size} pixels"
+    note = f"the published weights are for images of {published.image_size} pixels"
     path = Path(settings.weights).expanduser()
-    if settings.weights == "default":
+    if settings.weights == "default" and settings.name == EFFICIENTNET_LITE0:
+        path = find_imagenet_weights()
+    elif settings.weights == "default":
         path = _download(settings.name, published.url)
     elif not path.is_file():
         raise UsageError(f"model.weights: {path}: no such file; want default, none, or a file")
+    content = _read(path)
+    if settings.name == EFFICIENTNET_LITE0:
+        content = rename_published(content)
     weights = {
         _OLD_NAME.sub(r"\1\2", name): tensor
-        for name, tensor in _read(path).items()
+        for name, tensor in content.items()
         if not name.startswith((f"{network.replaced}.", *_AUXILIARY_HEADS))
     }
     # These counters are not used, and old files do not have them.

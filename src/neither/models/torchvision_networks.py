@@ -1,29 +1,31 @@
-"""The classification networks of torchvision, with a head for the classes of the run.
+"""Networks with a backbone that is known elsewhere, and a head for the classes of the run.
 
-Importing torchvision takes a second, so it is imported only when one of its networks is used.
+The backbone is EfficientNet-Lite0 or one of torchvision's classification networks. Importing
+torchvision takes a second, so it is imported only when one of its networks is used.
 """
 
 import copy
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neither.config.schema import OWN_NETWORKS, Model
+from neither.config.schema import EFFICIENTNET_LITE0, NETWORKS_WITHOUT_WEIGHTS, Model
+from neither.models import efficientnet_lite
 from neither.runtime.errors import UsageError, is_out_of_memory
 from neither.runtime.rng import seeded
 
 
-class TorchvisionNetwork(nn.Module):
-    """A network of torchvision whose last layer is replaced by a linear head.
+class BackboneNetwork(nn.Module):
+    """A known network whose last layer is replaced by a linear head.
 
     Attributes:
         backbone: from images (B, 3, S, S) to features (B, F).
         head: from features to logits.
-        replaced: torchvision's name of the layer that the head replaces, such as fc.
+        replaced: the backbone's name of the layer that the head replaces, such as fc.
     """
 
     def __init__(self, settings: Model, num_classes: int, image_size: int) -> None:
@@ -66,11 +68,12 @@ def check_network_name(name: str) -> None:
     Raises:
         UsageError: with the most similar name.
     """
-    if name in OWN_NETWORKS:
+    own = (*NETWORKS_WITHOUT_WEIGHTS, EFFICIENTNET_LITE0)
+    if name in own:
         return
     from torchvision import models
 
-    known = [*OWN_NETWORKS, *models.list_models(module=models)]
+    known = [*own, *models.list_models(module=models)]
     if name not in known:
         similar = difflib.get_close_matches(name, known, n=1)
         examples = "examples: resnet18, convnext_tiny"
@@ -80,24 +83,46 @@ def check_network_name(name: str) -> None:
         )
 
 
-def published_weights(name: str) -> Any:  # noqa: ANN401 - torchvision is not typed
-    """Return torchvision's own weights of one of its networks, with url and transforms."""
+class PublishedWeights(NamedTuple):
+    """What is known of a network's ImageNet weights.
+
+    Attributes:
+        image_size: side in pixels of the images that they were trained on.
+        mean: of red, green and blue, subtracted from the input, in [0, 1].
+        std: by which the differences are divided.
+        url: to download them from; empty for those of a Python package.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    url: str = ""
+
+
+def published_weights(name: str) -> PublishedWeights:
+    """Return what is known of the ImageNet weights of a network that has some."""
+    if name == EFFICIENTNET_LITE0:
+        lite = efficientnet_lite
+        return PublishedWeights(lite.IMAGE_SIZE, lite.MEAN, lite.STD)
     from torchvision import models
 
-    return models.get_model_weights(name).DEFAULT
+    weights = models.get_model_weights(name).DEFAULT
+    transforms = weights.transforms()
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return PublishedWeights(transforms.crop_size[0], mean, std, weights.url)
 
 
-def check_image_size(network: TorchvisionNetwork, name: str, num: int, size: int) -> None:
+def check_image_size(network: BackboneNetwork, name: str, num: int, size: int) -> None:
     """Check with a forward pass that a network can train on images of a size.
 
     Args:
         network: it is not changed.
-        name: torchvision's name of it.
+        name: `model.name` of it.
         num: images in a batch.
         size: side of the images in pixels.
 
     Raises:
-        UsageError: with the image size of torchvision's own weights.
+        UsageError: with the image size of the published weights.
     """
     trial = copy.deepcopy(network).cpu().train()
     try:
@@ -109,6 +134,8 @@ def check_image_size(network: TorchvisionNetwork, name: str, num: int, size: int
 
 def _build(settings: Model, image_size: int) -> nn.Module:
     check_network_name(settings.name)
+    if settings.name == EFFICIENTNET_LITE0:
+        return efficientnet_lite.EfficientNetLite0()
     from torchvision import models
 
     options: dict[str, Any] = {}
@@ -143,9 +170,9 @@ def _size_error(name: str, images: str, error: Exception) -> Exception:
     """Return a `UsageError` that the network cannot take these images; out of memory stays."""
     if is_out_of_memory(error):
         return error
-    size = published_weights(name).transforms().crop_size[0]
+    size = published_weights(name).image_size
     reason = str(error).strip().partition("\n")[0]
     return UsageError(
-        f"data.image_size: {name} cannot train on {images} ({reason}); torchvision's own weights "
-        f"were trained with data.image_size={size}, augmentation.train_scale=1"
+        f"data.image_size: {name} cannot train on {images} ({reason}); the published "
+        f"weights were trained with data.image_size={size}, augmentation.train_scale=1"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neither.data.dataset import Split
@@ -150,6 +151,37 @@ def find_label_issues(
             "loss": f"{loss[index]:.3f}",
         }
         for index in indices
+    ]
+
+
+def find_out_of_fold_issues(
+    logits: Tensor, split: Split, classes: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return the rows of `find_label_issues` from out-of-fold predictions.
+
+    Args:
+        logits: (N, C), each image's from a head that was fitted without it.
+        split: the train split.
+        classes: C names.
+
+    Returns:
+        A row for each image with another class predicted, by falling loss.
+    """
+    losses = F.cross_entropy(logits, split.labels, reduction="none")
+    predicted = logits.argmax(dim=1)
+    issues = (predicted != split.labels).nonzero()[:, 0].tolist()
+    issues.sort(key=lambda index: -float(losses[index]))
+    confidences = label_probabilities(losses)
+    return [
+        {
+            "path": split.paths[index],
+            "label": classes[int(split.labels[index])],
+            "predicted": classes[int(predicted[index])],
+            "disagreement": "1.000",
+            "confidence": f"{confidences[index]:.3f}",
+            "loss": f"{losses[index]:.3f}",
+        }
+        for index in issues
     ]
 
 

@@ -74,6 +74,12 @@ class RunFolder:
         """Return whether there is a checkpoint to resume from."""
         return self.last.exists() or self.previous.exists()
 
+    def is_finished(self, config: Config) -> bool:
+        """Return whether nothing is left to train; the fit of a head is saved when it is done."""
+        if self.resumed is None:
+            return False
+        return config.model.trainable == "head" or self.resumed.epoch >= config.train.epochs
+
     def load_best(self) -> Checkpoint:
         """Load the checkpoint to use."""
         return load_checkpoint(self.best)
@@ -116,7 +122,10 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         if run.has_checkpoint():
             is_v1 = _require_same_config(config, config_file)
         else:
-            _require_untrained(run)
+            if config.model.trainable == "head" and run.best.exists():
+                _require_same_config(config, config_file)  # then the fit gives the same bits again
+            else:
+                _require_untrained(run)
             # An attempt that ended before its first checkpoint leaves nothing to resume. The config
             # is written first: from then on the folder is known as a run.
             files.write_atomic(config_file, to_yaml(config))
@@ -127,7 +136,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         stack.enter_context(log_to_folder(folder))
         if run.has_checkpoint():
             run = RunFolder(folder, _load_last(run))
-        if run.resumed is not None and run.resumed.epoch < config.train.epochs:
+        if run.resumed is not None and not run.is_finished(config):
             if is_v1:
                 raise UsageError(
                     f"{folder}: this run was started by version 1 of neither, and version 2 "

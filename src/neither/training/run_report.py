@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from neither.config.schema import Config
 from neither.data.manifest import given_splits
 from neither.data.split_file import read_hashes, read_split
@@ -31,12 +33,13 @@ _CAUTION = (
 )
 
 
-def report_run(config: Config, run: RunFolder) -> None:
+def report_run(config: Config, run: RunFolder, val_logits: Tensor | None = None) -> None:
     """Evaluate `best.pt` on val, and write report and model card into the run's folder.
 
     Args:
         config: of the run.
         run: finished.
+        val_logits: (N, C) of `best.pt`, if they are known.
 
     Raises:
         CheckpointError: if `best.pt` cannot be used.
@@ -49,7 +52,7 @@ def report_run(config: Config, run: RunFolder) -> None:
     classifier = load_classifier(run.best, choose_device_config(config.device, "float32").device)
     folder = _val_folder(config, run.folder)
     val = read_split(splits_file, source, "val")
-    evaluation = evaluate(classifier, val, folder)
+    evaluation = evaluate(classifier, val, folder, known_logits=val_logits)
     if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
     evaluate_text = evaluate_command(config, run.folder)

@@ -16,10 +16,11 @@ from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
 from neither.evaluation.selective import choose_threshold
 from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
+from neither.models.efficientnet_lite import fused
 from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained
 from neither.models.softmax import to_probabilities
-from neither.models.torchvision_networks import TorchvisionNetwork, check_image_size
+from neither.models.torchvision_networks import BackboneNetwork, check_image_size
 from neither.runtime.console import log_only, printable
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import SINGLE_PROCESS, World
@@ -145,6 +146,8 @@ class TrainState:
         best_epoch: the epoch of `best.pt`.
         temperature: fitted to the last val logits.
         threshold: likewise, in [0, 1]; None if no threshold reaches the target precision.
+        val_logits: (N, C), of the last validation; None if there was none since the run resumed.
+        best_val_logits: those of `best.pt`, likewise.
         world: the processes that train; after each step all hold the same state.
     """
 
@@ -168,12 +171,15 @@ class TrainState:
     best_epoch: int = 0
     temperature: float = 1.0
     threshold: float | None = None
+    val_logits: Tensor | None = None
+    best_val_logits: Tensor | None = None
     world: World = SINGLE_PROCESS
 
     @property
     def eval_model(self) -> nn.Module:
         """The network that is evaluated and kept: the EMA weights, with flip TTA if configured."""
-        return FlipTTA(self.ema.network).eval() if self.flip_tta else self.ema.network
+        network = fused(self.ema.network)
+        return FlipTTA(network).eval() if self.flip_tta else network
 
     def set_training_labels(self, labels: Tensor) -> None:
         """Set the (R,) int64 labels of the training images before the first step."""
@@ -199,6 +205,7 @@ class TrainState:
 
     def calibrate(self, logits: Tensor, labels: Tensor, target_precision: float) -> None:
         """Fit temperature and threshold to the (N, C) logits and (N,) labels of val."""
+        self.val_logits = logits
         self.temperature = fit_temperature(logits, labels)
         confidences, predicted = to_probabilities(logits, self.temperature).max(dim=1)
         self.threshold = choose_threshold(confidences, predicted == labels, target_precision)
@@ -218,6 +225,7 @@ class TrainState:
     def mark_best(self) -> None:
         """Make the last epoch the best so far."""
         self.best_metrics, self.best_epoch = self.metrics, self.epoch
+        self.best_val_logits = self.val_logits
 
     def reset_best(self) -> None:
         """Forget the best epoch, so that the next validated one becomes the best."""
@@ -302,12 +310,14 @@ def build_state(
     resumed: then its checkpoint replaces them, and their file may be gone.
     """
     network = build_network(config.model, len(config.classes), config.data.image_size, config.seed)
-    if isinstance(network, TorchvisionNetwork):
+    if isinstance(network, BackboneNetwork):
         if config.model.weights != "none" and not is_resumed:
             load_pretrained(network, config.model, config.data.image_size)
-        for scale in (1, config.augmentation.train_scale):
+        # A frozen backbone sees no batches of training, whatever their size.
+        num = 2 if config.model.trainable == "head" else min(2, config.train.batch_size)
+        for scale in {1, config.augmentation.train_scale}:
             size = round(scale * config.data.image_size)
-            check_image_size(network, config.model.name, min(2, config.train.batch_size), size)
+            check_image_size(network, config.model.name, num, size)
     network = network.to(device_config.device)
     ema = EMA(network, config.train.ema_decay)
     use_gemm_weight_gradients(network, device_config)

@@ -22,7 +22,7 @@ from neither.data.split_file import count_added, holds_split
 from neither.models.networks import count_parameters
 from neither.models.pretrained import match_preprocessing
 from neither.models.torchvision_networks import (
-    TorchvisionNetwork,
+    BackboneNetwork,
     check_image_size,
     check_network_name,
 )
@@ -40,6 +40,7 @@ from neither.runtime.errors import (
 from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
+from neither.training.head import train_head
 from neither.training.label_issues import find_label_issues, write_label_issues
 from neither.training.lr_schedule import current_lr_factor, scheduled_lr_factor
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
@@ -94,7 +95,7 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
             files.require_readable(source)
             files.require_outside(folder, source)
         run = world.broadcast(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
-        is_finished = run.resumed is not None and run.resumed.epoch >= config.train.epochs
+        is_finished, val_logits = run.is_finished(config), None
         if run.resumed is not None and is_finished:
             _require_same_source(run, run.resumed.config["data"], config)
             info(f"{folder}: this run is finished; --fresh starts it again")
@@ -102,10 +103,10 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         else:
             if not source.exists():
                 _require_images(config)
-            train(config, run, world)
+            val_logits = train(config, run, world).best_val_logits
         if world.is_rank0 and not (is_finished and run.report.exists()):
             try:
-                report_run(config, run)
+                report_run(config, run, val_logits)
             except DataError as error:  # the images are gone, but the run is finished
                 warn(f"no report could be written: {error}")
         yield run if world.is_rank0 else None
@@ -139,8 +140,11 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     if run.resumed is not None:  # perhaps by an older version, whose pixels it is trained on
         preprocessing = replace(preprocessing, decoder=run.resumed.preprocessing.decoder)
     state = build_state(config, preprocessing, device_config, run.resumed is not None, world)
+    is_frozen = config.model.trainable == "head"
+    # A frozen backbone sees each image once, so that its pixels need no memory.
+    images = config.data.model_copy(update={"store": "disk"}) if is_frozen else config.data
     data = world.rank0_first(
-        lambda: load_dataset(config.data, config.classes, config.seed, preprocessing, run.folder)
+        lambda: load_dataset(images, config.classes, config.seed, preprocessing, run.folder)
     )
     write_environment(run, device_config, data.fingerprint, world)
     if run.resumed is not None and world.is_rank0:  # the images may have moved
@@ -148,11 +152,14 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     batches = Batches(
         data, config.augmentation, config.train.batch_size, config.seed, device_config.device, world
     )
-    if isinstance(state.network, TorchvisionNetwork):
+    if isinstance(state.network, BackboneNetwork) and not is_frozen:
         size = config.data.image_size
         check_image_size(state.network, config.model.name, batches.min_shard_size(), size)
     info(f"images: {preprocessing}")
     state.set_training_labels(data.train.labels)
+    if is_frozen:
+        train_head(config, run, state, data, device_config)
+        return state
     if run.resumed is not None:
         state.restore(run.resumed)
         if not run.is_best_usable():
@@ -224,7 +231,7 @@ def _train_epoch(
     The first step of each batch size, frozen or not, is compiled or chooses kernels; `known_steps`
     holds those taken.
     """
-    if isinstance(state.network, TorchvisionNetwork):
+    if isinstance(state.network, BackboneNetwork):
         state.network.freeze_backbone(state.epoch < config.model.freeze_epochs)
     save_seconds = 60 * config.checkpoint.save_every_minutes
     start_time = save_time = time.monotonic()

