@@ -37,6 +37,7 @@ from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import load_classifier
 from neither.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from neither.models.decision_rule import DecisionRule
 from neither.training import trainer
 from neither.training.run_folder import RunFolder, open_run_folder
 from neither.training.state import TrainState
@@ -177,7 +178,9 @@ def keeping_best_recall(
 def not_averaged(last: Checkpoint, run: RunFolder, val: ImageTable) -> Checkpoint:
     """Return the last weights themselves, with a temperature and figures on val of their own."""
     assert last.training is not None
-    plain = replace(last, weights=last.training["network"], temperature=1.0, threshold=None)
+    plain = replace(
+        last, weights=last.training["network"], temperature=1.0, decision_rule=DecisionRule()
+    )
     save_checkpoint(run.folder / "plain.pt", plain)
     classifier = load_classifier(run.folder / "plain.pt", torch.device("cpu"))
     evaluation = evaluate(classifier, val, run.folder)

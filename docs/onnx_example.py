@@ -6,6 +6,7 @@ Usage: python docs/onnx_example.py MODEL.onnx IMAGE...    (pip install onnxrunti
 import io
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -85,19 +86,29 @@ def color_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
     return None if is_srgb else transform
 
 
+def decide(probs: NDArray[np.float32], metadata: Mapping[str, str]) -> str:
+    """Return the most probable class, or "unsure" below its threshold."""
+    predicted: str = json.loads(metadata["classes"])[probs.argmax()]
+    # Files of earlier versions have one threshold for all classes.
+    has_two = "certified" in metadata and predicted == metadata.get("reject_class")
+    threshold = float(metadata.get("reject_threshold" if has_two else "threshold", 0))
+    return predicted if probs.max() >= threshold else "unsure"
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     session = onnxruntime.InferenceSession(sys.argv[1])
     metadata = session.get_modelmeta().custom_metadata_map
     side, decoder = int(metadata["image_size"]), int(metadata.get("decoder", 2))
-    classes, threshold = json.loads(metadata["classes"]), float(metadata.get("threshold", 0))
+    classes = json.loads(metadata["classes"])
+    if metadata.get("certified") == "false":
+        print("the target precision of these decisions is not certified", file=sys.stderr)
     for name in sys.argv[2:]:
         pixels = decode(name, side, metadata["resize"], decoder)
         (probs,) = session.run(None, {"images": pixels[None]})[0]  # takes batches of any size
-        decision = classes[probs.argmax()] if probs.max() >= threshold else "unsure"
         print(
             name,
-            decision,
+            decide(probs, metadata),
             *(f"{label}={prob:.6f}" for label, prob in zip(classes, probs, strict=True)),
         )

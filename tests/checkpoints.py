@@ -7,6 +7,7 @@ import torch
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import Checkpoint, save_checkpoint
+from neither.models.decision_rule import DecisionRule
 from neither.models.networks import build_network
 
 SIZE = 32
@@ -27,8 +28,8 @@ def make_checkpoint(images: Path, resize: str = "crop") -> Checkpoint:
         weights=weights,
         flip_tta=True,
         temperature=1.25,
-        threshold=0.5,
-        target_precision=0.98,
+        decision_rule=DecisionRule(0.98, 0.5, 0.4, num_lacking=7),
+        calibrated_on="val",
         class_frequencies=(0.25, 0.5, 0.25),
         source=str(images),
         aliases={},

@@ -26,8 +26,24 @@ def test_it_imports_neither_torch_nor_this_project() -> None:
              for alias in node.names}  # fmt: skip
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} == {
-        "PIL", "io", "json", "numpy", "onnxruntime", "pathlib", "sys",
+        "PIL", "collections", "io", "json", "numpy", "onnxruntime", "pathlib", "sys",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("probs", "other", "decision"), [
+    ([0.7, 0.2, 0.1], {}, "dog"), ([0.6, 0.2, 0.2], {}, "unsure"), ([0.2, 0.2, 0.6], {}, "neither"),
+    ([0.3, 0.3, 0.4], {}, "unsure"), ([0.2, 0.2, 0.6], {"certified": ""}, "unsure"),
+])  # fmt: skip
+def test_the_reject_class_has_a_threshold_of_its_own(
+    probs: list[float], other: dict[str, str], decision: str
+) -> None:
+    """A file of an earlier version, which knows nothing of certificates, has one for all."""
+    metadata = {
+        "classes": '["dog", "human", "neither"]', "reject_class": "neither", "threshold": "0.65",
+        "reject_threshold": "0.5", "certified": "false",
+    } | other  # fmt: skip
+    metadata = {key: value for key, value in metadata.items() if value}
+    assert onnx_example.decide(np.array(probs, np.float32), metadata) == decision
 
 
 def with_size(content: bytes, frame: bytes) -> bytes:

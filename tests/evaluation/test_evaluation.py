@@ -21,6 +21,7 @@ from neither.data.manifest import find_evaluation_rows
 from neither.evaluation.evaluation import compute_metrics, evaluate
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import BATCH_SIZE, Classifier
+from neither.models.decision_rule import DecisionRule
 from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError
 
@@ -72,7 +73,12 @@ def test_a_labelled_folder(classifier: Classifier, labelled: Path, tmp_path: Pat
     assert metrics == {
         "schema_version": 1, "num_images": 8, "num_unreadable": 0,
         "classes": ["dog", "human", "neither"], "reject_class": "neither", "temperature": 1.25,
-        "decision": {"target_precision": 1.0, "coverage": 1.0, "precision": 7 / 8},
+        "calibrated_on": "val", "certified": False,
+        "decision": {
+            "target_precision": 1.0, "coverage": 1.0, "precision": 7 / 8,
+            "known": {"num_predicted": 8, "num_accepted": 8, "precision": 7 / 8},
+            "reject": {"num_predicted": 0, "num_accepted": 0},
+        },
         "accuracy": 7 / 8,
         "macro_recall": pytest.approx((4 / 5 + 1) / 2),
         "confusion_matrix": [[4, 1, 0], [0, 3, 0], [0, 0, 0]],
@@ -95,9 +101,12 @@ def test_the_threshold(classifier: Classifier, labelled: Path, tmp_path: Path, d
     assert confidences["teapot/faint.png"] < confidences["teapot/confident.png"]
     threshold = sum(confidences[f"teapot/{name}.png"] for name in ("faint", "confident")) / 2
     metrics, rows = run_evaluate(
-        replace(classifier, threshold=threshold), labelled, tmp_path / "out"
+        replace(classifier, decision_rule=DecisionRule(0.98, threshold, 1.0, num_lacking=9)),
+        labelled,
+        tmp_path / "out",
     )
-    assert metrics["threshold"] == threshold
+    assert (metrics["threshold"], metrics["reject_threshold"]) == (threshold, 1.0)
+    assert (metrics["certified"], metrics["num_lacking"]) == (False, {"known": 9})
     assert metrics["out_of_distribution"]["teapot"] == {
         "num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 0, "unsure": 1},
     }  # fmt: skip
@@ -109,6 +118,7 @@ def test_the_threshold(classifier: Classifier, labelled: Path, tmp_path: Path, d
     for row in rows:
         is_accepted = float(row["confidence"]) >= threshold
         assert row["decision"] == (row["predicted"] if is_accepted else "unsure")
+        assert row["certified"] == "false"
         assert row["reason"].split()[1] == (">=" if is_accepted else "<")
 
 
@@ -147,6 +157,7 @@ def test_an_unlabelled_folder(classifier: Classifier, tmp_path: Path, draw: Draw
     assert metrics == {
         "schema_version": 1, "num_images": 2, "num_unreadable": 0,
         "classes": ["dog", "human", "neither"], "reject_class": "neither", "temperature": 1.25,
+        "calibrated_on": "val", "certified": False,
         "unlabelled": {"num_images": 2, "decided": {"dog": 1, "human": 0, "neither": 1}},
     }  # fmt: skip
     assert {(row["path"], row["predicted"], row["true_label"]) for row in rows} == {
@@ -297,7 +308,15 @@ def test_all_metrics_by_hand(classifier: Classifier) -> None:
         "auroc", "fpr_at_95_tpr", "oscr", "ccr_at_fpr", "aurc", "augrc",
     }  # fmt: skip
     assert found["rejection"]["aurc"] == found["selective"]["aurc"] == pytest.approx(0.01)
-    assert found["decision"] == {"target_precision": 1.0, "coverage": 1.0, "precision": 0.9}
+    rule = DecisionRule(0.75, LOW + 1e-9, 1.0)  # accepts 6 of 7 known ones, and nothing as neither
+    found["decision"] = compute_metrics(replace(classifier, decision_rule=rule), LOGITS, LABELS)[
+        "decision"
+    ]
+    assert found["decision"] == {
+        "target_precision": 0.75, "coverage": 0.6, "precision": 1.0,
+        "known": {"num_predicted": 7, "num_accepted": 6, "precision": 1.0},
+        "reject": {"num_predicted": 3, "num_accepted": 0},
+    }  # fmt: skip
     low, high = found["intervals"]["accuracy"]
     assert (low, high) == pytest.approx(wilson_interval(0.9, 10))
     assert set(found["expected_if_calibrated"]) == {"ece", "adaptive_ece", "classwise_ece"}

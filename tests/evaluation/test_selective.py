@@ -7,14 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from neither.evaluation.selective import (
     auroc,
+    certify_threshold,
     choose_threshold,
+    fit_decision_rule,
     fpr_at_tpr,
     most_confident_mistakes,
+    num_to_certify,
     rejection_metrics,
     risk_coverage,
     selective_metrics,
@@ -155,9 +159,13 @@ def test_risk_coverage_and_mistakes_by_hand() -> None:
     """By falling confidence: wrong 1.0, correct 0.9, wrong 0.8, wrong 0.7, correct 0.6."""
     probabilities = tensor([0.9, 0.1, 0.6, 0.4, 0.3, 0.7, 0.0, 1.0, 0.2, 0.8]).view(5, 2)
     labels = torch.zeros(5, dtype=torch.int64)
-    assert risk_coverage(probabilities, labels) == [
+    assert risk_coverage(probabilities, labels) == {"model": [
         (0.2, 1.0), (0.4, 0.5), (0.6, pytest.approx(2 / 3)), (0.8, 0.75), (1.0, 0.6),
-    ]  # fmt: skip
+    ]}  # fmt: skip
+    assert risk_coverage(probabilities, labels, reject=0) == {
+        "other classes": [(pytest.approx(k / 3), 1.0) for k in (1, 2, 3)],
+        "reject class": [(0.5, 0.0), (1.0, 0.0)],
+    }
     assert most_confident_mistakes(probabilities, labels, 2) == [3, 4]
     assert most_confident_mistakes(probabilities, labels, 9) == [3, 4, 2]
 
@@ -166,7 +174,7 @@ def test_a_long_curve_keeps_its_ends() -> None:
     num = 10_000
     confidences = torch.linspace(1, 0.51, num, dtype=torch.float64)
     labels = (torch.arange(num) >= num // 2).long()  # the more confident half is correct
-    points = risk_coverage(torch.stack([confidences, 1 - confidences], dim=1), labels)
+    points = risk_coverage(torch.stack([confidences, 1 - confidences], dim=1), labels)["model"]
     assert len(points) == 200
     assert points[0] == (1 / num, 0.0)
     assert points[-1] == (1.0, 0.5)
@@ -208,3 +216,80 @@ def test_a_precision_that_is_exactly_the_target_reaches_it() -> None:
     hits = torch.arange(100) >= 2
     assert choose_threshold(confidences, hits, 0.98) == pytest.approx(0.7)
     assert choose_threshold(confidences, torch.arange(100) >= 3, 0.98) is None
+
+
+@pytest.mark.parametrize(("num_errors", "target", "num"), [
+    (0, 0.98, 114), (1, 0.98, 194), (0, 0.5, 4), (3, 0.9, 65), (40, 0.999, 49_386),
+])  # fmt: skip
+def test_the_number_that_certifies_is_by_the_exact_binomial(
+    num_errors: int, target: float, num: int
+) -> None:
+    assert num_to_certify(num_errors, target) == num
+    assert binom.cdf(num_errors, num, 1 - target) <= 0.1
+    assert binom.cdf(num_errors, num - 1, 1 - target) > 0.1
+
+
+def certify_by_hand(pairs: list[tuple[int, bool]], target: float) -> float | None:
+    """Test 21 sizes one after another, each with all that have its last confidence."""
+    ordered = sorted((pair[0] for pair in pairs), reverse=True)
+    least, found = num_to_certify(0, target), None
+    for step in range(21):
+        size = min(len(pairs), least) + step * max(0, len(pairs) - least) // 20
+        hits = [hit for confidence, hit in pairs if confidence >= ordered[size - 1]]
+        if binom.cdf(hits.count(False), len(hits), 1 - target) > 0.1:
+            break
+        found = ordered[size - 1] / 100
+    return found
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 300), st.sampled_from([0.5, 0.8, 0.95]))
+@settings(max_examples=60, deadline=None)
+def test_certified_thresholds_pass_each_test_in_turn(
+    random: Any, num: int, target: float  # noqa: ANN401
+) -> None:  # fmt: skip
+    chosen = random.choices(range(1, 100), k=num)
+    pairs = [(each, random.random() < 0.6 + each / 200) for each in chosen]
+    confidences = torch.tensor([each / 100 for each, _ in pairs], dtype=torch.float64)
+    hits = torch.tensor([hit for _, hit in pairs])
+    found, num_lacking = certify_threshold(confidences, hits, target)
+    expected = certify_by_hand(pairs, target)
+    assert found == (None if expected is None else pytest.approx(expected, abs=2e-12))
+    assert (num_lacking == 0) == (found is not None)
+
+
+def test_what_is_lacking_would_certify() -> None:
+    """With one mistake among 113 predictions: as many more, all correct, as it says."""
+    hits = torch.arange(113) != 50
+    confidences = torch.linspace(1, 0.5, 113, dtype=torch.float64)
+    found, num_lacking = certify_threshold(confidences, hits, 0.98)
+    assert (found, num_lacking) == (None, 194 - 113)
+    more = torch.full((num_lacking,), 0.99, dtype=torch.float64)
+    for num, threshold in ((num_lacking - 1, None), (num_lacking, pytest.approx(0.5))):
+        # All of one confidence, so that the first test is of all.
+        merged = torch.full((113 + num,), 0.5, dtype=torch.float64)
+        every_hit = torch.cat([hits, more[:num] > 0])
+        assert certify_threshold(merged, every_hit, 0.98)[0] == threshold
+    assert certify_threshold(confidences[:0], hits[:0], 0.98) == (None, 114)
+    assert certify_threshold(confidences, hits, 1.0) == (None, 0)  # no number certifies it
+
+
+def test_the_reject_class_has_a_threshold_of_its_own() -> None:
+    """Enough predictions of neither to be certified, too few of dog and human."""
+    known = torch.linspace(0.99, 0.5, 50, dtype=torch.float64)
+    rejected = torch.linspace(0.99, 0.5, 300, dtype=torch.float64)
+    probabilities = torch.zeros(350, 3, dtype=torch.float64)
+    probabilities[:25, 0], probabilities[25:50, 1] = known[:25], known[25:]
+    probabilities[50:, 2] = rejected
+    labels = probabilities.argmax(dim=1)
+    labels[40:42] = 2  # of 50 by falling confidence
+    rule = fit_decision_rule(probabilities, labels, 2, 0.98)
+    assert rule.threshold == pytest.approx(float(known[39]))
+    assert rule.reject_threshold == pytest.approx(0.5)
+    assert (rule.is_certified, rule.num_reject_lacking) == (False, 0)
+    assert rule.to_json()["num_lacking"] == {"known": num_to_certify(2, 0.98) - 50}
+
+    one = fit_decision_rule(probabilities, labels, None, 0.98)  # two mistakes among all 350
+    assert one.threshold == pytest.approx(0.5)
+    assert (one.reject_threshold, one.is_certified) == (None, True)
+    pooled = fit_decision_rule(probabilities, labels, None, 0.98, is_certifiable=False)
+    assert (pooled.is_certified, pooled.num_lacking) == (False, 0)

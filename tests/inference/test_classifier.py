@@ -18,6 +18,7 @@ from neither.data.decode import decode_file
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.inference.classifier import BATCH_SIZE, Classifier, compute_outputs, load_classifier
 from neither.models.checkpoint import Checkpoint, save_checkpoint
+from neither.models.decision_rule import DecisionRule
 from neither.models.networks import build_network
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError
@@ -100,16 +101,17 @@ def test_a_checkpoint_becomes_the_classifier_that_it_describes(tmp_path: Path) -
     network = make_network("small_cnn")
     checkpoint = Checkpoint(
         ("cat", "cow", "hen"), None, Model(width=16), Preprocessing(SIZE, "crop"),
-        network.state_dict(), False, 1.5, 0.75, 0.9, (0.5, 0.3, 0.2), "~/photos.csv",
-        {"calf": "cow"}, {}, 1, 2, {},
+        network.state_dict(), False, 1.5, DecisionRule(0.9, 0.75), "cross-validation",
+        (0.5, 0.3, 0.2), "~/photos.csv", {"calf": "cow"}, {}, 1, 2, {},
     )  # fmt: skip
     save_checkpoint(tmp_path / "best.pt", checkpoint)
     loaded = load_classifier(tmp_path / "best.pt", CPU)
     assert loaded.classes == ("cat", "cow", "hen")
     assert loaded.reject_class is None
     assert loaded.preprocessing == Preprocessing(SIZE, "crop")
-    assert (loaded.temperature, loaded.threshold) == (1.5, 0.75)
-    assert (loaded.target_precision, loaded.class_frequencies) == (0.9, (0.5, 0.3, 0.2))
+    assert (loaded.temperature, loaded.decision_rule) == (1.5, DecisionRule(0.9, 0.75))
+    assert loaded.calibrated_on == "cross-validation"
+    assert loaded.class_frequencies == (0.5, 0.3, 0.2)
     assert loaded.source == Path.home() / "photos.csv"
     assert loaded.aliases == {"calf": "cow"}
     expected = compute_outputs(

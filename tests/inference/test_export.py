@@ -23,6 +23,7 @@ from neither.inference.export import (
     load_exported,
     verify_export,
 )
+from neither.models.decision_rule import DecisionRule
 from neither.runtime.errors import OutputError
 
 Patch = pytest.MonkeyPatch
@@ -71,6 +72,8 @@ def test_other_probabilities_are_refused(
 def test_the_metadata_is_complete(files: dict[Format, bytes]) -> None:
     expected = {
         "classes": ["dog", "human", "neither"], "reject_class": "neither", "threshold": 0.5,
+        "reject_threshold": 0.4, "target_precision": 0.98, "certified": False,
+        "num_lacking": {"known": 7}, "calibrated_on": "val",
         "temperature": 1.25, "image_size": SIZE, "resize": "crop", "decoder": 3,
         "preprocessing": CHECKPOINT.preprocessing.fingerprint(),
     }  # fmt: skip
@@ -82,8 +85,10 @@ def test_the_metadata_is_complete(files: dict[Format, bytes]) -> None:
     assert texts.keys() == expected.keys()
     for key, value in expected.items():
         assert texts[key] == value or json.loads(texts[key]) == value
-    bare = export_metadata(replace(CHECKPOINT, reject_class=None, threshold=None))
-    assert expected.keys() - bare.keys() == {"reject_class", "threshold"}
+    bare = export_metadata(replace(CHECKPOINT, reject_class=None, decision_rule=DecisionRule()))
+    assert expected.keys() - bare.keys() == {
+        "reject_class", "threshold", "reject_threshold", "num_lacking",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

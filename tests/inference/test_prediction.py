@@ -20,6 +20,7 @@ from neither.inference.prediction import (
     to_csv,
     to_json,
 )
+from neither.models.decision_rule import DecisionRule
 from neither.models.softmax import to_probabilities
 
 CLASSES = ("dog", "human, or so")
@@ -47,28 +48,34 @@ def read(content: bytes) -> list[list[str]]:
 def test_the_threshold(threshold: float | None, decision: str, reason: str) -> None:
     probabilities = {"dog": 0.25, "human": 0.625, "neither": 0.125}
     expected = Prediction("", probabilities, "human", decision, reason, 0.625)
-    assert decide(probabilities, threshold) == expected
+    assert decide(probabilities, DecisionRule(0.98, threshold), None) == expected
+    # The threshold of the reject class, and only that, counts where it is predicted.
+    rule = DecisionRule(0.98, 1.0, threshold, is_certified=True)
+    assert decide(probabilities, rule, "human") == replace(expected, certified=True)
+    assert decide(probabilities, rule, "neither").decision == UNSURE
 
 
 def test_of_equal_probabilities_the_first_is_predicted() -> None:
-    assert decide({"dog": 0.4, "human": 0.2, "neither": 0.4}, None).predicted == "dog"
+    assert (
+        decide({"dog": 0.4, "human": 0.2, "neither": 0.4}, DecisionRule(), None).predicted == "dog"
+    )
 
 
 def test_csv_bytes() -> None:
     assert csv_header(CLASSES).decode() == (
-        'path,status,predicted,decision,reason,confidence,prob_dog,"prob_human, or so",'
+        'path,status,predicted,decision,reason,certified,confidence,prob_dog,"prob_human, or so",'
         "true_label,error\n"
     )
     assert to_csv(READABLE, CLASSES).decode() == (
-        'dog/1.png,ok,"human, or so",unsure,why,0.750000,0.250000,0.750000,dog,\n'
+        'dog/1.png,ok,"human, or so",unsure,why,false,0.750000,0.250000,0.750000,dog,\n'
     )
-    assert to_csv(UNREADABLE, CLASSES) == b"./=2.png,unreadable,,,,,,,,empty file\n"
+    assert to_csv(UNREADABLE, CLASSES) == b"./=2.png,unreadable,,,,,,,,,empty file\n"
 
 
 def test_json_omits_keys_that_do_not_apply() -> None:
     assert to_json(READABLE) == (
         '{"path": "dog/1.png", "status": "ok", "predicted": "human, or so", "decision": "unsure", '
-        '"reason": "why", "confidence": 0.75, '
+        '"reason": "why", "certified": false, "confidence": 0.75, '
         '"probabilities": {"dog": 0.25, "human, or so": 0.75}}\n'
     )
     assert to_json(UNREADABLE) == (
@@ -91,7 +98,7 @@ def test_bars_are_as_long_as_the_probabilities() -> None:
 
 def test_of_many_classes_the_three_most_probable_have_bars() -> None:
     probabilities = dict(zip("abcdef", [0.05, 0.4, 0.1, 0.3, 0.05, 0.1], strict=True))
-    line = to_bars(decide(probabilities, None), blocks=False)
+    line = to_bars(decide(probabilities, DecisionRule(), None), blocks=False)
     assert re.findall(r"\b([a-f]) [#.]", line) == ["b", "d", "c"]
 
 
@@ -135,9 +142,9 @@ def test_every_name_reads_back(rows: list[tuple[str, str, str]]) -> None:
 def test_printed_probabilities_sum_to_one_and_keep_the_prediction(scores: list[float]) -> None:
     classes = ("dog", "human", "neither")
     probabilities = to_probabilities(torch.tensor([scores], dtype=torch.float64))[0].tolist()
-    prediction = decide(dict(zip(classes, probabilities, strict=True)), None)
+    prediction = decide(dict(zip(classes, probabilities, strict=True)), DecisionRule(), None)
     (row,) = read(to_csv(prediction, classes))
-    printed = [float(cell) for cell in row[6:9]]
+    printed = [float(cell) for cell in row[7:10]]
     assert sum(printed) == pytest.approx(1, abs=2e-6)
     first, second, _ = sorted(probabilities, reverse=True)
     if first - second >= 1e-6:

@@ -32,6 +32,7 @@ from neither.models.checkpoint import (
     save_checkpoint,
     write_archive,
 )
+from neither.models.decision_rule import DecisionRule
 from neither.models.networks import build_network
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
@@ -63,8 +64,8 @@ def make_checkpoint() -> Checkpoint:
         weights=make_network().state_dict(),
         flip_tta=False,
         temperature=1.25,
-        threshold=0.5,
-        target_precision=0.9,
+        decision_rule=DecisionRule(0.9, 0.5, 0.25, False, 12, 3),
+        calibrated_on="left-out sources",
         class_frequencies=(0.25, 0.5, 0.25),
         source="~/photos",
         aliases={"person": "human"},
@@ -157,11 +158,15 @@ def test_an_unknown_network_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize(("key", "value"), [
     ("model", {"name": "../x"}), ("preprocessing", {"image_size": 0}),
     ("preprocessing", {"image_size": 32, "std": (0.2, 0.0, 0.2)}), ("temperature", 0.0),
-    ("threshold", 1.5), ("class_frequencies", (-0.5, 0.5, 1.0)), ("classes", ()),
+    ("decision_rule.threshold", 1.5), ("calibrated_on", "test"),
+    ("class_frequencies", (-0.5, 0.5, 1.0)), ("classes", ()),
     ("aliases", {"a": 1}), ("step", -1), ("extra", 1),
 ])  # fmt: skip
 def test_a_wrong_field_is_refused(key: str, value: object, saved: Path) -> None:
-    change(saved, **{key: value})
+    section, _, name = key.partition(".")
+    if name:
+        value = read_archive(saved)[0][section] | {name: value}
+    change(saved, **{section: value})
     assert_refused(saved, f"{key}.* of this checkpoint is missing or wrong")
 
 
@@ -211,7 +216,8 @@ def test_there_is_a_golden_file_of_each_schema() -> None:
 def test_a_checkpoint_of_each_schema_gives_the_same_logits(path: Path) -> None:
     """To the bit. Schemas 4 and 5 are of version 1.
 
-    `schema_6.pt` is what `save_checkpoint` of version 2.0.0 made of `schema_5.pt`.
+    `schema_6.pt` and `schema_7.pt` are what `save_checkpoint` of their time made of `schema_5.pt`.
+    Until schema 6 one threshold served the reject class too.
     """
     checkpoint = load_checkpoint(path)
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -229,11 +235,12 @@ def test_a_checkpoint_of_each_schema_gives_the_same_logits(path: Path) -> None:
     assert checkpoint.model == Model(name="softmax_regression")
     assert checkpoint.config["augmentation"]["horizontal_flip"] is True
     assert {name: getattr(checkpoint, name) for name in (
-        "classes", "reject_class", "temperature", "threshold", "target_precision",
+        "classes", "reject_class", "temperature", "decision_rule", "calibrated_on",
         "class_frequencies", "source", "aliases", "epoch", "step",
     )} == {
         "classes": ("dog", "human", "neither"), "reject_class": "neither", "temperature": 1.25,
-        "threshold": 0.75, "target_precision": 0.98, "class_frequencies": (0.25, 0.25, 0.5),
+        "decision_rule": DecisionRule(0.98, 0.75, 0.75), "calibrated_on": "val",
+        "class_frequencies": (0.25, 0.25, 0.5),
         "source": "images", "aliases": {}, "epoch": 1, "step": 3,
     }  # fmt: skip
 

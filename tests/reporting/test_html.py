@@ -19,6 +19,7 @@ from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.evaluation.evaluation import Evaluation, LabelledPredictions, evaluate
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import Classifier
+from neither.models.decision_rule import DecisionRule
 from neither.reporting import html
 from neither.reporting.html import (
     ReportContext,
@@ -78,7 +79,7 @@ def test_the_report_is_complete_and_the_same_each_time(page: Path, evaluated: Ev
         "Of 100 images like these, about 95 are classified correctly (88 to 98).",
         "dog classified as human, 5 of 35.", "Worst class: dog, 85.7 %", *CONTEXT.warnings,
         "python scripts/predict.py runs/x FOLDER", "<title>dogs &amp; humans</title>", "teapots",
-        "disputed in 93 %", "val ends at", "model ends at 5.3 %", "&lt;script&gt;",
+        "disputed in 93 %", "val ends at", "reject class ends at 0.0 %", "&lt;script&gt;",
     ):  # fmt: skip
         assert part in text, part
     assert "<script" not in text
@@ -103,7 +104,7 @@ def test_numbers_are_those_of_metrics(classifier: Classifier, tmp_path: Path, dr
     labelled = evaluate(classifier, images, tmp_path / "out").labelled
     assert labelled is not None
     median = float(labelled.probabilities.max(dim=1).values.median())
-    strict = replace(classifier, threshold=median, target_precision=0.9)
+    strict = replace(classifier, decision_rule=DecisionRule(0.9, median, median, False, 5))
     evaluation = evaluate(strict, images, tmp_path / "out")
     path, metrics = tmp_path / "report.html", evaluation.metrics
     write_report(path, metrics, evaluation.labelled, CONTEXT)
@@ -115,6 +116,7 @@ def test_numbers_are_those_of_metrics(classifier: Classifier, tmp_path: Path, dr
         f"{round(33 * decision['coverage'])} of 33 predictions are confident",
         f"Here {format_percent(decision['coverage'])} of the images were accepted, and "
         f"{format_percent(decision['precision'])} of these are correct (target on val: 90.0 %)",
+        "lacks at least 5 more predictions of dog or human",
         "1 files could not be read",
         f"<dd>{format_percent(metrics['ece'])}: ",
         f"{format_percent(expected['mean'])}, and up to {format_percent(expected['q95'])} in 95 %",
@@ -133,6 +135,20 @@ def test_numbers_are_those_of_metrics(classifier: Classifier, tmp_path: Path, dr
             f"{row['num_images']} (few)", format_percent(row["recall"]),
             f"{100 * low:.1f} - {100 * high:.1f} %", format_percent(row["precision"]),
         ]  # fmt: skip
+
+
+def test_accepted_images_of_unseen_kinds_come_first(page: Path, evaluated: Evaluation) -> None:
+    """The teapot of the table is decided neither; were it a dog, no green summary would say so."""
+    assert 'class="summary good"' in page.read_text("utf-8")
+    decided = {"dog": 1, "human": 0, "neither": 0}
+    metrics = evaluated.metrics | {
+        "out_of_distribution": {"teapots": {"num_images": 1, "decided": decided}}
+    }
+    write_report(page, metrics, evaluated.labelled, CONTEXT)
+    text = page.read_text("utf-8")
+    first = re.search(r'<section class="summary"[^>]*>\s*<p>(.*?)</p>', text)
+    assert first is not None
+    assert first[1].startswith("Of 1 images of unseen kinds, 1 (100.0 %) are decided dog or human")
 
 
 def test_no_matrix_without_labels(classifier: Classifier, tmp_path: Path, draw: Draw) -> None:

@@ -12,6 +12,7 @@ import pytest
 import neither
 from images import make_splits
 from neither.models.checkpoint import load_checkpoint, save_checkpoint
+from neither.models.decision_rule import DecisionRule
 from neither.training import summaries
 
 CONFIG = """name: test
@@ -86,16 +87,16 @@ def test_odd_names_and_a_run_that_accepts_nothing_have_a_model_card_too(
     run: Path, call: Callable[..., Any]
 ) -> None:
     """Names of folders need not be UTF-8."""
-    checkpoint = load_checkpoint(run)
-    save_checkpoint(run / "checkpoints" / "best.pt", replace(checkpoint, threshold=1.0))
+    checkpoint, rule = load_checkpoint(run), DecisionRule(0.98, 1.0, 1.0, num_reject_lacking=99)
+    save_checkpoint(run / "checkpoints" / "best.pt", replace(checkpoint, decision_rule=rule))
     (run / "report.html").unlink()
     odd = run.with_name("caf\udce9")
     run.rename(odd)
     done = call("train", "test.yaml", "--output-dir", odd)
     assert done.code == 0, done.err
-    assert (
-        "On val 0.0 % of the\nimages are accepted (target: 98.0 %"
-        in (odd / "MODEL_CARD.md").read_text()
-    )
-    assert ": 0 of 0 images, too few" in done.out
+    card = (odd / "MODEL_CARD.md").read_text()
+    assert "On val 0.0 % of the\nimages are accepted (target: 98.0 %" in card
+    assert "0 of 0 accepted images of val are correct, too few" in done.out
+    for text in (card, done.out, (odd / "report.html").read_text()):  # it never passes in silence
+        assert "99 more predictions of neither" in text
     assert "No prediction is confident" in (odd / "report.html").read_text()

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
+from neither.evaluation.selective import num_to_certify
 from neither.models.checkpoint import Checkpoint, load_checkpoint
+from neither.models.decision_rule import DecisionRule
 from neither.models.softmax import to_probabilities
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.errors import CheckpointError
@@ -68,7 +70,7 @@ def assert_equal(one: TrainState, other: TrainState) -> None:
         for name, value in left.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(right[name])), name
     for name in ("epoch", "step_in_epoch", "step", "metrics", "best_metrics", "best_epoch",
-                 "temperature", "threshold"):  # fmt: skip
+                 "temperature", "decision_rule", "calibrated_on"):  # fmt: skip
         assert getattr(one, name) == getattr(other, name), name
 
 
@@ -133,7 +135,7 @@ def test_a_checkpoint_for_inference_has_the_averaged_weights_alone(
     assert checkpoint.config == config.model_dump(mode="json")
     assert (checkpoint.epoch, checkpoint.step) == (1, 1)
     assert checkpoint.metrics == make_metrics(0.5, 1.0)
-    assert (checkpoint.temperature, checkpoint.threshold) == (1.0, None)
+    assert (checkpoint.temperature, checkpoint.decision_rule) == (1.0, DecisionRule())
     with pytest.raises(CheckpointError, match="for inference only"):
         make_state(config).restore(checkpoint)
 
@@ -201,25 +203,36 @@ def test_a_loss_that_is_not_finite_is_never_best(make_config: MakeConfig) -> Non
     assert not state.is_best()
 
 
-def test_temperature_and_threshold_are_fitted_and_restored(
+def test_temperature_and_decision_rule_are_fitted_and_restored(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = make_config()
+    config = make_config(reject_class="neither")
     state = make_state(config)
-    assert (state.temperature, state.threshold) == (1.0, None)
+    assert (state.temperature, state.decision_rule) == (1.0, DecisionRule())
     labels = torch.arange(60) % 3
     logits = 8.0 * F.one_hot(labels, 3)
     logits[:9] = 0.9 * logits[:9].roll(1, dims=1)  # nearly as confident, and wrong in 9 of 60
-    state.calibrate(logits, labels, 0.98)
+    state.calibrate(logits, labels, config)
     assert state.temperature > 1
     # The 51 correct ones have the higher of two confidences.
     confidence = float(to_probabilities(logits[-1:], state.temperature).max())
-    assert state.threshold == pytest.approx(confidence, abs=1e-11)
+    rule = state.decision_rule
+    assert [rule.threshold, rule.reject_threshold] == pytest.approx([confidence] * 2, abs=1e-11)
+    assert (rule.target_precision, rule.is_certified) == (0.98, False)
+    # 40 and 20 predictions, of which 6 and 3 are wrong.
+    assert rule.num_lacking == num_to_certify(6, 0.98) - 40
+    assert rule.num_reject_lacking == num_to_certify(3, 0.98) - 20
+    state.calibrate(logits, labels, config, "left-out sources")
+    pooled = replace(rule, num_lacking=0, num_reject_lacking=0)
+    assert (state.decision_rule, state.calibrated_on) == (pooled, "left-out sources")
     other = make_state(config)
     other.restore(save_and_load(state, config, tmp_path))
-    assert (other.temperature, other.threshold) == (state.temperature, state.threshold)
-    state.calibrate(-logits, labels, 0.98)
-    assert state.threshold is None  # always wrong
+    assert (other.temperature, other.decision_rule, other.calibrated_on) == (
+        state.temperature, pooled, "left-out sources"
+    )  # fmt: skip
+    state.calibrate(-logits, labels, config)
+    rule = state.decision_rule
+    assert (rule.threshold, rule.reject_threshold) == (None, None)  # always wrong
 
 
 def make_network() -> nn.Sequential:

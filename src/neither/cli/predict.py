@@ -83,6 +83,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.data.image_file import FORMAT_NAMES
     from neither.inference.prediction import UNSURE, csv_header
+    from neither.reporting.text import decision_rule_sentences
 
     classifier = load_with_priors(arguments.model, arguments.priors)
     if arguments.sort_into is not None:
@@ -93,6 +94,10 @@ def _predict(arguments: argparse.Namespace) -> int:
 
         explainer = Explainer(classifier, arguments.explain)
     info(f"images are decoded as in training: {classifier.preprocessing}")
+    decisions = {"classes": classifier.classes, "reject_class": classifier.reject_class}
+    decisions |= {"calibrated_on": classifier.calibrated_on, **classifier.decision_rule.to_json()}
+    for line in decision_rule_sentences(decisions):
+        info(line)
     must_finish = arguments.sort_into is not None or explainer is not None
     if arguments.format == "csv":
         _write(csv_header(classifier.classes), must_finish)

@@ -68,21 +68,26 @@ def _train(arguments: argparse.Namespace) -> int:
 def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any]) -> None:
     """Print the metrics of the best epoch, and what was fitted on val."""
     from neither.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
-    from neither.reporting.text import FEW_IMAGES, count_accepted, is_near_chance
+    from neither.reporting.text import (
+        FEW_IMAGES,
+        count_accepted,
+        decision_rule_sentences,
+        is_near_chance,
+    )
 
     metrics = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _METRICS)
     print_line(f"best epoch {best.epoch} of {config.train.epochs} on val: {metrics}")
-    target = f"a precision of {config.decision.target_precision:g} on val"
-    if best.threshold is None:
-        threshold = f"no threshold reaches {target}: every prediction is accepted"
-    else:
-        threshold = f"probabilities of {best.threshold:.4f} or more reach {target}"
-        if val_metrics.get("threshold") == best.threshold and "decision" in val_metrics:
-            num_accepted, num_correct = count_accepted(val_metrics)
-            threshold += f": {num_correct:,} of {num_accepted:,} images"
-            if num_accepted < FEW_IMAGES:
-                threshold += ", too few to rely on"
-    print_line(f"temperature {best.temperature:.3f}; {threshold}")
+    rule = best.decision_rule.to_json()
+    accepted = f"temperature {best.temperature:.3f}"
+    if rule.items() <= val_metrics.items() and "decision" in val_metrics:
+        num_accepted, num_correct = count_accepted(val_metrics)
+        accepted += f"; {num_correct:,} of {num_accepted:,} accepted images of val are correct"
+        if num_accepted < FEW_IMAGES:
+            accepted += ", too few to rely on"
+    print_line(accepted)
+    known = {"classes": best.classes, "reject_class": best.reject_class}
+    for line in decision_rule_sentences(known | {"calibrated_on": best.calibrated_on} | rule):
+        print_line(line)
     if best.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         warn("the temperature is at its limit: val is too small or too easy for calibration")
     if best.epoch == 0 < config.train.epochs:

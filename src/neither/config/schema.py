@@ -258,10 +258,11 @@ class Checkpoint(Section):
 
 
 class Decision(Section):
-    """How the decision threshold is chosen."""
+    """How the decision thresholds are chosen."""
 
     target_precision: PositiveFraction = 0.98
-    """Precision on val that accepted decisions must reach."""
+    """Precision that accepted decisions must reach, with 90 % confidence where val is large
+    enough."""
 
 
 class Config(Section):

@@ -248,12 +248,13 @@ def evaluate(
         "num_unreadable": len(errors),
         "classes": list(classes),
         "temperature": classifier.temperature,
+        "calibrated_on": classifier.calibrated_on,
+        **classifier.decision_rule.to_json(),
     }
     optional = {
         "num_trained_on": num_trained_on or None,
         "num_changed": num_changed or None,
         "reject_class": classifier.reject_class,
-        "threshold": classifier.threshold,
         "priors": dict(zip(classes, classifier.priors, strict=False)) or None,
     }
     metrics |= {name: value for name, value in optional.items() if value is not None}
@@ -267,7 +268,9 @@ def evaluate(
             labels,
             classifier.probabilities(torch.stack(logits)),
         )
-    possible = classes if classifier.threshold is None else (*classes, UNSURE)
+    rule = classifier.decision_rule
+    has_threshold = rule.threshold is not None or rule.reject_threshold is not None
+    possible = (*classes, UNSURE) if has_threshold else classes
     counts = {
         label: {
             "num_images": decided.total(),
@@ -349,17 +352,28 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
             "nll": list(mean_interval(cross_entropies(scores, labels, 1.0))),
         },
     }
+    metrics["selective"], rule = selective, classifier.decision_rule
+    reject = -1 if classifier.reject_class is None else classes.index(classifier.reject_class)
+    thresholds = confidences.new_tensor([rule.threshold or 0.0, rule.reject_threshold or 0.0])
+    accepted = confidences >= thresholds[(predicted == reject).long()]
+    metrics["decision"] = {
+        "target_precision": rule.target_precision,
+        "coverage": float(accepted.double().mean()),
+        **_precision(hits[accepted]),
+    }
     if classifier.reject_class is not None:
-        reject = classes.index(classifier.reject_class)
+        for name, chosen in (("known", predicted != reject), ("reject", predicted == reject)):
+            chosen_hits = hits[accepted & chosen]
+            metrics["decision"][name] = {
+                "num_predicted": int(chosen.sum()),
+                "num_accepted": len(chosen_hits),
+                **_precision(chosen_hits),
+            }
         if rejection := rejection_metrics(probabilities, labels, reject):
             shared = {name: selective[name] for name in ("aurc", "augrc")}
             metrics["rejection"] = rejection | shared
-    metrics["selective"] = selective
-    accepted = confidences >= (classifier.threshold or 0.0)
-    metrics["decision"] = {
-        "target_precision": classifier.target_precision,
-        "coverage": float(accepted.double().mean()),
-    }
-    if accepted.any():
-        metrics["decision"]["precision"] = float(hits[accepted].double().mean())
     return metrics
+
+
+def _precision(hits: Tensor) -> dict[str, float]:
+    return {"precision": float(hits.double().mean())} if len(hits) else {}

@@ -1,28 +1,142 @@
-"""Selective prediction: accept confident predictions only. The threshold, and what it gains.
+"""Selective prediction: accept confident predictions only. The thresholds, and what they gain.
 
-`selective_metrics` rank images by the confidence of their prediction, `rejection_metrics` by how
-little they look like the reject class. Images with the same score count half in the areas under
-curves; a threshold accepts all images that reach it.
+`fit_decision_rule` chooses thresholds for a target precision. `selective_metrics` rank images by
+the confidence of their prediction, `rejection_metrics` by how little they look like the reject
+class. Images with the same score count half in the areas under curves; a threshold accepts all
+images that reach it.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neither.evaluation.metrics import sum_by_group, unique_scores
+from neither.models.decision_rule import DecisionRule
 
 _COVERAGES = (0.95, 0.9, 0.8)
 _FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)
 _EPSILON = 1e-12
 _NO_SCORE = -1.0  # below every probability
+_MAX_P_VALUE = 0.1  # thresholds are certified with 90 % confidence
+_NUM_TESTS = 20  # after the first
+
+
+def fit_decision_rule(
+    probabilities: Tensor,
+    labels: Tensor,
+    reject: int | None,
+    target: float,
+    is_certifiable: bool = True,
+) -> DecisionRule:
+    """Fit a threshold to the predictions of the reject class, and one to all others.
+
+    A threshold that can be certified is; otherwise it is the smallest at which the precision on
+    these images reaches the target, which says less of other images.
+
+    Args:
+        probabilities: (N, C) float64, of images that were not trained on.
+        labels: (N,) int64.
+        reject: index of the reject class; None if there is none.
+        target: least precision, in (0, 1].
+        is_certifiable: whether the images are independent draws of those to come.
+    """
+    confidences, predicted = probabilities.max(dim=1)
+    hits, is_rejected = predicted == labels, predicted == (-1 if reject is None else reject)
+
+    def fit(chosen: Tensor) -> tuple[float | None, bool, int]:
+        threshold, num_lacking = None, 0
+        if is_certifiable:
+            threshold, num_lacking = certify_threshold(confidences[chosen], hits[chosen], target)
+        if threshold is not None:
+            return threshold, True, 0
+        return choose_threshold(confidences[chosen], hits[chosen], target), False, num_lacking
+
+    threshold, is_certified, num_lacking = fit(~is_rejected)
+    if reject is None:
+        return DecisionRule(target, threshold, None, is_certified, num_lacking)
+    reject_threshold, is_reject_certified, num_reject_lacking = fit(is_rejected)
+    return DecisionRule(
+        target, threshold, reject_threshold, is_certified and is_reject_certified, num_lacking,
+        num_reject_lacking,
+    )  # fmt: skip
+
+
+def certify_threshold(confidences: Tensor, hits: Tensor, target: float) -> tuple[float | None, int]:
+    """Find the smallest threshold at which a precision is certified with 90 % confidence.
+
+    Fixed-sequence testing (learn then test: Angelopoulos et al., 2021; selection with guaranteed
+    risk: Geifman and El-Yaniv, 2017): from the fewest predictions that suffice if all are correct,
+    down to all in 20 equal steps, the hypothesis "the precision is below the target" is tested by
+    an exact binomial bound. Each test has the full 10 %, as the first that fails is the last.
+
+    Args:
+        confidences: (N,) float64.
+        hits: (N,) bool, which predictions are correct.
+        target: least precision, in (0, 1].
+
+    Returns:
+        The threshold, as that of `choose_threshold`; None if the first test fails. Then also how
+        many more predictions would let it pass if all are correct; 0 if no number does.
+    """
+    if target == 1:
+        return None, 0
+    least, num = num_to_certify(0, target), len(hits)
+    if num == 0:
+        return None, least
+    values, num_accepted, num_correct = _counts_from_top(confidences, hits)
+    certified = None
+    for step in range(_NUM_TESTS + 1):
+        size = min(num, least) + step * max(0, num - least) // _NUM_TESTS
+        # Equal confidences are accepted together.
+        index = int((num_accepted >= size).sum()) - 1
+        accepted = int(num_accepted[index])
+        num_errors = accepted - int(num_correct[index])
+        if _binomial_cdf(num_errors, accepted, target) > _MAX_P_VALUE:
+            if certified is None:
+                return None, num_to_certify(num_errors, target) - accepted
+            break
+        certified = _accept_from(values, index)
+    return certified, 0
+
+
+def num_to_certify(num_errors: int, target: float) -> int:
+    """Return the fewest predictions that certify a precision with a number of errors among them.
+
+    Args:
+        num_errors: 0 or more.
+        target: least precision, in (0, 1).
+
+    Returns:
+        The smallest n at which so few errors have a probability of at most 10 %, if each of n
+        predictions is correct with the probability `target` (Clopper and Pearson, 1934).
+    """
+    low, high = num_errors, num_errors + 1  # low does not suffice
+    while _binomial_cdf(num_errors, high, target) > _MAX_P_VALUE:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _binomial_cdf(num_errors, middle, target) > _MAX_P_VALUE:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _binomial_cdf(num_errors: int, num: int, target: float) -> float:
+    """Return the probability of at most so many errors among `num` predictions."""
+    errors = torch.arange(num_errors + 1, dtype=torch.float64)
+    log_binomials = math.lgamma(num + 1) - (errors + 1).lgamma() - (num - errors + 1).lgamma()
+    log_terms = errors * math.log1p(-target) + (num - errors) * math.log(target)
+    return float((log_binomials + log_terms).exp().sum())
 
 
 def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float | None:
     """Find the smallest threshold at which the accepted predictions reach a target precision.
 
     Args:
-        confidences: (N,) float64, N of 1 or more.
+        confidences: (N,) float64.
         hits: (N,) bool, which predictions are correct.
         target: least fraction of the accepted predictions that is correct, in (0, 1].
 
@@ -31,16 +145,23 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
         is rounded differently elsewhere, but above the next lower one. None if no threshold reaches
         the target.
     """
+    values, num_accepted, num_correct = _counts_from_top(confidences, hits)
+    reached = (num_correct >= target * num_accepted - 1e-9).nonzero()
+    return _accept_from(values, int(reached.min())) if len(reached) else None
+
+
+def _counts_from_top(confidences: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the distinct confidences, ascending; how many reach each; how many are correct."""
     values, inverse = unique_scores(confidences)
 
     def sum_from_top(counts: Tensor) -> Tensor:
         return sum_by_group(counts, inverse, len(values)).flip(0).cumsum(dim=0).flip(0)
 
-    num_accepted, num_correct = sum_from_top(torch.ones_like(confidences)), sum_from_top(hits)
-    reached = (num_correct >= target * num_accepted - 1e-9).nonzero()
-    if not len(reached):
-        return None
-    index = int(reached.min())
+    return values, sum_from_top(torch.ones_like(confidences)), sum_from_top(hits)
+
+
+def _accept_from(values: Tensor, index: int) -> float:
+    """Return a threshold that accepts a confidence but not the next lower one."""
     threshold = float(values[index]) - _EPSILON
     is_between = index == 0 or threshold > float(values[index - 1])
     return threshold if is_between else float(values[index])
@@ -119,23 +240,36 @@ def rejection_metrics(probabilities: Tensor, labels: Tensor, reject: int) -> dic
 
 
 def risk_coverage(
-    probabilities: Tensor, labels: Tensor, max_points: int = 200
-) -> list[tuple[float, float]]:
-    """Compute the risk-coverage curve, from the most confident image on.
+    probabilities: Tensor,
+    labels: Tensor,
+    reject: int | None = None,
+    max_points: int = 200,
+) -> dict[str, list[tuple[float, float]]]:
+    """Compute the risk-coverage curve of each threshold, from the most confident image on.
 
     Args:
         probabilities: (N, C) float64, N of 1 or more.
         labels: (N,) int64.
-        max_points: of the curve; more would only make a larger file.
+        reject: index of the reject class, which has a threshold of its own; None if there is none.
+        max_points: of a curve; more would only make a larger file.
 
     Returns:
-        Points (coverage, risk): fraction of images accepted, fraction of these that is wrong.
+        By the predictions that share the threshold, points (coverage, risk): the fraction of these
+        predictions that is accepted, and the fraction of those that is wrong.
     """
     confidences, predicted = probabilities.max(dim=1)
-    num = len(labels)
-    risks = _cumulative_errors(confidences, predicted == labels) / torch.arange(1, num + 1)
-    chosen = {round(index) for index in torch.linspace(0, num - 1, max_points).tolist()}
-    return [((index + 1) / num, float(risks[index])) for index in sorted(chosen)]
+    hits = predicted == labels
+    groups = {"model": torch.ones_like(hits)}
+    if reject is not None:
+        groups = {"other classes": predicted != reject, "reject class": predicted == reject}
+    curves = {}
+    for name, chosen in groups.items():
+        if num := int(chosen.sum()):
+            risks = _cumulative_errors(confidences[chosen], hits[chosen])
+            risks = risks / torch.arange(1, num + 1)
+            indices = {round(index) for index in torch.linspace(0, num - 1, max_points).tolist()}
+            curves[name] = [((each + 1) / num, float(risks[each])) for each in sorted(indices)]
+    return curves
 
 
 def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
@@ -23,6 +23,7 @@ from neither.data.scan import nfc
 from neither.data.workers import parallel_map
 from neither.inference.prediction import Prediction, decide
 from neither.models.checkpoint import load_checkpoint
+from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.efficientnet_lite import FusedConv, fused
 from neither.models.softmax import to_probabilities
 from neither.runtime import signals
@@ -64,8 +65,8 @@ class Classifier:
         source: the folder or manifest of the training run.
         aliases: class of each folder that has another name than its class.
         device: of the network.
-        threshold: smallest probability to accept; None accepts every prediction.
-        target_precision: the precision that the threshold was chosen for.
+        decision_rule: which predictions are accepted.
+        calibrated_on: the images that temperature and decision rule were fitted to.
         class_frequencies: fraction of the training images in each class; empty if unknown.
         priors: fraction of each class where the classifier is used; empty if as in training.
     """
@@ -78,8 +79,8 @@ class Classifier:
     source: Path
     aliases: Mapping[str, str]
     device: torch.device
-    threshold: float | None = None
-    target_precision: float = 1.0
+    decision_rule: DecisionRule = field(default_factory=DecisionRule)
+    calibrated_on: CalibratedOn = "val"
     class_frequencies: tuple[float, ...] = ()
     priors: tuple[float, ...] = ()
 
@@ -163,8 +164,9 @@ class Classifier:
                     yield FilePrediction(*next(results), file.sha256.hex())
 
     def _predict(self, logits: Tensor, paths: Sequence[str]) -> list[Prediction]:
+        rule, reject = self.decision_rule, self.reject_class
         return [
-            decide(dict(zip(self.classes, row, strict=True)), self.threshold, path)
+            decide(dict(zip(self.classes, row, strict=True)), rule, reject, path)
             for row, path in zip(self.probabilities(logits).tolist(), paths, strict=True)
         ]
 
@@ -262,8 +264,8 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
         source=Path(checkpoint.source).expanduser(),
         aliases=checkpoint.aliases,
         device=device,
-        threshold=checkpoint.threshold,
-        target_precision=checkpoint.target_precision,
+        decision_rule=checkpoint.decision_rule,
+        calibrated_on=checkpoint.calibrated_on,
         class_frequencies=checkpoint.class_frequencies,
     )
 

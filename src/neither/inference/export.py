@@ -68,7 +68,9 @@ def export_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "preprocessing": preprocessing.fingerprint(),
         "temperature": checkpoint.temperature,
         "reject_class": checkpoint.reject_class,
-        "threshold": checkpoint.threshold,
+        "target_precision": checkpoint.decision_rule.target_precision,
+        "calibrated_on": checkpoint.calibrated_on,
+        **checkpoint.decision_rule.to_json(),
     }
     return {key: value for key, value in metadata.items() if value is not None}
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from neither.data.split_file import csv_line, safe_cell
+from neither.models.decision_rule import DecisionRule
 from neither.runtime.console import printable
 
 UNSURE = "unsure"
@@ -24,11 +25,12 @@ class Prediction:
         probabilities: calibrated probability of each class by name, in the order of the classes:
             each in [0, 1], together 1. Empty if the file is unreadable.
         predicted: the most probable class.
-        decision: the same, or `unsure` if its probability is below the threshold fitted on val.
+        decision: the same, or `unsure` if its probability is below the threshold of this class.
         reason: the comparison that led to the decision.
         confidence: the largest probability.
         true_label: the label that the folder or CSV file gives; empty if there is none.
         error: why the file is unreadable; empty if it is readable.
+        certified: whether the thresholds keep the target precision with 90 % confidence.
     """
 
     path: str = ""
@@ -39,20 +41,23 @@ class Prediction:
     confidence: float = 0.0
     true_label: str = ""
     error: str = ""
+    certified: bool = False
 
 
 def decide(
-    probabilities: Mapping[str, float], threshold: float | None, path: str = ""
+    probabilities: Mapping[str, float], rule: DecisionRule, reject_class: str | None, path: str = ""
 ) -> Prediction:
-    """Accept the most probable class if its probability reaches the threshold.
+    """Accept the most probable class if its probability reaches the threshold of this class.
 
     Args:
         probabilities: probability of each class by name; of equal ones the first is predicted.
-        threshold: smallest probability to accept; None accepts every prediction.
+        rule: the threshold of the reject class, and that of all others.
+        reject_class: its name, if there is one.
         path: of the image.
     """
     predicted = max(probabilities, key=probabilities.__getitem__)
     confidence = probabilities[predicted]
+    threshold = rule.reject_threshold if predicted == reject_class else rule.threshold
     decision, reason = predicted, "no threshold"
     if threshold is not None:
         decision, sign, digits = predicted, ">=", _MIN_DIGITS
@@ -62,13 +67,15 @@ def decide(
             while digits < _MAX_DIGITS and f"{confidence:.{digits}f}" == f"{threshold:.{digits}f}":
                 digits += 1
         reason = f"{confidence:.{digits}f} {sign} {threshold:.{digits}f}"
-    return Prediction(path, probabilities, predicted, decision, reason, confidence)
+    return Prediction(
+        path, probabilities, predicted, decision, reason, confidence, certified=rule.is_certified
+    )
 
 
 def csv_header(classes: Sequence[str]) -> bytes:
     """Return the first line of `predictions.csv`."""
     probabilities = [f"prob_{name}" for name in classes]
-    return csv_line(["path", "status", "predicted", "decision", "reason", "confidence",
+    return csv_line(["path", "status", "predicted", "decision", "reason", "certified", "confidence",
                      *probabilities, "true_label", "error"])  # fmt: skip
 
 
@@ -76,9 +83,10 @@ def to_csv(prediction: Prediction, classes: Sequence[str]) -> bytes:
     """Return a line of `predictions.csv`; probabilities have six decimals."""
     path, label = safe_cell(prediction.path), prediction.true_label
     if not prediction.probabilities:
-        blanks = [""] * (4 + len(classes))
+        blanks = [""] * (5 + len(classes))
         return csv_line([path, "unreadable", *blanks, label, prediction.error])
-    decision = [prediction.predicted, prediction.decision, prediction.reason]
+    certified = json.dumps(prediction.certified)
+    decision = [prediction.predicted, prediction.decision, prediction.reason, certified]
     numbers = [prediction.confidence, *(prediction.probabilities[name] for name in classes)]
     return csv_line([path, "ok", *decision, *(f"{each:.6f}" for each in numbers), label, ""])
 
@@ -95,6 +103,7 @@ def to_json(prediction: Prediction) -> str:
             "predicted": prediction.predicted,
             "decision": prediction.decision,
             "reason": prediction.reason,
+            "certified": prediction.certified,
             "confidence": round(prediction.confidence, 6),
             "probabilities": {name: round(p, 6) for name, p in prediction.probabilities.items()},
         }

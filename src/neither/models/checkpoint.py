@@ -22,14 +22,16 @@ from torch import Tensor, nn
 
 from neither.config.schema import Model, translate_v1
 from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
+from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.networks import FlipTTA, build_network
 from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 _WITHOUT_TRAILER = 4  # the only schema without one; earlier schemas were never released
 _V1_SCHEMAS = (4, 5)
+_WITH_ONE_THRESHOLD = 6  # and all before it
 _V1_FIELDS = {"mirrored": "flip_tta", "shares": "class_frequencies"}
 
 _TRAILER = struct.Struct("<8sQ32s")  # magic bytes, length of the archive, its SHA-256
@@ -54,8 +56,8 @@ class Checkpoint:
         weights: state dict of the EMA model, which is the one to use.
         flip_tta: whether logits are averaged over each image and its horizontal flip.
         temperature: divisor of the logits before softmax.
-        threshold: smallest probability to accept; None if none reaches the target precision.
-        target_precision: the precision that the threshold was chosen for.
+        decision_rule: which predictions are accepted.
+        calibrated_on: the images that temperature and decision rule were fitted to.
         class_frequencies: fraction of the training images in each class; empty if unknown.
         source: folder or manifest of the training run, as its config names it.
         aliases: class of each folder that has another name than its class.
@@ -75,8 +77,8 @@ class Checkpoint:
     weights: dict[str, Tensor]
     flip_tta: bool
     temperature: Annotated[float, Field(ge=0.01, le=100)]
-    threshold: _Fraction | None
-    target_precision: _Fraction
+    decision_rule: DecisionRule
+    calibrated_on: CalibratedOn
     class_frequencies: tuple[_Fraction, ...]
     source: str
     aliases: dict[str, str]
@@ -122,11 +124,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "made_by": version("neither"),
         "model": checkpoint.model.model_dump(),
         "preprocessing": asdict(checkpoint.preprocessing),
+        "decision_rule": asdict(checkpoint.decision_rule),
     })  # fmt: skip
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this version or of version 1.
+    """Read a checkpoint of this version or of an earlier one.
 
     Args:
         path: a checkpoint file, or the folder of a run, which means its `best.pt`.
@@ -202,7 +205,7 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
     if "schema_version" not in content:
         raise CheckpointError("not a checkpoint of this project (no schema_version)")
     schema, made_by = content.pop("schema_version"), content.pop("made_by", None)
-    if schema not in (*_V1_SCHEMAS, SCHEMA_VERSION):
+    if schema not in range(_V1_SCHEMAS[0], SCHEMA_VERSION + 1):
         maker = f"neither {made_by}" if made_by else "another version of neither"
         raise CheckpointError(
             f"made by {maker} with schema {schema}; this is {version('neither')}, which reads "
@@ -212,6 +215,8 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         raise CheckpointError("incomplete or damaged: its checksum is missing")
     if schema in _V1_SCHEMAS:
         content = _translate_v1(content)
+    if schema <= _WITH_ONE_THRESHOLD:
+        content = _translate_one_threshold(content)
     try:
         checkpoint = TypeAdapter(Checkpoint).validate_python(content)
     except ValidationError as error:
@@ -251,6 +256,18 @@ def _translate_v1(content: dict[str, Any]) -> dict[str, Any]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"config of this checkpoint is missing or wrong: {error}") from error
+
+
+def _translate_one_threshold(content: dict[str, Any]) -> dict[str, Any]:
+    """Let the one threshold of earlier schemas serve the reject class too."""
+    try:
+        threshold, target = content.pop("threshold"), content.pop("target_precision")
+    except KeyError as error:
+        raise CheckpointError(f"{error} of this checkpoint is missing") from error
+    rule = {"target_precision": target, "threshold": threshold}
+    if content.get("reject_class") is not None:
+        rule["reject_threshold"] = threshold
+    return content | {"decision_rule": rule, "calibrated_on": "val"}
 
 
 def write_archive(path: Path, content: dict[str, Any]) -> None:

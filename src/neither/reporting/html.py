@@ -24,6 +24,8 @@ from neither.models.checkpoint import find_checkpoint
 from neither.reporting.text import (
     FEW_IMAGES,
     calibration_sentence,
+    count_unseen,
+    decision_rule_sentences,
     render_template,
     summary_sentences,
 )
@@ -146,7 +148,9 @@ def write_report(
         metrics=metrics,
         classes=classes,
         summary=summary_sentences(metrics),
+        decision_rule=decision_rule_sentences(metrics),
         is_good=metrics.get("macro_recall", 0.0) >= _GOOD_RECALL
+        and count_unseen(metrics)[0] <= (1 - _GOOD_RECALL) * count_unseen(metrics)[1]
         and metrics.keys().isdisjoint(("num_trained_on", "num_changed")),
         findings=_key_results(metrics),
         cells=cells,
@@ -197,12 +201,14 @@ def _draw_plots(
     """Return the SVG elements by name."""
     from neither.reporting import plots  # Matplotlib takes half a second
 
-    points = risk_coverage(predictions.probabilities, predictions.labels)
+    reject = metrics.get("reject_class")
+    reject_index = None if reject is None else metrics["classes"].index(reject)
+    curves = risk_coverage(predictions.probabilities, predictions.labels, reject_index)
     charts = {
         "loss": plots.plot_curves(rows, "loss", as_percent=False),
         "macro_recall": plots.plot_curves(rows, "macro_recall", as_percent=True),
         "reliability": plots.plot_reliability(metrics["reliability"]),
-        "risk_coverage": plots.plot_risk_coverage(points, metrics["decision"]["target_precision"]),
+        "risk_coverage": plots.plot_risk_coverage(curves, metrics["decision"]["target_precision"]),
     }
     return {name: plots.to_svg(figure, name) for name, figure in charts.items() if figure}
 

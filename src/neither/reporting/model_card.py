@@ -10,7 +10,7 @@ from neither.data.scan import nfc
 from neither.data.split_file import read_splits
 from neither.data.splits import SPLITS
 from neither.evaluation.metrics import wilson_interval
-from neither.reporting.text import render_template
+from neither.reporting.text import decision_rule_sentences, render_template
 from neither.runtime import files
 from neither.runtime.console import printable
 
@@ -49,6 +49,7 @@ def write_model_card(
         environment=environment,
         splits_table=describe_splits(folder / "splits.csv", config.classes),
         metrics=metrics,
+        decision_rule=decision_rule_sentences(metrics),
         num_labelled=sum(map(sum, metrics["confusion_matrix"])),
         num_parameters=num_parameters,
         evaluate_command=evaluate_command,

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from neither.evaluation.metrics import wilson_interval
 from neither.runtime.console import format_percent, print_line, print_table, printable
 
 FEW_IMAGES = 50  # below this a fraction is coarse
 _BARELY_LEARNED = 0.2  # of the way from chance to perfect
+_MAX_NAMED = 3  # classes in a sentence
+_THRESHOLDS = {"known": "threshold", "reject": "reject_threshold"}
 _INFORMATIVE_ECE = 0.05  # largest ECE of a calibrated model at which the ECE means something
 
 
@@ -20,7 +20,7 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
     Args:
         metrics: content of `metrics.json`.
     """
-    sentences = []
+    sentences = list(_unseen_sentences(metrics))
     if num_trained_on := metrics.get("num_trained_on"):
         sentences.append(
             f"{num_trained_on:,} of these {metrics['num_images']:,} images were used for training, "
@@ -51,13 +51,89 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def count_unseen(metrics: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many images of unseen kinds are decided as a class, and how many there are.
+
+    The reject class does not count: it is the right decision.
+    """
+    rows = metrics.get("out_of_distribution", {}).values()
+    known = [name for name in metrics["classes"] if name != metrics.get("reject_class")]
+    num_accepted = sum(row["decided"].get(name, 0) for row in rows for name in known)
+    return num_accepted, sum(row["num_images"] for row in rows)
+
+
+def _unseen_sentences(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many images of unseen kinds are accepted; nothing if none are."""
+    num_accepted, num_images = count_unseen(metrics)
+    if num_accepted:
+        yield (
+            f"Of {num_images:,} images of unseen kinds, {num_accepted:,} "
+            f"({format_percent(num_accepted / num_images)}) are decided {_known_classes(metrics)}: "
+            "for such images no probability can be relied on."
+        )
+
+
+def _known_classes(metrics: Mapping[str, Any]) -> str:
+    """Name the classes that share the first threshold."""
+    known = [printable(name) for name in metrics["classes"] if name != metrics.get("reject_class")]
+    if len(known) <= _MAX_NAMED:
+        return " or ".join(known)
+    return "any class" if len(known) == len(metrics["classes"]) else "another class"
+
+
+def decision_rule_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """Return sentences on the thresholds: what they accept, and how far that can be relied on.
+
+    Args:
+        metrics: content of `metrics.json`, or of it `classes`, `reject_class`, `calibrated_on` and
+            the entries of `DecisionRule.to_json`.
+    """
+    names = {"known": _known_classes(metrics)}
+    if reject := metrics.get("reject_class"):
+        names["reject"] = printable(reject)
+    thresholds = {name: metrics.get(_THRESHOLDS[name]) for name in names}
+    source = metrics["calibrated_on"]
+    rules = [
+        f"{names[name]} from a probability of {value:.4f}"
+        for name, value in thresholds.items()
+        if value is not None
+    ]
+    sentences = [f"Accepted: {', '.join(rules)}; below it the decision is unsure."] if rules else []
+    if free := [names[name] for name, value in thresholds.items() if value is None]:
+        sentences.append(
+            f"No threshold reached the target precision on {source} for {' and '.join(free)}: "
+            "every such prediction is accepted."
+        )
+    missing = [
+        f"{num:,} more predictions of {names[name]}"
+        for name, num in metrics.get("num_lacking", {}).items()
+        if name in names
+    ]
+    if metrics["certified"]:
+        sentences.append(
+            "Certified: with 90 % confidence each threshold keeps the target precision, for images "
+            f"like those of {source} alone."
+        )
+    elif missing:
+        sentences.append(
+            f"Not certified: {source} lacks at least {' and '.join(missing)}, all correct. The "
+            "target may be missed even on images like these."
+        )
+    else:
+        sentences.append(
+            f"Not certified: the thresholds were fitted to {source}, and the target may be missed "
+            "on other images."
+        )
+    return sentences
+
+
 def _confidence_sentence(metrics: Mapping[str, Any]) -> str:
     """Say how many predictions are confident, and how many of these are correct."""
     decision = metrics["decision"]
-    if "threshold" not in metrics:
+    if metrics.keys().isdisjoint(_THRESHOLDS.values()):
         return (
             f"No threshold reached a precision of {format_percent(decision['target_precision'])} "
-            "on val, so no prediction is marked as unsure."
+            f"on {metrics['calibrated_on']}, so no prediction is marked as unsure."
         )
     if "precision" not in decision:
         return "No prediction is confident: all are marked as unsure."
@@ -83,15 +159,17 @@ def count_accepted(metrics: Mapping[str, Any]) -> tuple[int, int]:
 def calibration_sentence(metrics: Mapping[str, Any]) -> str:
     """Say whether the probabilities are calibrated, as far as the number of images shows."""
     ece, bound = metrics["ece"], metrics["expected_if_calibrated"]["ece"]["q95"]
-    if ece > bound:
+    if (source := metrics["calibrated_on"]) != "val":
+        verdict = f"are calibrated for images like the {source}, not for those of the same sources"
+    elif ece > bound:
         verdict = "are not well calibrated"
     elif bound <= _INFORMATIVE_ECE:
         verdict = "are well calibrated"
     else:
         verdict = "may be calibrated or not: there are too few images to tell"
     return (
-        f"The probabilities {verdict}. They differ from the accuracy by {format_percent(ece)} on "
-        f"average; perfectly calibrated, by up to {format_percent(bound)}."
+        f"On images like these the probabilities {verdict}. They differ from the accuracy by "
+        f"{format_percent(ece)} on average; perfectly calibrated, by up to {format_percent(bound)}."
     )
 
 
@@ -108,6 +186,8 @@ def format_interval(bounds: Sequence[float]) -> str:
 
 def render_template(name: str, **values: object) -> bytes:
     """Render a Jinja template of this package as UTF-8; values in HTML are escaped."""
+    from jinja2 import Environment, StrictUndefined  # which predict does not need
+
     environment = Environment(
         autoescape=".html" in name,  # noqa: S701 - Markdown gets names that the config has checked
         undefined=StrictUndefined,
@@ -165,15 +245,16 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
                 for folder, row in folders.items()
             ],
         )
-    for line in _labelled_lines(metrics) if has_labels else ():
+    for line in _labelled_lines(metrics) if has_labels else _unseen_sentences(metrics):
         print_line(line)
-    print_line(_threshold_line(metrics))
+    for line in [*decision_rule_sentences(metrics), *_decision_lines(metrics)]:
+        print_line(line)
     if metrics["num_unreadable"]:
         print_line(f"{metrics['num_unreadable']:,} files could not be read")
 
 
 def _labelled_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    yield summary_sentences(metrics)[0]
+    yield from summary_sentences(metrics)[: 2 if count_unseen(metrics)[0] else 1]
     if "priors" in metrics:
         priors = ", ".join(f"{name} {_percent(each)}" for name, each in metrics["priors"].items())
         yield f"with other class frequencies than in training: {priors}"
@@ -217,23 +298,31 @@ def _labelled_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield (f"correct: {accuracies}; AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}")
 
 
-def _threshold_line(metrics: Mapping[str, Any]) -> str:
-    if "threshold" not in metrics:
-        return "no threshold reached the target precision on val: every prediction is accepted"
-    threshold = f"a probability of {metrics['threshold']:.4f}"
+def _decision_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many labelled images are accepted, and how many of these are correct."""
     if "decision" not in metrics:
-        return f"unsure below {threshold}"
+        return
     decision = metrics["decision"]
     priors = ", with the class frequencies there" if "priors" in metrics else ""
-    target = f"(target on val{priors}: {_percent(decision['target_precision'])})"
-    if "precision" not in decision:
-        return f"unsure below {threshold}: all of the images {target}"
+    target = (
+        f"target on {metrics['calibrated_on']}{priors}: {_percent(decision['target_precision'])}"
+    )
     num_accepted, num_correct = count_accepted(metrics)
-    return (
-        f"accepted from {threshold}: {_percent(decision['coverage'])} of the images, "
-        f"{_percent(decision['precision'])} of these correct {target}: "
+    yield (
+        f"  {_percent(decision['coverage'])} of the images accepted, "
+        f"{_percent(decision.get('precision'))} of these correct ({target}): "
         f"{num_correct:,} of {num_accepted:,}"
     )
+    for name, label in (
+        ("known", _known_classes(metrics)),
+        ("reject", metrics.get("reject_class")),
+    ):
+        if name in decision:
+            row = decision[name]
+            yield (
+                f"    {row['num_accepted']:,} of {row['num_predicted']:,} predictions of "
+                f"{label} accepted, {_percent(row.get('precision'))} of these correct"
+            )
 
 
 def _num(metrics: Mapping[str, Any]) -> int:

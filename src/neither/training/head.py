@@ -78,12 +78,12 @@ def train_head(
             logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
         _set_head(state, iterate, mean, std)
         val_logits = compute_head_logits(fused(state.ema.network), val_features)
-        state.calibrate(val_logits, data.val.labels, config.decision.target_precision)
+        state.calibrate(val_logits, data.val.labels, config)
         metrics = val_metrics(val_logits, data.val.labels, state.temperature, classes)
         logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
         if not iterate.is_converged:
             warn(f"the fit has not converged after {state.epoch} iterations; raise train.epochs")
-        state.metrics = metrics
+        state.metrics, state.val_logits = metrics, val_logits
         state.mark_best()
         summaries.log_epoch(logger, config, state, data, val_logits)
     info(

@@ -28,8 +28,8 @@ from neither.training.run_folder import RunFolder, read_environment
 
 _MAX_WARNINGS = 20
 _CAUTION = (
-    "These images were used to choose the epoch, the temperature and the threshold, so expect "
-    "slightly lower results on new ones: evaluate on images that were not used."
+    "These images were used to choose the epoch{}, so expect slightly lower results on new ones: "
+    "evaluate on images that were not used."
 )
 
 
@@ -67,6 +67,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Tensor | None = None)
         evaluate_text,
         warnings,
     )
+    fitted = ", the temperature and the thresholds" if classifier.calibrated_on == "val" else ""
     context = ReportContext(
         title=f"{config.name}: {', '.join(config.classes)}",
         source=f"val of {source}",
@@ -74,7 +75,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Tensor | None = None)
         label_issues=read_label_issues(run.folder),
         num_train_images=len(read_split(splits_file, source, "train").paths),
         image_root=val.root,
-        warnings=[_CAUTION, *warnings],
+        warnings=[_CAUTION.format(fitted), *warnings],
         commands=[
             ("Classify other images:", predict_text),
             ("Evaluate on images that were not used to choose anything:", evaluate_text),

@@ -14,8 +14,9 @@ from neither.config.schema import Config, Train
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
-from neither.evaluation.selective import choose_threshold
+from neither.evaluation.selective import fit_decision_rule
 from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
+from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.efficientnet_lite import fused
 from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained
@@ -144,8 +145,9 @@ class TrainState:
         metrics: on val after the last epoch; None if it was not validated.
         best_metrics: those of `best.pt`.
         best_epoch: the epoch of `best.pt`.
-        temperature: fitted to the last val logits.
-        threshold: likewise, in [0, 1]; None if no threshold reaches the target precision.
+        temperature: fitted to the last val logits, or to those of other images.
+        decision_rule: likewise.
+        calibrated_on: these images.
         val_logits: (N, C), of the last validation; None if there was none since the run resumed.
         best_val_logits: those of `best.pt`, likewise.
         world: the processes that train; after each step all hold the same state.
@@ -170,7 +172,8 @@ class TrainState:
     best_metrics: dict[str, float] | None = None
     best_epoch: int = 0
     temperature: float = 1.0
-    threshold: float | None = None
+    decision_rule: DecisionRule = field(default_factory=DecisionRule)
+    calibrated_on: CalibratedOn = "val"
     val_logits: Tensor | None = None
     best_val_logits: Tensor | None = None
     world: World = SINGLE_PROCESS
@@ -203,12 +206,27 @@ class TrainState:
         confusion = self.epoch_metrics.confusion
         self.epoch_metrics = EpochMetrics(len(confusion), confusion.device)
 
-    def calibrate(self, logits: Tensor, labels: Tensor, target_precision: float) -> None:
-        """Fit temperature and threshold to the (N, C) logits and (N,) labels of val."""
-        self.val_logits = logits
-        self.temperature = fit_temperature(logits, labels)
-        confidences, predicted = to_probabilities(logits, self.temperature).max(dim=1)
-        self.threshold = choose_threshold(confidences, predicted == labels, target_precision)
+    def calibrate(
+        self, logits: Tensor, labels: Tensor, config: Config, calibrated_on: CalibratedOn = "val"
+    ) -> None:
+        """Fit temperature and decision rule to images that the network was not trained on.
+
+        Args:
+            logits: (N, C).
+            labels: (N,) int64.
+            config: of the run: its classes and target precision.
+            calibrated_on: what the images are. The precision is certified on val alone: pooled
+                images of sources are no independent draws of a new one.
+        """
+        self.temperature, self.calibrated_on = fit_temperature(logits, labels), calibrated_on
+        reject, target = config.reject_class, config.decision.target_precision
+        self.decision_rule = fit_decision_rule(
+            to_probabilities(logits, self.temperature),
+            labels,
+            None if reject is None else config.classes.index(reject),
+            target,
+            is_certifiable=calibrated_on == "val",
+        )
 
     def is_best(self) -> bool:
         """Return whether the last epoch beats the best: by calibrated loss, then macro recall.
@@ -256,8 +274,8 @@ class TrainState:
             weights=_to_cpu(self.ema.network.state_dict()),
             flip_tta=self.flip_tta,
             temperature=self.temperature,
-            threshold=self.threshold,
-            target_precision=config.decision.target_precision,
+            decision_rule=self.decision_rule,
+            calibrated_on=self.calibrated_on,
             class_frequencies=self.class_frequencies,
             source=config.data.root or config.data.manifest or "",
             aliases=dict(config.data.aliases),
@@ -294,7 +312,8 @@ class TrainState:
             ) from error
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.metrics = checkpoint.metrics or None
-        self.temperature, self.threshold = checkpoint.temperature, checkpoint.threshold
+        self.temperature, self.decision_rule = checkpoint.temperature, checkpoint.decision_rule
+        self.calibrated_on = checkpoint.calibrated_on
 
 
 def build_state(

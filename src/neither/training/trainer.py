@@ -279,13 +279,14 @@ def _train_epoch(
 def _validate(
     config: Config, state: TrainState, data: Dataset, device: torch.device, bar: ProgressBar
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Fit temperature and threshold to val; return its (N, C) logits and its metrics."""
+    """Fit temperature and decision rule to val; return its (N, C) logits and its metrics."""
     every = config.train.validate_every_epochs
     num_finished = state.epoch + (state.step_in_epoch > 0)
     num_left = math.ceil(config.train.epochs / every) - num_finished // every
     with bar.taking_break("validating", num_left):
         logits = compute_val_logits(state, data.pixels, data.val, device)
-        state.calibrate(logits, data.val.labels, config.decision.target_precision)
+        state.val_logits = logits
+        state.calibrate(logits, data.val.labels, config)
         metrics = val_metrics(logits, data.val.labels, state.temperature, config.classes)
     return logits, metrics
 
