@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import across_sources
+import certify
 import choices
 import many_files
 import pytest
@@ -160,3 +161,19 @@ def test_curves_are_compared_by_time_and_by_height(capsys: pytest.CaptureFixture
 def test_macro_recall_counts_each_class_as_much() -> None:
     pairs = [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
     assert time_to_accuracy.macro_recall(iter(pairs)) == 0.75
+
+
+def test_certified_thresholds_are_scored_beside_those_that_look_right(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certify, "NUM_OTHERS", 5000)
+    monkeypatch.setattr(certify, "ACCURACIES", (0.95,))
+    rows = run(certify, "--draws", "5")["rows"]
+    assert len(rows) == 2 * 4
+    for row in rows:  # a hundred predictions certify nothing; three thousand always do
+        if row["n"] == 100:
+            assert row["certified"] == {"found": 0}
+        if row["n"] == 3000:
+            assert row["certified"]["found"] == 1
+            assert row["certified"]["coverage"] > 0.8
+        assert row["looks_right"]["found"] == 1
