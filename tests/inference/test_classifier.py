@@ -141,6 +141,9 @@ def test_priors_multiply_each_probability_by_the_ratio_of_frequencies(trained: C
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     same = trained.with_priors(dict(zip(CLASSES, trained.class_frequencies, strict=True)))
     torch.testing.assert_close(same.probabilities(LOGITS), before)
+    certified = replace(trained, decision_rule=DecisionRule(0.98, 0.9, 0.8, is_certified=True))
+    # What was certified for the frequencies of val is not certified for others.
+    assert certified.with_priors(priors).decision_rule == DecisionRule(0.98, 0.9, 0.8)
 
 
 def test_priors_name_classes_in_any_unicode_form(trained: Classifier) -> None:

@@ -117,6 +117,8 @@ def test_numbers_are_those_of_metrics(classifier: Classifier, tmp_path: Path, dr
         f"Here {format_percent(decision['coverage'])} of the images were accepted, and "
         f"{format_percent(decision['precision'])} of these are correct (target on val: 90.0 %)",
         "lacks at least 5 more predictions of dog or human",
+        f"<td>{decision['known']['num_accepted']}</td><td>"
+        f"{format_percent(decision['known']['precision'])}</td>",
         "1 files could not be read",
         f"<dd>{format_percent(metrics['ece'])}: ",
         f"{format_percent(expected['mean'])}, and up to {format_percent(expected['q95'])} in 95 %",

@@ -7,6 +7,7 @@ images that reach it.
 """
 
 import math
+from bisect import bisect_left
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ _EPSILON = 1e-12
 _NO_SCORE = -1.0  # below every probability
 _MAX_P_VALUE = 0.1  # thresholds are certified with 90 % confidence
 _NUM_TESTS = 20  # after the first
+_MAX_IMAGES = 10**12
 
 
 def fit_decision_rule(
@@ -46,21 +48,17 @@ def fit_decision_rule(
     hits, is_rejected = predicted == labels, predicted == (-1 if reject is None else reject)
 
     def fit(chosen: Tensor) -> tuple[float | None, bool, int]:
-        threshold, num_lacking = None, 0
-        if is_certifiable:
-            threshold, num_lacking = certify_threshold(confidences[chosen], hits[chosen], target)
+        own = confidences[chosen], hits[chosen], target
+        threshold, num_lacking = certify_threshold(*own) if is_certifiable else (None, 0)
         if threshold is not None:
             return threshold, True, 0
-        return choose_threshold(confidences[chosen], hits[chosen], target), False, num_lacking
+        return choose_threshold(*own), False, num_lacking
 
     threshold, is_certified, num_lacking = fit(~is_rejected)
-    if reject is None:
-        return DecisionRule(target, threshold, None, is_certified, num_lacking)
-    reject_threshold, is_reject_certified, num_reject_lacking = fit(is_rejected)
+    other = (None, True, 0) if reject is None else fit(is_rejected)
     return DecisionRule(
-        target, threshold, reject_threshold, is_certified and is_reject_certified, num_lacking,
-        num_reject_lacking,
-    )  # fmt: skip
+        target, threshold, other[0], is_certified and other[1], num_lacking, other[2]
+    )
 
 
 def certify_threshold(confidences: Tensor, hits: Tensor, target: float) -> tuple[float | None, int]:
@@ -112,16 +110,11 @@ def num_to_certify(num_errors: int, target: float) -> int:
         The smallest n at which so few errors have a probability of at most 10 %, if each of n
         predictions is correct with the probability `target` (Clopper and Pearson, 1934).
     """
-    low, high = num_errors, num_errors + 1  # low does not suffice
-    while _binomial_cdf(num_errors, high, target) > _MAX_P_VALUE:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _binomial_cdf(num_errors, middle, target) > _MAX_P_VALUE:
-            low = middle
-        else:
-            high = middle
-    return high
+
+    def suffices(num: int) -> bool:
+        return _binomial_cdf(num_errors, num, target) <= _MAX_P_VALUE
+
+    return num_errors + bisect_left(range(num_errors, _MAX_IMAGES), True, key=suffices)
 
 
 def _binomial_cdf(num_errors: int, num: int, target: float) -> float:

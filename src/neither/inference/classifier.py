@@ -249,7 +249,9 @@ class Classifier:
         total = math.fsum(priors.values())
         if abs(total - 1) > _SUM_TOLERANCE:
             raise UsageError(f"priors: they must sum to 1, but sum to {total:g}")
-        return replace(self, priors=tuple(priors[name] for name in self.classes))
+        rule = replace(self.decision_rule, is_certified=False)  # it was for the frequencies of val
+        in_order = tuple(priors[name] for name in self.classes)
+        return replace(self, priors=in_order, decision_rule=rule)
 
 
 def load_classifier(path: Path, device: torch.device) -> Classifier:

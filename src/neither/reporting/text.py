@@ -247,8 +247,10 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
         )
     for line in _labelled_lines(metrics) if has_labels else _unseen_sentences(metrics):
         print_line(line)
-    for line in [*decision_rule_sentences(metrics), *_decision_lines(metrics)]:
+    for line in decision_rule_sentences(metrics):
         print_line(line)
+    if has_labels:
+        print_line(_decision_line(metrics))
     if metrics["num_unreadable"]:
         print_line(f"{metrics['num_unreadable']:,} files could not be read")
 
@@ -298,31 +300,15 @@ def _labelled_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield (f"correct: {accuracies}; AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}")
 
 
-def _decision_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Say how many labelled images are accepted, and how many of these are correct."""
-    if "decision" not in metrics:
-        return
-    decision = metrics["decision"]
+def _decision_line(metrics: Mapping[str, Any]) -> str:
+    decision, source = metrics["decision"], metrics["calibrated_on"]
     priors = ", with the class frequencies there" if "priors" in metrics else ""
-    target = (
-        f"target on {metrics['calibrated_on']}{priors}: {_percent(decision['target_precision'])}"
-    )
     num_accepted, num_correct = count_accepted(metrics)
-    yield (
+    return (
         f"  {_percent(decision['coverage'])} of the images accepted, "
-        f"{_percent(decision.get('precision'))} of these correct ({target}): "
-        f"{num_correct:,} of {num_accepted:,}"
+        f"{_percent(decision.get('precision'))} of these correct (target on {source}{priors}: "
+        f"{_percent(decision['target_precision'])}): {num_correct:,} of {num_accepted:,}"
     )
-    for name, label in (
-        ("known", _known_classes(metrics)),
-        ("reject", metrics.get("reject_class")),
-    ):
-        if name in decision:
-            row = decision[name]
-            yield (
-                f"    {row['num_accepted']:,} of {row['num_predicted']:,} predictions of "
-                f"{label} accepted, {_percent(row.get('precision'))} of these correct"
-            )
 
 
 def _num(metrics: Mapping[str, Any]) -> int:
