@@ -60,3 +60,25 @@ def test_what_is_not_read_is_not_counted(call: Call, tmp_path: Path) -> None:
     assert [each for each in report["warnings"] if "not read" in each] == [
         f"{tmp_path}: 1 images beside the class folders are not read"
     ]
+
+
+def test_images_are_counted_by_class_and_source(call: Call, root: Path) -> None:
+    done = call("check_data", root, "--sources", "([0-9])[.]", "--json")
+    assert done.code == 0
+    sources = json.loads(done.out)["sources"]
+    assert sources == {str(digit): {"dog": 6, "neither": 6} for digit in range(10)}
+    assert "source" not in done.err
+    done = call("check_data", root, "--sources", "(dog|neither)/1")
+    assert "readable images by source" in done.out
+    assert "2 of 2 sources give their class away" in done.err
+    assert json.loads(call("check_data", root, "--json").out)["sources"] == {}
+    many = call("check_data", root, "--sources", "/([0-9]+)")
+    assert "and 40 more; --json lists all" in many.out
+
+
+@pytest.mark.parametrize("pattern", ["(", "(cam)"])
+def test_a_wrong_pattern_of_sources_exits_2(call: Call, root: Path, pattern: str) -> None:
+    done = call("check_data", root, "--sources", pattern)
+    assert done.code == 2
+    assert "sources: " in done.err
+    assert "Traceback" not in done.err

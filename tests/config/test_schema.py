@@ -48,6 +48,7 @@ PRETRAINED = ("model.name=resnet18", "model.weights=~/own.pth")
     ("data.max_unreadable", ["0", "0.99"], ["1", "-0.1", ".nan"]),
     ("data.group_pattern", ["a", "'^(.*)_'", "'(?P<who>p[0-9]+)/'"],
      ["''", "'('", "'[a'", "'*'"]),
+    ("data.sources", ["a", "'([^/]+)_'"], ["''", "'('"]),
     ("data.image_size", ["32", "1024"], ["7", "1025"]),
     ("data.aliases", ["{person: human, 8: dog, no: neither}"],
      ["{person: a/b}", "{' a': dog}"]),

@@ -14,7 +14,7 @@ from neither.data import dataset
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.errors import DataError
+from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
 PREPROCESSING = Preprocessing(16)
@@ -212,3 +212,24 @@ def test_a_manifest_gives_the_same_dataset_as_its_folder(
         assert [f"photos/{path}" for path in one.paths] == other.paths
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(by_folder.pixels[one.rows], by_manifest.pixels[other.rows])
+
+
+def test_images_carry_their_source_into_train_and_val(
+    root: Path, run: Path, tmp_path: Path
+) -> None:
+    by_path = load(root, run, sources="/([0-9])[02468]")
+    for split in (by_path.train, by_path.val):
+        assert split.sources == [
+            path.split("/")[1][0] if int(path[-5]) % 2 == 0 else "" for path in split.paths
+        ]
+    manifest = tmp_path / "photos.csv"
+    rows = [f"photos/{path.parent.name}/{path.name},{path.parent.name},{path.stem[0]}"
+            for path in sorted(root.rglob("*.png"))]  # fmt: skip
+    manifest.write_text("\n".join(["path,label,source", *rows]))
+    (tmp_path / "other").mkdir()
+    by_column = load(manifest, tmp_path / "other")
+    assert by_column.train.sources == [Path(path).name[0] for path in by_column.train.paths]
+    assert {*by_column.train.sources} == {"0", "1"}
+    for source, pattern in ((manifest, "^photos"), (root, "(cam)")):
+        with pytest.raises(UsageError, match=r"\Adata\.sources: "):
+            load(source, run, sources=pattern)

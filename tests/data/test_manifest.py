@@ -99,7 +99,7 @@ def test_one_image_with_two_labels_or_splits_is_an_error(write: Write, row: str)
     "first",
     ["", "a.jpg,dog", "path", "path;Label", "path,Label", " path,label", "path,label,Split",
      "path,label, split", "path,label,path", "path,label,label", "path,label,split,split", "label",
-     "PATH,LABEL"],
+     "PATH,LABEL", "path,label,Source", "path,label,source,source"],
 )  # fmt: skip
 def test_a_first_line_without_the_columns_is_an_error(write: Write, first: str) -> None:
     message = common_error(write(first, *([] if not first else ["a.jpg,dog", "b.jpg,human"])))
@@ -333,3 +333,14 @@ def test_rows_that_are_not_evaluated_are_named(write: Write) -> None:
     (note,) = find_evaluation_rows(path, None, {}, ("dog",)).notes
     assert note.endswith("not 1 of no split, 2 of train")
     assert find_evaluation_rows(write("path,label", "a.jpg,dog"), None).notes == []
+
+
+def test_a_column_names_the_sources(write: Write) -> None:
+    path = write("source,path,label,split", "phone,a.jpg,dog,train", ",b.jpg,human,train",
+                 "cafe\u0301,c.jpg,dog,test", "phone,./a.jpg,dog,train")  # fmt: skip
+    expected = ["phone", "", "caf\u00e9"]
+    assert training(path).sources == read_manifest(path).sources == expected
+    assert find_evaluation_rows(path, None, {}, ("dog",)).sources == ["caf\u00e9"]
+    assert training(write("path,label", "a.jpg,dog", "b.jpg,human")).sources == ["", ""]
+    twice = write("path,label,source", "a.jpg,dog,phone", "a.jpg,dog,camera")
+    assert common_error(twice).startswith("@:3: a.jpg is listed before")

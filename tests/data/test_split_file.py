@@ -287,3 +287,17 @@ def test_a_missing_or_malformed_file_is_an_error(path: Path, content: bytes | No
     ):
         with pytest.raises(DataError, match=r"cannot be read back: .* --fresh"):
             read()
+
+
+def test_sources_are_a_last_column_that_readers_ignore(path: Path) -> None:
+    table, store, assignment = make()
+    before = data_fingerprint(table, store, assignment)
+    table.sources = ["phone", "", "=1", "phone"]
+    write_splits(path, table, store, assignment)
+    assert [row["source"] for row in read_rows(path)] == ["phone", "", "./=1", "phone"]
+    again, added = match_splits(path, table, store)
+    assert (again.split_indices.tolist(), again.reasons, added) == ([1, 2, 3, 0], {3: REASON}, [])
+    assert data_fingerprint(table, store, assignment) != before
+    path.write_text(path.read_text() + "a,b,train,d,e\n")
+    with pytest.raises(DataError, match="cannot be read back"):
+        match_splits(path, table, store)

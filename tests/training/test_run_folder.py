@@ -158,6 +158,7 @@ def test_keys_that_change_no_number_may_change(
         {"train": {"lr": 0.2}},
         {"data": {"image_size": 64}},
         {"data": {"group_pattern": "^([0-9]+)"}},
+        {"data": {"sources": "^([0-9]+)"}},
         {"data": {"aliases": {"person": "human"}}},
         {"data": {"ignored_folders": ("cup",)}},
         {"augmentation": {"horizontal_flip": False}},

@@ -1,7 +1,8 @@
-"""Command `check_data FOLDER_OR_CSV [--json]`."""
+"""Command `check_data FOLDER_OR_CSV [--sources REGEX] [--json]`."""
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,41 @@ from neither.runtime.console import (
 from neither.runtime.errors import DataError
 
 _MAX_LISTED = 10
+_MAX_SOURCES = 20
 
 
 def main() -> int:
     """Check a folder of images; return the exit code."""
     parser = argparse.ArgumentParser(
-        description="Decode every image of a folder, or of a CSV file path,label[,split], and "
-        "report what may go wrong in training on it. Nothing is written. Exit code 3 if training "
-        "on these classes with default settings would fail, else 0.",
+        description="Decode every image of a folder, or of a CSV file path,label[,split][,source], "
+        "and report what may go wrong in training on it. Nothing is written. Exit code 3 if "
+        "training on these classes with default settings would fail, else 0.",
         epilog="example: check_data.py my/photos --json > report.json",
     )
     parser.add_argument("images", type=Path, help="a folder as for training, or a CSV file")
+    parser.add_argument(
+        "--sources",
+        type=_pattern,
+        metavar="REGEX",
+        help="finds the source of an image (camera, site, shoot) in its path, as data.sources does",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     arguments = parser.parse_args()
     return run_command(lambda: _check(arguments))
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"not a regular expression: {error}") from error
+    return text
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from neither.data.dataset_report import report_dataset
 
-    report = report_dataset(arguments.images)
+    report = report_dataset(arguments.images, arguments.sources)
     if arguments.json:
         print_line(json.dumps(report, indent=2))
     else:
@@ -58,6 +74,18 @@ def _print_report(report: dict[str, Any]) -> None:
             for split, counts in report["counts"].items()
         ],
     )
+    if sources := report["sources"]:
+        print_table(
+            "readable images by source",
+            ["source", *classes, "together"],
+            [
+                [name or "none", *(f"{counts[label]:,}" for label in report["classes"] or [""]),
+                 f"{counts.total():,}"]
+                for name, counts in list(sources.items())[:_MAX_SOURCES]
+            ],
+        )  # fmt: skip
+        if len(sources) > _MAX_SOURCES:
+            print_line(f"and {len(sources) - _MAX_SOURCES:,} more; --json lists all")
     for key in ("formats", "modes"):
         if counts := report[key]:
             print_line(f"{key}: " + ", ".join(f"{name} {num:,}" for name, num in counts.items()))

@@ -111,7 +111,8 @@ class Data(Section):
     """Folder of the images. A relative path starts at the current directory; `~` is the home
     folder. Exactly one of `data.root` and `data.manifest` is required."""
     manifest: PathText | None = None
-    """CSV file with the columns `path,label` or `path,label,split`, used instead of `data.root`."""
+    """CSV file with the columns `path,label` and perhaps `split` and `source`, used instead of
+    `data.root`."""
     ignored_folders: tuple[Label, ...] = ()
     """Class-level folders, or labels of the manifest, to leave out."""
     aliases: dict[Label, ClassName] = {}
@@ -119,6 +120,10 @@ class Data(Section):
     group_pattern: Pattern | None = None
     """Regular expression searched in each path. Images with the same match (a person, a burst, a
     video) are kept in one split."""
+    sources: Pattern | None = None
+    """Regular expression searched in each path. What its group matches names the source of the
+    image: the camera, site, collection or shoot. Images without a match have no source. A manifest
+    with a column `source` names them instead."""
     max_unreadable: Fraction = 0.01
     """Fraction of the images that may be unreadable. With more, training does not start."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15

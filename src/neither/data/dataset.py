@@ -16,6 +16,7 @@ from neither.data.layout import find_training_images
 from neither.data.manifest import find_training_rows
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
+from neither.data.sources import log_sources, name_sources
 from neither.data.split_file import data_fingerprint, match_splits, write_splits
 from neither.data.splits import (
     SPLITS,
@@ -56,11 +57,13 @@ class Split:
         paths: below the root.
         rows: (N,) int64, the row of each image in `Dataset.pixels`.
         labels: (N,) int64, the index of each image's class.
+        sources: where each image comes from; empty for images without a source.
     """
 
     paths: list[str]
     rows: Tensor
     labels: Tensor
+    sources: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def load_dataset(
     A run that has a `splits.csv` keeps to it.
 
     Raises:
-        UsageError: if the folder or manifest does not exist.
+        UsageError: if the folder or manifest does not exist, or `data.sources` does not fit it.
         DataError: if the folders are not as required, too many images are unreadable, or images of
             the run are changed or missing.
         OutputError: if decoded images cannot be kept, or a decoding process was killed.
@@ -120,6 +123,7 @@ def load_dataset(
         check_class_counts(table, assignment, classes)
         write_splits(splits_file, table, store, assignment)
     log_split_summary(table, store, assignment, classes)
+    log_sources(table, assignment)
     masks = [assignment.split_indices == SPLITS.index(split) for split in ("train", "val")]
     used = np.flatnonzero(masks[0] | masks[1])  # nothing of test may reach training
     train, val = (_select(table, np.flatnonzero(mask), used, classes) for mask in masks)
@@ -131,14 +135,16 @@ def load_dataset(
 
 
 def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
-    """Find the images that a config names, in a folder or by a manifest.
+    """Find the images that a config names, in a folder or by a manifest, with their sources.
 
     Raises:
-        UsageError: if the folder or manifest does not exist.
+        UsageError: if the folder or manifest does not exist, or `data.sources` does not fit it.
         DataError: if it is not as it must be.
     """
     find = find_training_images if settings.manifest is None else find_training_rows
-    return find(settings.source, classes, settings.ignored_folders, settings.aliases)
+    table = find(settings.source, classes, settings.ignored_folders, settings.aliases)
+    name_sources(table, settings.sources)
+    return table
 
 
 def _select(
@@ -149,6 +155,7 @@ def _select(
         [table.paths[index] for index in indices],
         torch.from_numpy(np.searchsorted(used, indices)),
         torch.tensor([class_indices[table.labels[index]] for index in indices], dtype=torch.int64),
+        [table.sources[index] for index in indices],
     )
 
 

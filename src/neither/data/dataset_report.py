@@ -31,6 +31,7 @@ from neither.data.image_file import UnreadableError, read_file
 from neither.data.layout import find_all_images, find_training_images
 from neither.data.manifest import find_training_rows, is_manifest, read_manifest
 from neither.data.scan import ImageTable
+from neither.data.sources import count_by_source, find_source_problems, name_sources
 from neither.data.splits import SPLITS, assign_splits, check_class_counts
 from neither.data.store import ImageStore, check_unreadable
 from neither.data.workers import parallel_map
@@ -54,18 +55,23 @@ _LARGE_DIFFERENCE = 0.15  # with any ratio
 _MIN_STANDARD_ERRORS = 4.0  # as dozens of traits are tested
 
 
-def report_dataset(source: Path) -> dict[str, Any]:
+def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
     """Decode every image of a folder or manifest and report on it; nothing is written.
+
+    Args:
+        source: the folder or manifest.
+        sources: regular expression that finds the source of an image in its path.
 
     Returns:
         The report that `check_data.py --json` prints. `errors` stop a training with default
         settings, `warnings` do not.
 
     Raises:
-        UsageError: if there is no such folder or file.
+        UsageError: if there is no such folder or file, or the regular expression matches nothing.
         DataError: if there is no image, or the manifest is malformed.
     """
     table = read_manifest(source) if is_manifest(source) else find_all_images(source)
+    name_sources(table, sources)
     files = inspect_images(table)
     fingerprints = np.concatenate([file.fingerprint for file in files])
     store = ImageStore(
@@ -91,6 +97,10 @@ def report_dataset(source: Path) -> dict[str, Any]:
         "num_unreadable": len(store.reasons),
         "classes": classes,
         "counts": _count_images(table, readable),
+        "sources": count_by_source(
+            [table.sources[index] for index in np.flatnonzero(readable)],
+            [table.labels[index] for index in np.flatnonzero(readable)],
+        ),
         "short_side": _quantiles(sizes.min(axis=1)),
         "long_side": _quantiles(sizes.max(axis=1)),
         "formats": dict(Counter(formats).most_common()),
@@ -333,7 +343,7 @@ def _warnings(table: ImageTable, report: dict[str, Any]) -> list[str]:
         for each in report.get("shortcuts", ())
         if each["balanced_accuracy"] > _PREDICTABLE
     ]
-    return warnings
+    return warnings + find_source_problems(report["sources"])
 
 
 def _count_images(table: ImageTable, readable: NDArray[np.bool_]) -> dict[str, dict[str, int]]:

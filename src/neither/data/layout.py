@@ -105,7 +105,7 @@ def find_evaluation_images(
     if path.is_file():
         if split is not None:
             raise UsageError(f"{path}: --split {split}: one image has no splits")
-        return ImageTable(path.parent, path, [path.name], [""], [""])
+        return ImageTable(path.parent, path, [path.name], [""], [""], [""])
     require_folder(path)
     labels, named = labels_by_name(classes, aliases), _named_splits(path)
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Read a manifest: a CSV file `path,label[,split]` that names images, relative to the file.
+"""Read a manifest: a CSV file `path,label[,split][,source]` that names images, relative to it.
 
 The separators that spreadsheets write, semicolon and tab, are read too, and backslashes in paths.
 """
@@ -24,7 +24,7 @@ from neither.runtime.console import printable
 from neither.runtime.errors import DataError, UsageError
 
 _SPLITS = {name: split for split, names in SPLIT_FOLDERS.items() for name in names} | {"": ""}
-_COLUMNS = ("path", "label", "split")
+_COLUMNS = ("path", "label", "split", "source")
 _MAX_NAMED = 10
 
 
@@ -55,13 +55,13 @@ def find_training_rows(
     skipped = {nfc(label) for label in ignored}
     unknown: dict[str, int] = {}
     without_split = 0  # the first line without a split
-    for line, image, label, split in _read(path, labels_by_name(classes, aliases)):
+    for line, image, label, split, source in _read(path, labels_by_name(classes, aliases)):
         if nfc(label) in skipped:
             continue
         if label not in classes:
             unknown.setdefault(label, line)
             continue
-        table.add([image], label, split)
+        table.add([image], label, split, source)
         without_split = without_split or (0 if split else line)
     lines = {f"line {line}: label {printable(label) or '(empty)'}": label
              for label, line in list(unknown.items())[:_MAX_NAMED]}  # fmt: skip
@@ -98,13 +98,13 @@ def find_evaluation_rows(
         DataError: if the file is malformed or names no image.
     """
     rows = list(_read(path, labels_by_name(classes, aliases)))
-    counts = Counter(row_split for _, _, _, row_split in rows)
+    counts = Counter(row_split for _, _, _, row_split, _ in rows)
     known = sorted({*counts} - {""})
     wanted = split or ("test" if known else "")
     table = ImageTable(path.parent, path)
-    for _, image, label, row_split in rows:
+    for _, image, label, row_split, source in rows:
         if row_split == wanted or not wanted:
-            table.add([image], label)
+            table.add([image], label, source=source)
     if not table.paths and rows:
         hint = f"name another: --split {', '.join(known)}" if known else "it has no splits"
         raise UsageError(f"{path}: no image is in the split {wanted}; {hint}")
@@ -120,10 +120,10 @@ def find_evaluation_rows(
 
 
 def read_manifest(path: Path) -> ImageTable:
-    """Read all images with their labels, in NFC, and splits."""
+    """Read all images with their labels, in NFC, splits and sources."""
     table = ImageTable(path.parent, path)
-    for _, image, label, split in _read(path, {}):
-        table.add([image], intern(nfc(label)), split)
+    for _, image, label, split, source in _read(path, {}):
+        table.add([image], intern(nfc(label)), split, source)
     return table
 
 
@@ -136,8 +136,8 @@ def given_splits(
     return {*split_folders(source, labels_by_name(classes, aliases))}
 
 
-def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str, str]]:
-    """Yield line number, path, label and split of each image; skip repeated rows.
+def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str, str, str]]:
+    """Yield line number, path, label, split and source of each image; skip repeated rows.
 
     `labels` are the class of each name, as `labels_by_name` returns them.
     """
@@ -145,13 +145,14 @@ def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str
     columns = next(rows, (0, []))[1]
     plain = [name.strip().casefold() for name in columns]  # so that " Split" is an error
     if any(plain.count(name) != columns.count(name) for name in _COLUMNS) or not (
-        columns.count("path") == columns.count("label") == 1 >= columns.count("split")
+        columns.count("path") == columns.count("label") == 1
+        and max(columns.count("split"), columns.count("source")) <= 1
     ):
         raise DataError(
-            f"{path}: want a first line with the columns path,label or path,label,split; got "
-            f"{printable(','.join(columns)) or 'nothing'}"
+            f"{path}: want a first line with the columns path,label and, if they are known, "
+            f"split,source; got {printable(','.join(columns)) or 'nothing'}"
         )
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[str, tuple[str, str, str]] = {}
     listings: dict[Path, dict[str, str]] = {}
     for line, cells in rows:
         if len(cells) != len(columns):
@@ -166,12 +167,14 @@ def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str
             raise DataError(
                 f"{path}:{line}: split {printable(row['split'])}, want train, val or test"
             )
+        source = intern(nfc(row.get("source", "")))
         if image not in seen:
-            seen[image] = label, split
-            yield line, image, label, split
-        elif seen[image] != (label, split):
+            seen[image] = label, split, source
+            yield line, image, label, split, source
+        elif seen[image] != (label, split, source):
             raise DataError(
-                f"{path}:{line}: {printable(image)} is listed before with another label or split"
+                f"{path}:{line}: {printable(image)} is listed before with another label, split or "
+                "source"
             )
     if not seen:
         raise DataError(f"{path}: no images are listed here")

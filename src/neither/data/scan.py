@@ -6,9 +6,10 @@ are opened. Paths are sorted by name, so the order does not depend on the file s
 """
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class ImageTable:
         paths: of the images, with / between parts.
         labels: of each image: a class, the name of an out-of-distribution folder, or empty.
         splits: of each image: train, val, test, or empty.
+        sources: where each image comes from, such as a camera; empty if that is not known.
         hashes: the SHA-256 that each image had in a run, in hex; empty if no run lists them.
         notes: messages for the user.
         unreadable_folders: folders that cannot be read, each with the reason.
@@ -62,16 +64,18 @@ class ImageTable:
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unreadable_folders: list[str] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing)
 
-    def add(self, paths: list[str], label: str, split: str = "") -> None:
-        """Add images that have the same label and split."""
+    def add(self, paths: list[str], label: str, split: str = "", source: str = "") -> None:
+        """Add images that have the same label, split and source."""
         self.paths += paths
         self.labels += [label] * len(paths)
         self.splits += [split] * len(paths)
+        self.sources += [source] * len(paths)
 
     def exclude(self, folder: Path) -> None:
         """Remove the images below a folder inside the root."""
@@ -80,7 +84,8 @@ class ImageTable:
             return
         prefix = f"{excluded.relative_to(root).as_posix()}/"
         kept = [index for index, path in enumerate(self.paths) if not path.startswith(prefix)]
-        for column in filter(None, (self.paths, self.labels, self.splits, self.hashes)):
+        columns = self.paths, self.labels, self.splits, self.sources, self.hashes
+        for column in filter(None, columns):
             column[:] = [column[index] for index in kept]
 
     def scan(
@@ -139,6 +144,19 @@ def list_images(root: Path, visited: set[Identity] | None = None, prefix: str = 
 def nfc(name: str) -> str:
     """Return a name in Unicode form NFC, to compare it: macOS may write ä as two characters."""
     return unicodedata.normalize("NFC", name)
+
+
+def search_paths(pattern: str, paths: Sequence[str]) -> list[str]:
+    """Return what a regular expression finds in each path, in any Unicode form of the two.
+
+    That is what its groups match, joined by /, or its whole match if it has none; empty if nothing.
+    """
+    found = []
+    for path in paths:
+        match = re.search(pattern, path) or re.search(nfc(pattern), nfc(path))
+        parts = [part or "" for part in match.groups() or (match.group(),)] if match else []
+        found.append("/".join(parts) if any(parts) else "")
+    return found
 
 
 def spelled_on_disk(root: Path, path: str, listings: dict[Path, dict[str, str]]) -> str:

@@ -1,4 +1,7 @@
-"""Read and write `splits.csv`: path, label, split, SHA-256 and reason of every image of a run."""
+"""Read and write `splits.csv`: path, label, split, SHA-256 and reason of every image of a run.
+
+If any image has a source, that is one more column, for people: no run reads it back.
+"""
 
 import csv
 import io
@@ -21,6 +24,7 @@ from neither.runtime.errors import DataError
 
 _MAX_COMPARED = 64  # files that are read to recognise a folder
 _COLUMNS = ["path", "label", "split", "sha256", "reason"]
+_NUM_COLUMNS = len(_COLUMNS)  # without that of the sources
 
 
 def write_splits(
@@ -28,13 +32,14 @@ def write_splits(
 ) -> None:
     """Write one row for each image, atomically."""
     with files.atomic_writer(path) as file:
-        file.write(csv_line(_COLUMNS))
+        file.write(csv_line(_COLUMNS + ["source"] * any(table.sources)))
         for row in _rows(table, store, assignment):
-            file.write(csv_line([safe_cell(row[0]), *row[1:]]))
+            source = [each and safe_cell(each) for each in row[_NUM_COLUMNS:]]
+            file.write(csv_line([safe_cell(row[0]), *row[1:_NUM_COLUMNS], *source]))
 
 
 def data_fingerprint(table: ImageTable, store: ImageStore, assignment: SplitAssignment) -> str:
-    """Return a SHA-256 over path, label, split and content of every image that the run uses."""
+    """Return a SHA-256 over path, label, split, content and source of every image of the run."""
     digest = sha256()
     for row in _rows(table, store, assignment):
         if row[2]:
@@ -142,11 +147,12 @@ def _read_split(path: Path, source: Path, split: str) -> ImageTable:
 
 
 def _rows(table: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
+    sources = table.sources if any(table.sources) else []
     for index, (image, label) in enumerate(zip(table.paths, table.labels, strict=True)):
         digest = store.fingerprints["sha256"][index]
         yield [image, label, SPLITS[assignment.split_indices[index]],
                digest.tobytes().hex() if digest.any() else "",
-               assignment.reasons.get(index, "")]  # fmt: skip
+               assignment.reasons.get(index, ""), *sources[index : index + 1]]  # fmt: skip
 
 
 def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
@@ -158,9 +164,12 @@ def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
-            if next(lines, None) != _COLUMNS:
+            columns = next(lines, [])
+            if columns not in (_COLUMNS, [*_COLUMNS, "source"]):
                 raise ValueError("other columns")
-            for image, label, split, digest, reason in lines:
+            for image, label, split, digest, reason, *source in lines:
+                if len(source) != len(columns) - _NUM_COLUMNS:
+                    raise ValueError("a row has other columns")
                 if split not in SPLITS:
                     raise ValueError(f"split {split}")
                 yield image.removeprefix("./"), label, split, digest, reason

@@ -9,7 +9,6 @@ Two images are linked if they look the same, have the same bytes, or belong to o
 linked images are in different splits, some of them are excluded; none is ever moved.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from neither.config.schema import Data
 from neither.data.fingerprints import ImageFlag, find_near_duplicates, group_exact_duplicates
-from neither.data.scan import ImageTable, nfc
+from neither.data.scan import ImageTable, search_paths
 from neither.data.store import ImageStore
 from neither.runtime.console import info, printable, warn
 from neither.runtime.errors import DataError
@@ -295,11 +294,7 @@ def named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]:
     """Return for each path what the pattern's groups match, or its whole match if it has none."""
     if pattern is None:
         return [None] * len(paths)
-    groups: list[str | None] = []
-    for path in paths:
-        match = re.search(pattern, path) or re.search(nfc(pattern), nfc(path))
-        parts = [part or "" for part in match.groups() or (match.group(),)] if match else []
-        groups.append("group " + "/".join(parts) if any(parts) else None)
+    groups = [f"group {found}" if found else None for found in search_paths(pattern, paths)]
     named = [name for name in groups if name is not None]
     info(
         f"data.group_pattern: {len(set(named)):,} groups of {len(named):,} images; "

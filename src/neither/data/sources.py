@@ -1,0 +1,121 @@
+"""The source of each image: the camera, site, collection or shoot that it comes from.
+
+A network is better on images of the sources that it was trained on than on others (Zech et al.,
+"Variable generalization performance of a deep learning model to detect pneumonia in chest
+radiographs", 2018), all the more if a source has images of one class alone: then it may learn the
+source instead of the class. The sources of a dataset show how much, if each is left out once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from sys import intern
+
+import numpy as np
+
+from neither.data.scan import ImageTable, nfc, search_paths
+from neither.data.splits import SPLITS, SplitAssignment
+from neither.runtime.console import info, printable, warn
+from neither.runtime.errors import UsageError
+
+_MAX_LISTED = 20
+_MAX_NAMED = 10
+_MAX_CHANCE = 0.001  # of a source without images of other classes, if it were like the others
+
+
+def name_sources(table: ImageTable, pattern: str | None) -> None:
+    """Set the source of each image to what a regular expression finds in its path.
+
+    Raises:
+        UsageError: if it finds nothing in any path, or the manifest names sources too.
+    """
+    if pattern is None:
+        return
+    if any(table.sources):
+        raise UsageError(
+            f"data.sources: {table.source} has a column source too; leave out one of the two"
+        )
+    table.sources = [intern(nfc(found)) for found in search_paths(pattern, table.paths)]
+    if not any(table.sources):
+        raise UsageError(
+            f"data.sources: {printable(pattern)} matches none of {len(table.paths):,} paths, such "
+            f"as {printable(table.paths[0])}; correct it, or leave it out"
+        )
+
+
+def count_by_source(sources: Sequence[str], labels: Sequence[str]) -> dict[str, Counter[str]]:
+    """Count the images of each class in each source.
+
+    Returns:
+        Counts by label, by source: the largest source first, images without a source last, under an
+        empty name. Nothing if no image has a source.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for source, label in zip(sources, labels, strict=True):
+        counts.setdefault(source, Counter())[label] += 1
+    if counts.keys() <= {""}:
+        return {}
+    return dict(sorted(counts.items(), key=lambda each: (not each[0], -each[1].total(), each[0])))
+
+
+def find_source_problems(counts: Mapping[str, Counter[str]]) -> list[str]:
+    """Describe what the sources, as `count_by_source` returns them, make unmeasurable or too easy.
+
+    These are classes with fewer than two sources, and sources that give their class away: all their
+    images are of one class, and there are too many of them for that to be chance.
+    """
+    named = {name: count for name, count in counts.items() if name}
+    totals = Counter[str]()
+    for count in counts.values():
+        totals += count
+    if len(named) == 1:
+        return [
+            f"all images that have a source have the same, {printable(*named)}: how well the "
+            "network does on images from elsewhere cannot be measured; add images of other sources"
+        ]
+    problems = []
+    few = []
+    for label in sorted(filter(None, totals)) if named else ():
+        own = [name for name, count in named.items() if label in count]
+        if len(own) < 2:
+            few.append(f"{label} ({printable(own[0]) if own else 'none'})")
+    if few:
+        more = f" and {len(few) - _MAX_NAMED:,} more" if len(few) > _MAX_NAMED else ""
+        problems.append(
+            f"classes with images of one source alone: {', '.join(few[:_MAX_NAMED])}{more}; how "
+            "well they are recognised elsewhere cannot be measured; add images of other sources"
+        )
+    revealing = [
+        f"{printable(name)} ({label}, {num:,})"
+        for name, count in named.items()
+        for label, num in count.items()
+        if len(count) == 1 and (totals[label] / totals.total()) ** num < _MAX_CHANCE
+    ]
+    if revealing:
+        problems.append(
+            f"{len(revealing):,} of {len(named):,} sources give their class away, as all their "
+            f"images are of one class: {', '.join(revealing[:3])}"
+            f"{', ...' if len(revealing) > 3 else ''}; the network may learn the source instead; "
+            "add images of other classes from the same sources"
+        )
+    return problems
+
+
+def log_sources(table: ImageTable, assignment: SplitAssignment) -> None:
+    """Log the images that a run uses by class and source, and what is wrong with the sources."""
+    used = np.flatnonzero(assignment.split_indices)
+    sources = [table.sources[index] for index in used]
+    counts = count_by_source(sources, [table.labels[index] for index in used])
+    for name, count in list(counts.items())[:_MAX_LISTED]:
+        parts = ", ".join(f"{label} {num:,}" for label, num in sorted(count.items()))
+        source = f"source {printable(name)}" if name else "no source"
+        info(f"{source}: {count.total():,} images: {parts}")
+    if len(counts) > _MAX_LISTED:
+        info(f"and {len(counts) - _MAX_LISTED:,} more sources; splits.csv has that of each image")
+    splits = [SPLITS[index] for index in assignment.split_indices[used]]
+    known = {source for source, split in zip(sources, splits, strict=True) if split == "train"}
+    for split in ("val", "test") if counts else ():
+        own = [source for source, each in zip(sources, splits, strict=True) if each == split]
+        num_known = sum(source in known for source in own if source)
+        info(f"{split}: {num_known:,} of {len(own):,} images are of sources that train has too")
+    for problem in find_source_problems(counts):
+        warn(problem)
