@@ -52,10 +52,8 @@ def train_head(
         Stopped: if a signal asks to stop; the features that were computed are kept.
     """
     classes, labels = config.classes, data.train.labels
-    train_features, val_features = _embed_splits(config, state, data, device_config)
-    mean = train_features.double().mean(dim=0)
-    std = train_features.double().std(dim=0, correction=0).clamp(min=_MIN_STD)
-    train_inputs = (train_features.double() - mean) / std
+    train_features, val_features = embed_splits(config, state, data, device_config)
+    train_inputs, mean, std = standardise(train_features)
     val_inputs = (val_features.double() - mean) / std
 
     l2, out_of_fold = _choose_l2(config, data, train_inputs)
@@ -149,7 +147,14 @@ def _choose_l2(config: Config, data: Dataset, inputs: Tensor) -> tuple[float, Te
     return L2_GRID[best], logits[best]
 
 
-def _embed_splits(
+def standardise(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (N, F) float64 features of mean 0 and variance 1, and their (F,) means and stds."""
+    features = features.double()
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp(min=_MIN_STD)
+    return (features - mean) / std, mean, std
+
+
+def embed_splits(
     config: Config, state: TrainState, data: Dataset, device_config: DeviceConfig
 ) -> tuple[Tensor, Tensor]:
     """Return the (N, F) float32 features of train and val.

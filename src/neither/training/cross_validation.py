@@ -1,0 +1,333 @@
+"""Cross-validation: each source of images, or each fold, is left out of training once.
+
+So each image of train and val gets probabilities from a network that has not seen its source. They
+say what to expect on images from elsewhere, and give temperature and thresholds that hold there.
+With a frozen backbone all folds are fitted at once to one embedding; otherwise each is a run.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neither.config.schema import Config
+from neither.data.dataset import Dataset, load_dataset
+from neither.data.folds import assign_folds, assign_source_folds, group_names
+from neither.data.preprocessing import Preprocessing
+from neither.data.split_file import csv_line, safe_cell
+from neither.evaluation.calibration import fit_temperature
+from neither.evaluation.metrics import (
+    accuracy,
+    confusion_matrix,
+    macro_recall,
+    nll,
+    wilson_interval,
+)
+from neither.evaluation.selective import fit_decision_rule
+from neither.inference.classifier import load_classifier
+from neither.models.decision_rule import DecisionRule
+from neither.models.pretrained import match_preprocessing
+from neither.models.softmax import to_probabilities
+from neither.runtime import files
+from neither.runtime.console import info
+from neither.runtime.devices import choose_device_config
+from neither.runtime.errors import DataError, UsageError
+from neither.training.head import L2_GRID, embed_splits, fit_folds, standardise
+from neither.training.run_folder import RESUMABLE_CHANGES, flatten_config, open_run_folder
+from neither.training.state import build_state
+from neither.training.trainer import run_training
+
+SCHEMA_VERSION = 1
+_MAX_FOLDS = 10
+_MIN_SOURCE_IMAGES = 50  # fewer say little of a source
+_NUM_MISTAKES = 6  # of a source, that the report shows
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions for N images by networks that were trained without the fold of each.
+
+    Attributes:
+        paths: of the images, below the root.
+        labels: (N,) int64.
+        sources: of the images, empty for none.
+        folds: (N,) int64.
+        logits: (L, N, C), for each of L settings to choose from.
+    """
+
+    paths: list[str]
+    labels: Tensor
+    sources: list[str]
+    folds: Tensor
+    logits: Tensor
+
+
+def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[str, Any]:
+    """Leave each source out once, or each fold where no image has a source; write the results.
+
+    The same command goes on after a stop: features and finished folds are kept.
+
+    Args:
+        config: of the run.
+        folder: for `metrics.json` and `out_of_fold.csv`.
+        max_folds: the most folds; None for 10.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        DataError: if nothing can be left out, such as where a class has one source and one group.
+        UsageError, CheckpointError, OutputError, Stopped: as `train`.
+    """
+    with open_run_folder(config, folder, fresh=False) as run:
+        data, features = _load(config, run.folder)
+        labels = torch.cat([data.train.labels, data.val.labels])
+        paths = data.train.paths + data.val.paths
+        sources = data.train.sources + data.val.sources
+        rows = torch.cat([data.train.rows, data.val.rows]).numpy()
+        fingerprints, pattern = data.image_fingerprints[rows], config.data.group_pattern
+        num, seed = max_folds or _MAX_FOLDS, config.seed
+        home_groups = group_names(paths, fingerprints, pattern)
+        home_folds = torch.from_numpy(assign_folds(home_groups, labels.numpy(), num, seed))
+        folds = home_folds
+        if any(sources):
+            groups = group_names(paths, fingerprints, pattern, sources)
+            folds = torch.from_numpy(
+                assign_source_folds(sources, groups, labels.numpy(), num, seed)
+            )
+        if not folds.any():
+            raise DataError(
+                f"{config.data.source}: nothing can be left out, as without it some class would "
+                "have no images to train on; add images"
+            )
+        results = []
+        for name, each in {"home": home_folds, "elsewhere": folds}.items():
+            if features is not None:
+                iterations = config.train.epochs
+                logits = fit_folds(features, labels, each, len(config.classes), iterations)
+            elif name == "home" and any(sources):
+                logits = None  # a run for each fold takes its time: home is measured on val
+            else:
+                logits = _train_folds(config, run.folder, data, paths, labels, each)
+            results.append(logits)
+        home, elsewhere = results
+        out_of_fold = OutOfFold(paths, labels, sources, folds, elsewhere)
+        metrics = _describe(
+            config,
+            out_of_fold,
+            None if home is None else OutOfFold(paths, labels, sources, home_folds, home),
+        )
+        _write_rows(run.folder / "out_of_fold.csv", config, out_of_fold, metrics)
+        files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def _load(config: Config, folder: Path) -> tuple[Dataset, Tensor | None]:
+    """Return the images, and the features of train and val if the backbone is frozen."""
+    device_config = choose_device_config(config.device, config.precision)
+    preprocessing = match_preprocessing(
+        Preprocessing(config.data.image_size, config.data.resize), config.model
+    )
+    images = config.data.model_copy(update={"store": "disk"})
+    if config.model.trainable != "head":
+        return load_dataset(images, config.classes, config.seed, preprocessing, folder), None
+    state = build_state(config, preprocessing, device_config)
+    data = load_dataset(images, config.classes, config.seed, preprocessing, folder)
+    features = torch.cat(embed_splits(config, state, data, device_config))
+    return data, standardise(features)[0]
+
+
+def _train_folds(
+    config: Config, folder: Path, data: Dataset, paths: Sequence[str], labels: Tensor, folds: Tensor
+) -> Tensor:
+    """Train a run for each fold on the others; return the (1, N, C) logits of its images."""
+    root = config.data.source if config.data.root else config.data.source.parent
+    splits = ["train"] * len(data.train.paths) + ["val"] * len(data.val.paths)
+    logits = torch.zeros(1, len(paths), len(config.classes), dtype=torch.float64)
+    for fold in range(int(folds.max()) + 1):
+        place = folder / "folds" / str(fold)
+        is_left_out = (folds == fold).tolist()
+        place.mkdir(parents=True, exist_ok=True)
+        manifest = place / "images.csv"
+        lines = [csv_line(["path", "label", "split"])]
+        for path, label, split, left_out in zip(paths, labels, splits, is_left_out, strict=True):
+            cells = [safe_cell(str((root / path).resolve())), config.classes[int(label)]]
+            lines.append(csv_line([*cells, "test" if left_out else split]))
+        files.write_atomic(manifest, b"".join(lines))
+        settings = config.data.model_copy(
+            update={"root": None, "manifest": str(manifest), "sources": None}
+        )
+        own = config.model_copy(update={"name": f"{config.name}-{fold}", "data": settings})
+        info(f"fold {fold + 1} of {int(folds.max()) + 1}: {sum(is_left_out):,} images left out")
+        with run_training(own, place / "run", fresh=False) as run:
+            device = choose_device_config(config.device, "float32").device
+            classifier = load_classifier(run.best, device)
+            indices = [index for index, left_out in enumerate(is_left_out) if left_out]
+            results = classifier.predict_files(root / paths[index] for index in indices)
+            for index, result in zip(indices, results, strict=True):
+                logits[0, index] = result.logits.double()
+    return logits
+
+
+def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict[str, Any]:
+    """Compute `metrics.json`.
+
+    What is said of a source comes from temperature and thresholds that the other sources give, and
+    from the penalty that they choose.
+    """
+    every = torch.ones(len(result.paths), dtype=torch.bool)
+    best, temperature, rule = _calibrate(config, result, every)
+    nested = torch.zeros_like(result.logits[0])
+    is_accepted = torch.zeros_like(every)
+    for fold in range(int(result.folds.max()) + 1):
+        own = result.folds == fold
+        index, own_temperature, own_rule = _calibrate(config, result, ~own)
+        nested[own] = result.logits[index, own] / own_temperature
+        is_accepted[own] = _accepts(config, own_rule, to_probabilities(nested[own]))
+    probabilities = to_probabilities(nested)
+    hits = probabilities.argmax(dim=1) == result.labels
+    by_source = _describe_sources(config, result, probabilities, hits, is_accepted)
+    metrics: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "config_digest": config_digest(config),
+        "num_images": len(result.paths),
+        "num_folds": int(result.folds.max()) + 1,
+        "temperature": temperature,
+        "decision_rule": asdict(rule),
+        "elsewhere" if by_source else "folds": {
+            **_summarise(config, nested, result.labels),
+            "precision": float(hits[is_accepted].double().mean()) if is_accepted.any() else None,
+            "coverage": float(is_accepted.double().mean()),
+        },
+        "sources": by_source,
+    }
+    large = [row["accuracy"] for row in by_source if row["num_images"] >= _MIN_SOURCE_IMAGES]
+    if len(large) > 1:
+        # One more draw is as likely to be the lowest or highest as any other: no assumption on how
+        # sources are distributed (order statistics, Wilks, 1941).
+        level = (len(large) - 1) / (len(large) + 1)
+        metrics["elsewhere"]["prediction_interval"] = [min(large), max(large)]
+        metrics["elsewhere"]["prediction_level"] = level
+        metrics["elsewhere"]["mean_of_sources"] = sum(large) / len(large)
+    if config.model.trainable == "head":
+        metrics["l2"] = L2_GRID[best]
+    if home is not None and by_source:
+        index, home_temperature, _ = _calibrate(config, home, every)
+        metrics["home"] = _summarise(config, home.logits[index] / home_temperature, home.labels)
+    return metrics
+
+
+def _calibrate(
+    config: Config, result: OutOfFold, chosen: Tensor
+) -> tuple[int, float, DecisionRule]:
+    """Choose setting, temperature and decision rule by the images that `chosen` (N,) names."""
+    labels = result.labels[chosen]
+    losses = [nll(logits[chosen], labels, 1.0) for logits in result.logits]
+    index = losses.index(min(losses))
+    logits = result.logits[index, chosen]
+    temperature = fit_temperature(logits, labels)
+    rule = fit_decision_rule(
+        to_probabilities(logits, temperature), labels, _reject_index(config),
+        config.decision.target_precision, is_certifiable=not any(result.sources),
+    )  # fmt: skip
+    return index, temperature, rule
+
+
+def _reject_index(config: Config) -> int | None:
+    return None if config.reject_class is None else config.classes.index(config.reject_class)
+
+
+def _accepts(config: Config, rule: DecisionRule, probabilities: Tensor) -> Tensor:
+    """Return (N,) bool, which predictions the rule accepts."""
+    confidences, predicted = probabilities.max(dim=1)
+    is_reject = predicted == (-1 if config.reject_class is None else _reject_index(config))
+    known, reject = rule.threshold or 0.0, rule.reject_threshold or 0.0
+    return confidences >= torch.where(is_reject, reject, known)
+
+
+def _summarise(config: Config, scores: Tensor, labels: Tensor) -> dict[str, Any]:
+    confusion = confusion_matrix(labels, scores.argmax(dim=1), len(config.classes))
+    hit_rate = accuracy(confusion)
+    return {
+        "accuracy": hit_rate,
+        "accuracy_interval": list(wilson_interval(hit_rate, len(labels))),
+        "macro_recall": macro_recall(confusion),
+        "nll": nll(scores, labels, 1.0),
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def _describe_sources(
+    config: Config, result: OutOfFold, probabilities: Tensor, hits: Tensor, is_accepted: Tensor
+) -> list[dict[str, Any]]:
+    """Return a row for each source, the least accurate first."""
+    rows = []
+    for name in sorted(set(filter(None, result.sources))):
+        own = torch.tensor([source == name for source in result.sources])
+        accepted, num = own & is_accepted, int(own.sum())
+        wrong = (own & ~hits).nonzero()[:, 0].tolist()
+        wrong.sort(key=lambda index: -float(probabilities[index].max()))
+        counts = result.labels[own].bincount(minlength=len(config.classes)).tolist()
+        rows.append(
+            {
+                "source": name,
+                "num_images": num,
+                "classes": {
+                    each: count for each, count in zip(config.classes, counts, strict=True) if count
+                },
+                "accuracy": float(hits[own].double().mean()),
+                "coverage": float(is_accepted[own].double().mean()),
+                "precision": float(hits[accepted].double().mean()) if accepted.any() else None,
+                "mistakes": [result.paths[index] for index in wrong[:_NUM_MISTAKES]],
+            }
+        )
+    return sorted(rows, key=lambda row: row["accuracy"])
+
+
+def _write_rows(path: Path, config: Config, result: OutOfFold, metrics: dict[str, Any]) -> None:
+    """Write `out_of_fold.csv`: a row for each image, with its calibrated probabilities."""
+    index = L2_GRID.index(metrics["l2"]) if "l2" in metrics else 0
+    probabilities = to_probabilities(result.logits[index], metrics["temperature"]).tolist()
+    with files.atomic_writer(path) as file:
+        columns = ["path", "label", "source", "fold", *(f"prob_{each}" for each in config.classes)]
+        file.write(csv_line(columns))
+        rows = zip(result.paths, result.labels.tolist(), result.sources, result.folds.tolist(),
+                   probabilities, strict=True)  # fmt: skip
+        for image, label, source, fold, row in rows:
+            cells = [safe_cell(image), config.classes[label], safe_cell(source), str(fold)]
+            file.write(csv_line([*cells, *(f"{each:.6f}" for each in row)]))
+
+
+def config_digest(config: Config) -> str:
+    """Return a hash of all keys that affect numbers; a run and its cross-validation share it."""
+    ignored = {*RESUMABLE_CHANGES, "decision.cross_validation"}
+    keys = {key: str(value) for key, value in flatten_config(config).items() if key not in ignored}
+    return sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
+def read_decision(folder: Path, config: Config) -> tuple[float, DecisionRule]:
+    """Return temperature and decision rule of a finished cross-validation of the same config.
+
+    Raises:
+        UsageError: if there is none in the folder, or its config is another.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        digest, temperature = metrics["config_digest"], float(metrics["temperature"])
+        rule = DecisionRule(**metrics["decision_rule"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"decision.cross_validation: {folder}: no finished cross-validation; run "
+            "scripts/cross_validate.py with this config first"
+        ) from error
+    if digest != config_digest(config):
+        raise UsageError(
+            f"decision.cross_validation: {folder}: this cross-validation has another config"
+        )
+    return temperature, rule
