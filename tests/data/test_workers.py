@@ -235,7 +235,7 @@ def test_processes_that_decode_or_draw_thumbnails_import_no_torch(
         return [b""] * len(items)
 
     monkeypatch.setattr(html, "parallel_map", spy)
-    html._make_thumbnails([tmp_path])
+    html.make_thumbnails([tmp_path])
     modules = {getattr(each, "func", each).__module__ for each in functions}
     imports = [
         f"__import__({name!r}) and 0, 'torch' in __import__('sys').modules" for name in modules

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from neither.evaluation.selective import (
     auroc,
+    bootstrap_precision,
     certify_threshold,
     choose_threshold,
     fit_decision_rule,
+    fit_pooled_rule,
     fpr_at_tpr,
     most_confident_mistakes,
     num_to_certify,
@@ -291,5 +293,17 @@ def test_the_reject_class_has_a_threshold_of_its_own() -> None:
     one = fit_decision_rule(probabilities, labels, None, 0.98)  # two mistakes among all 350
     assert one.threshold == pytest.approx(0.5)
     assert (one.reject_threshold, one.is_certified) == (None, True)
-    pooled = fit_decision_rule(probabilities, labels, None, 0.98, is_certifiable=False)
+    pooled = fit_pooled_rule(probabilities, labels, 2, 0.98)
+    assert pooled.threshold == pooled.reject_threshold == pytest.approx(0.5)
     assert (pooled.is_certified, pooled.num_lacking) == (False, 0)
+
+
+def test_sources_are_drawn_whole() -> None:
+    """One source of ten mistakes among four sources: it is drawn from none to four times."""
+    sources = [name for name in "abcd" for _ in range(10)]
+    hits = torch.tensor([source != "d" for source in sources])
+    low, high = bootstrap_precision(hits, sources)
+    assert (low, high) == (0.5, 1.0)
+    alone = bootstrap_precision(hits, [""] * 40)
+    assert 0.6 < alone[0] < 0.75 < alone[1] < 0.9
+    assert bootstrap_precision(torch.ones(3, dtype=torch.bool), "abc") == (1.0, 1.0)

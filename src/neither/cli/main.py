@@ -8,6 +8,7 @@ from types import FrameType
 
 _COMMANDS = {
     "train": "train a network as a config says",
+    "cross_validate": "leave each source of images out of training once",
     "evaluate": "score a run on a folder of images",
     "predict": "predict the class of images",
     "export": "write a run as one file for other programs",

@@ -265,6 +265,9 @@ class Checkpoint(Section):
 class Decision(Section):
     """How the decision thresholds are chosen."""
 
+    cross_validation: PathText | None = None
+    """Folder of a finished cross-validation of the same config, which temperature and thresholds
+    are taken from. With a frozen backbone and `data.sources` training finds them itself."""
     target_precision: PositiveFraction = 0.98
     """Precision that accepted decisions must reach, with 90 % confidence where val is large
     enough."""
@@ -295,6 +298,11 @@ class Config(Section):
     train: Train
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     decision: Decision = Field(default_factory=Decision)
+
+    @property
+    def reject_index(self) -> int | None:
+        """Return the index of the reject class; None if there is none."""
+        return None if self.reject_class is None else self.classes.index(self.reject_class)
 
     @field_validator("reject_class", mode="before")
     @classmethod

@@ -32,7 +32,7 @@ from neither.evaluation.metrics import (
     per_class_metrics,
     wilson_interval,
 )
-from neither.evaluation.selective import rejection_metrics, selective_metrics
+from neither.evaluation.selective import accepts, rejection_metrics, selective_metrics
 from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.inference.prediction import UNSURE, csv_header, to_csv
 from neither.models.checkpoint import find_checkpoint
@@ -354,8 +354,7 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
     }
     metrics["selective"], rule = selective, classifier.decision_rule
     reject = -1 if classifier.reject_class is None else classes.index(classifier.reject_class)
-    thresholds = confidences.new_tensor([rule.threshold or 0.0, rule.reject_threshold or 0.0])
-    accepted = confidences >= thresholds[(predicted == reject).long()]
+    accepted = accepts(rule, probabilities, reject)
     metrics["decision"] = {
         "target_precision": rule.target_precision,
         "coverage": float(accepted.double().mean()),

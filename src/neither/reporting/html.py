@@ -140,7 +140,7 @@ def write_report(
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])
     issues = (context.label_issues or ())[:_MAX_LABEL_ISSUES]
-    uris = _make_thumbnails([context.image_root / issue["path"] for issue in issues])
+    uris = make_thumbnails([context.image_root / issue["path"] for issue in issues])
     max_issues = _WEAK_MODEL_ISSUES * context.num_train_images
     page = render_template(
         "report.html.jinja",
@@ -231,7 +231,7 @@ def select_thumbnails(
     num_shown = min(MAX_CELL_THUMBNAILS, MAX_THUMBNAILS // max(1, len(cells)))
     chosen = {index for cell in cells.values() for index in cell[:num_shown]} | set(mistakes)
     order = sorted(chosen)
-    uris = _make_thumbnails([predictions.files[index] for index in order])
+    uris = make_thumbnails([predictions.files[index] for index in order])
     thumbnails = {
         index: _make_thumbnail(predictions, classes, index, uri)
         for index, uri in zip(order, uris, strict=True)
@@ -274,7 +274,7 @@ def _make_thumbnail(
     return Thumbnail(predictions.paths[index], uri, classes[label], classes[order[0]], bars)
 
 
-def _make_thumbnails(paths: Sequence[Path]) -> list[str]:
+def make_thumbnails(paths: Sequence[Path]) -> list[str]:
     """Return a small JPEG of each file as a data URI; an empty one if the file is unreadable."""
     # A function of data/: a process that imports this module needs ten times the memory for torch.
     images = parallel_map(partial(make_thumbnail, side=_THUMBNAIL_SIZE), paths)

@@ -184,12 +184,13 @@ def format_interval(bounds: Sequence[float]) -> str:
     return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f} %"
 
 
-def render_template(name: str, **values: object) -> bytes:
+def render_template(template_name: str, **values: object) -> bytes:
     """Render a Jinja template of this package as UTF-8; values in HTML are escaped."""
     from jinja2 import Environment, StrictUndefined  # which predict does not need
+    from markupsafe import Markup
 
     environment = Environment(
-        autoescape=".html" in name,  # noqa: S701 - Markdown gets names that the config has checked
+        autoescape=".html" in template_name,  # noqa: S701 - Markdown gets names that the config has checked
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -202,7 +203,10 @@ def render_template(name: str, **values: object) -> bytes:
         "percent": format_percent,
         "plain": printable,
     }
-    template = resources("neither.reporting").joinpath(name).read_text("utf-8")
+    folder = resources("neither.reporting")
+    style = folder.joinpath("style.css").read_text("utf-8")
+    environment.globals["style"] = Markup(style)  # noqa: S704 - a file of this package
+    template = folder.joinpath(template_name).read_text("utf-8")
     return environment.from_string(template).render(values).encode("utf-8", "backslashreplace")
 
 

@@ -7,8 +7,7 @@ With a frozen backbone all folds are fitted at once to one embedding; otherwise 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,12 @@ from neither.evaluation.metrics import (
     nll,
     wilson_interval,
 )
-from neither.evaluation.selective import fit_decision_rule
+from neither.evaluation.selective import (
+    accepts,
+    bootstrap_precision,
+    fit_decision_rule,
+    fit_pooled_rule,
+)
 from neither.inference.classifier import load_classifier
 from neither.models.decision_rule import DecisionRule
 from neither.models.pretrained import match_preprocessing
@@ -36,9 +40,9 @@ from neither.models.softmax import to_probabilities
 from neither.runtime import files
 from neither.runtime.console import info
 from neither.runtime.devices import choose_device_config
-from neither.runtime.errors import DataError, UsageError
+from neither.runtime.errors import DataError
 from neither.training.head import L2_GRID, embed_splits, fit_folds, standardise
-from neither.training.run_folder import RESUMABLE_CHANGES, flatten_config, open_run_folder
+from neither.training.run_folder import config_digest, open_run_folder
 from neither.training.state import build_state
 from neither.training.trainer import run_training
 
@@ -105,24 +109,17 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
                 f"{config.data.source}: nothing can be left out, as without it some class would "
                 "have no images to train on; add images"
             )
-        results = []
-        for name, each in {"home": home_folds, "elsewhere": folds}.items():
-            if features is not None:
-                iterations = config.train.epochs
-                logits = fit_folds(features, labels, each, len(config.classes), iterations)
-            elif name == "home" and any(sources):
-                logits = None  # a run for each fold takes its time: home is measured on val
-            else:
-                logits = _train_folds(config, run.folder, data, paths, labels, each)
-            results.append(logits)
-        home, elsewhere = results
-        out_of_fold = OutOfFold(paths, labels, sources, folds, elsewhere)
-        metrics = _describe(
-            config,
-            out_of_fold,
-            None if home is None else OutOfFold(paths, labels, sources, home_folds, home),
-        )
-        _write_rows(run.folder / "out_of_fold.csv", config, out_of_fold, metrics)
+        num_classes, iterations = len(config.classes), config.train.epochs
+        home = None
+        if features is None:
+            elsewhere = _train_folds(config, run.folder, data, paths, labels, folds)
+        else:
+            elsewhere = fit_folds(features, labels, folds, num_classes, iterations)
+            home = fit_folds(features, labels, home_folds, num_classes, iterations)
+        result = OutOfFold(paths, labels, sources, folds, elsewhere)
+        at_home = home if home is None else replace(result, folds=home_folds, logits=home)
+        metrics = _describe(config, result, at_home)
+        _write_rows(run.folder / "out_of_fold.csv", config, result, metrics)
         files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
@@ -162,14 +159,19 @@ def _train_folds(
         settings = config.data.model_copy(
             update={"root": None, "manifest": str(manifest), "sources": None}
         )
-        own = config.model_copy(update={"name": f"{config.name}-{fold}", "data": settings})
+        decision = config.decision.model_copy(update={"cross_validation": None})
+        own = config.model_copy(
+            update={"name": f"{config.name}-{fold}", "data": settings, "decision": decision}
+        )
         info(f"fold {fold + 1} of {int(folds.max()) + 1}: {sum(is_left_out):,} images left out")
-        with run_training(own, place / "run", fresh=False) as run:
+        with run_training(own, place / "run", fresh=False):
             device = choose_device_config(config.device, "float32").device
-            classifier = load_classifier(run.best, device)
+            classifier = load_classifier(place / "run", device)
             indices = [index for index, left_out in enumerate(is_left_out) if left_out]
             results = classifier.predict_files(root / paths[index] for index in indices)
             for index, result in zip(indices, results, strict=True):
+                if result.logits is None:
+                    raise DataError(f"{root / paths[index]}: {result.prediction.error}")
                 logits[0, index] = result.logits.double()
     return logits
 
@@ -188,7 +190,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
         own = result.folds == fold
         index, own_temperature, own_rule = _calibrate(config, result, ~own)
         nested[own] = result.logits[index, own] / own_temperature
-        is_accepted[own] = _accepts(config, own_rule, to_probabilities(nested[own]))
+        is_accepted[own] = accepts(own_rule, to_probabilities(nested[own]), config.reject_index)
     probabilities = to_probabilities(nested)
     hits = probabilities.argmax(dim=1) == result.labels
     by_source = _describe_sources(config, result, probabilities, hits, is_accepted)
@@ -199,6 +201,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
         "num_folds": int(result.folds.max()) + 1,
         "temperature": temperature,
         "decision_rule": asdict(rule),
+        "calibrated_on": "left-out sources" if by_source else "cross-validation",
         "elsewhere" if by_source else "folds": {
             **_summarise(config, nested, result.labels),
             "precision": float(hits[is_accepted].double().mean()) if is_accepted.any() else None,
@@ -206,6 +209,13 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
         },
         "sources": by_source,
     }
+    if by_source and is_accepted.any():
+        accepted_sources = [
+            name for name, each in zip(result.sources, is_accepted, strict=True) if each
+        ]
+        metrics["elsewhere"]["precision_interval"] = bootstrap_precision(
+            hits[is_accepted], accepted_sources
+        )
     large = [row["accuracy"] for row in by_source if row["num_images"] >= _MIN_SOURCE_IMAGES]
     if len(large) > 1:
         # One more draw is as likely to be the lowest or highest as any other: no assumption on how
@@ -231,23 +241,10 @@ def _calibrate(
     index = losses.index(min(losses))
     logits = result.logits[index, chosen]
     temperature = fit_temperature(logits, labels)
-    rule = fit_decision_rule(
-        to_probabilities(logits, temperature), labels, _reject_index(config),
-        config.decision.target_precision, is_certifiable=not any(result.sources),
-    )  # fmt: skip
+    fit = fit_pooled_rule if any(result.sources) else fit_decision_rule
+    probabilities = to_probabilities(logits, temperature)
+    rule = fit(probabilities, labels, config.reject_index, config.decision.target_precision)
     return index, temperature, rule
-
-
-def _reject_index(config: Config) -> int | None:
-    return None if config.reject_class is None else config.classes.index(config.reject_class)
-
-
-def _accepts(config: Config, rule: DecisionRule, probabilities: Tensor) -> Tensor:
-    """Return (N,) bool, which predictions the rule accepts."""
-    confidences, predicted = probabilities.max(dim=1)
-    is_reject = predicted == (-1 if config.reject_class is None else _reject_index(config))
-    known, reject = rule.threshold or 0.0, rule.reject_threshold or 0.0
-    return confidences >= torch.where(is_reject, reject, known)
 
 
 def _summarise(config: Config, scores: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -301,33 +298,3 @@ def _write_rows(path: Path, config: Config, result: OutOfFold, metrics: dict[str
         for image, label, source, fold, row in rows:
             cells = [safe_cell(image), config.classes[label], safe_cell(source), str(fold)]
             file.write(csv_line([*cells, *(f"{each:.6f}" for each in row)]))
-
-
-def config_digest(config: Config) -> str:
-    """Return a hash of all keys that affect numbers; a run and its cross-validation share it."""
-    ignored = {*RESUMABLE_CHANGES, "decision.cross_validation"}
-    keys = {key: str(value) for key, value in flatten_config(config).items() if key not in ignored}
-    return sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
-
-
-def read_decision(folder: Path, config: Config) -> tuple[float, DecisionRule]:
-    """Return temperature and decision rule of a finished cross-validation of the same config.
-
-    Raises:
-        UsageError: if there is none in the folder, or its config is another.
-    """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        digest, temperature = metrics["config_digest"], float(metrics["temperature"])
-        rule = DecisionRule(**metrics["decision_rule"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"decision.cross_validation: {folder}: no finished cross-validation; run "
-            "scripts/cross_validate.py with this config first"
-        ) from error
-    if digest != config_digest(config):
-        raise UsageError(
-            f"decision.cross_validation: {folder}: this cross-validation has another config"
-        )
-    return temperature, rule

@@ -6,17 +6,21 @@ of the fit, which takes seconds: the same command reads the features from disk a
 
 from contextlib import closing
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Config
 from neither.data.batches import Batches
-from neither.data.dataset import Dataset
-from neither.data.folds import assign_folds, group_names
+from neither.data.dataset import Dataset, Split
+from neither.data.folds import assign_folds, assign_source_folds, group_names
 from neither.evaluation.metrics import nll
+from neither.evaluation.selective import accepts, bootstrap_precision
 from neither.inference.embedding import compute_head_logits, embed
 from neither.models.efficientnet_lite import fused
 from neither.models.networks import FlipTTA
+from neither.models.softmax import to_probabilities
 from neither.models.softmax_regression import Iterate, fit_softmax_regression
 from neither.runtime import signals
 from neither.runtime.console import info, warn
@@ -32,6 +36,7 @@ from neither.training.validation import logit_metrics, val_metrics
 # Measured on the photos that this project is developed on: benchmarks/LOG.md.
 L2_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
 _NUM_FOLDS = 5
+MAX_SOURCE_FOLDS = 10
 _MIN_STD = 1e-6  # of a feature; one that never changes is divided by this
 
 
@@ -56,7 +61,7 @@ def train_head(
     train_inputs, mean, std = standardise(train_features)
     val_inputs = (val_features.double() - mean) / std
 
-    l2, out_of_fold = _choose_l2(config, data, train_inputs)
+    l2, at_home, left_out = _choose_l2(config, data, train_inputs)
     logger = MetricsLogger(run.folder if state.world.is_rank0 else None, None)
     with closing(logger):
         _log_before(config, state, data, device_config, logger, run)
@@ -76,7 +81,11 @@ def train_head(
             logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
         _set_head(state, iterate, mean, std)
         val_logits = compute_head_logits(fused(state.ema.network), val_features)
-        state.calibrate(val_logits, data.val.labels, config)
+        if left_out is None:
+            state.calibrate(val_logits, data.val.labels, config)
+        else:
+            state.calibrate(left_out, labels, config, "left-out sources")
+            _log_certainty(config, state, data.train, left_out)
         metrics = val_metrics(val_logits, data.val.labels, state.temperature, classes)
         logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
         if not iterate.is_converged:
@@ -89,8 +98,8 @@ def train_head(
         f"{metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}"
     )
     if state.world.is_rank0:
-        if out_of_fold is not None:
-            issues = find_out_of_fold_issues(out_of_fold, data.train, classes)
+        if at_home is not None:
+            issues = find_out_of_fold_issues(at_home, data.train, classes)
             write_label_issues(run.folder / "label_issues.csv", issues)
         state.save(run.best, config, resumable=False)
         state.save(run.last, config, resumable=False)  # from here on the run is finished
@@ -126,25 +135,59 @@ def fit_folds(
     return iterate.logits[:, problems, torch.arange(len(labels))].permute(1, 2, 0)
 
 
-def _choose_l2(config: Config, data: Dataset, inputs: Tensor) -> tuple[float, Tensor | None]:
-    """Return the penalty with the lowest out-of-fold loss, and its (N, C) logits.
+def _choose_l2(
+    config: Config, data: Dataset, inputs: Tensor
+) -> tuple[float, Tensor | None, Tensor | None]:
+    """Choose the L2 penalty by the loss on images of train that are left out of the fit.
 
-    Without two groups in each class, nothing can be left out: the middle penalty, and None.
+    Returns:
+        The penalty; the (N, C) logits of images whose groups were left out; and those of images
+        whose sources were, which then choose the penalty. None where nothing can be left out,
+        or no image has a source.
     """
-    labels, train = data.train.labels, data.train
-    fingerprints = data.image_fingerprints[train.rows.numpy()]
-    groups = group_names(train.paths, fingerprints, config.data.group_pattern)
-    folds = torch.from_numpy(assign_folds(groups, labels.numpy(), _NUM_FOLDS, config.seed))
-    if not folds.any():
-        return L2_GRID[len(L2_GRID) // 2], None
-    logits = fit_folds(inputs, labels, folds, len(config.classes), config.train.epochs)
-    losses = [nll(each, labels, 1.0) for each in logits]
-    best = losses.index(min(losses))
-    info(
-        f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "
-        f"{losses[best]:.3f}, the lowest of {len(L2_GRID)}"
+    labels, train, seed = data.train.labels, data.train, config.seed
+    fingerprints, pattern = data.image_fingerprints[train.rows.numpy()], config.data.group_pattern
+
+    def fit(folds: NDArray[np.int64]) -> tuple[float, Tensor | None]:
+        if not folds.any():
+            return L2_GRID[len(L2_GRID) // 2], None
+        logits = fit_folds(
+            inputs, labels, torch.from_numpy(folds), len(config.classes), config.train.epochs
+        )
+        losses = [nll(each, labels, 1.0) for each in logits]
+        best = losses.index(min(losses))
+        info(
+            f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "
+            f"{losses[best]:.3f}, the lowest of {len(L2_GRID)}"
+        )
+        return L2_GRID[best], logits[best]
+
+    groups = group_names(train.paths, fingerprints, pattern)
+    l2, at_home = fit(assign_folds(groups, labels.numpy(), _NUM_FOLDS, seed))
+    if not any(train.sources):
+        return l2, at_home, None
+    groups = group_names(train.paths, fingerprints, pattern, train.sources)
+    info("images of left-out sources:")
+    source_l2, left_out = fit(
+        assign_source_folds(train.sources, groups, labels.numpy(), MAX_SOURCE_FOLDS, seed)
     )
-    return L2_GRID[best], logits[best]
+    return (l2, at_home, None) if left_out is None else (source_l2, at_home, left_out)
+
+
+def _log_certainty(config: Config, state: TrainState, split: Split, logits: Tensor) -> None:
+    """Log how far the precision on left-out images depends on which sources there are."""
+    probabilities = to_probabilities(logits, state.temperature)
+    is_accepted = accepts(state.decision_rule, probabilities, config.reject_index)
+    hits = probabilities.argmax(dim=1) == split.labels
+    if not is_accepted.any():
+        return
+    sources = [name for name, each in zip(split.sources, is_accepted, strict=True) if each]
+    low, high = bootstrap_precision(hits[is_accepted], sources)
+    info(
+        f"decisions on left-out sources: {float(hits[is_accepted].double().mean()):.1%} correct, "
+        f"{low:.1%} to {high:.1%} if the sources are drawn anew (90 %, bootstrap); "
+        f"{float(is_accepted.double().mean()):.0%} accepted"
+    )
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from neither.config import loader
 from neither.config.loader import check_config, to_yaml
 from neither.config.schema import Config, translate_v1
 from neither.models.checkpoint import Checkpoint, load_checkpoint
+from neither.models.decision_rule import DecisionRule
 from neither.runtime import files, locks
 from neither.runtime.console import info, log_to_folder, warn
 from neither.runtime.devices import DeviceConfig
@@ -209,6 +211,36 @@ def _require_same_config(config: Config, config_file: Path) -> bool:
             "start again here add --fresh, which keeps the old folder under another name"
         )
     return bool(document.values != translated)
+
+
+def config_digest(config: Config) -> str:
+    """Return a hash of all keys that affect numbers; a run and its cross-validation share it."""
+    ignored = {*RESUMABLE_CHANGES, "decision.cross_validation"}
+    keys = {key: str(value) for key, value in flatten_config(config).items() if key not in ignored}
+    return sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
+def read_decision(folder: Path, config: Config) -> tuple[float, DecisionRule]:
+    """Return temperature and decision rule of a finished cross-validation of the same config.
+
+    Raises:
+        UsageError: if there is none in the folder, or its config is another.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        digest, temperature = metrics["config_digest"], float(metrics["temperature"])
+        rule = DecisionRule(**metrics["decision_rule"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"decision.cross_validation: {folder}: no finished cross-validation; run "
+            "scripts/cross_validate.py with this config first"
+        ) from error
+    if digest != config_digest(config):
+        raise UsageError(
+            f"decision.cross_validation: {folder}: this cross-validation has another config"
+        )
+    return temperature, rule
 
 
 def flatten_config(config: Config) -> dict[str, Any]:

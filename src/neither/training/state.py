@@ -14,7 +14,7 @@ from neither.config.schema import Config, Train
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
-from neither.evaluation.selective import fit_decision_rule
+from neither.evaluation.selective import fit_decision_rule, fit_pooled_rule
 from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.efficientnet_lite import fused
@@ -29,6 +29,7 @@ from neither.runtime.errors import CheckpointError, DivergedError
 from neither.training.fast_conv import use_gemm_weight_gradients
 from neither.training.label_issues import LabelStats
 from neither.training.optimizers import build_optimizer
+from neither.training.run_folder import read_decision
 
 
 class EMA:
@@ -218,14 +219,18 @@ class TrainState:
             calibrated_on: what the images are. The precision is certified on val alone: pooled
                 images of sources are no independent draws of a new one.
         """
+        if config.decision.cross_validation is not None:
+            folder = Path(config.decision.cross_validation).expanduser()
+            self.temperature, self.decision_rule = read_decision(folder, config)
+            self.calibrated_on = "cross-validation"
+            return
         self.temperature, self.calibrated_on = fit_temperature(logits, labels), calibrated_on
-        reject, target = config.reject_class, config.decision.target_precision
-        self.decision_rule = fit_decision_rule(
+        fit = fit_decision_rule if calibrated_on == "val" else fit_pooled_rule
+        self.decision_rule = fit(
             to_probabilities(logits, self.temperature),
             labels,
-            None if reject is None else config.classes.index(reject),
-            target,
-            is_certifiable=calibrated_on == "val",
+            config.reject_index,
+            config.decision.target_precision,
         )
 
     def is_best(self) -> bool:

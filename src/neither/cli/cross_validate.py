@@ -1,0 +1,60 @@
+"""Command `cross_validate CONFIG [--folds N] [section.key=value ...]`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from neither.cli.command import check_installation, run_command
+from neither.runtime.console import format_percent, print_line, printable
+
+_MAX_LISTED = 20
+
+
+def main() -> int:
+    """Cross-validate; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Leave each source of images out of training once, or each of some folds if "
+        "data.sources names none, and report what to expect on images from elsewhere. The same "
+        "command goes on after a stop.",
+        epilog="example: cross_validate.py configs/photos_quick.yaml data.root=my/photos "
+        "'data.sources=([^/]+)_[^/]*$'",
+    )
+    parser.add_argument("config", type=Path, help="a YAML file, such as configs/photos_quick.yaml")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value",
+                        help="replaces a value of the config")  # fmt: skip
+    parser.add_argument("--folds", type=int, help="the most folds (default: 10)")
+    parser.add_argument("--output-dir", type=Path, help="default: runs/<name>-cv")
+    arguments = parser.parse_intermixed_args()
+    if arguments.folds is not None and arguments.folds < 2:
+        parser.error("--folds: must be 2 or more")
+    return run_command(lambda: _cross_validate(arguments))
+
+
+def _cross_validate(arguments: argparse.Namespace) -> int:
+    from neither.config.loader import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    check_installation()
+    from neither.reporting.cross_validation import summary_sentences, write_report
+    from neither.training.cross_validation import cross_validate
+
+    folder = arguments.output_dir or Path("runs") / f"{config.name}-cv"
+    metrics = cross_validate(config, folder, arguments.folds)
+    write_report(folder, config.data.source, config.name, metrics)
+    for sentence in summary_sentences(metrics):
+        print_line(sentence)
+    for row in metrics["sources"][:_MAX_LISTED]:
+        print_line(f"  {_describe(row)}")
+    if len(metrics["sources"]) > _MAX_LISTED:
+        print_line(f"  and {len(metrics['sources']) - _MAX_LISTED:,} more")
+    print_line(f"written: {folder}/report.html, metrics.json, out_of_fold.csv")
+    return 0
+
+
+def _describe(row: dict[str, Any]) -> str:
+    classes = ", ".join(f"{name} {num:,}" for name, num in row["classes"].items())
+    text = f"{printable(row['source'])} ({classes}): {format_percent(row['accuracy'])} correct, "
+    text += f"{format_percent(row['coverage'])} accepted"
+    if row["precision"] is not None:
+        text += f", {format_percent(row['precision'])} of these correct"
+    return text
