@@ -115,7 +115,8 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
             elsewhere = _train_folds(config, run.folder, data, paths, labels, folds)
         else:
             elsewhere = fit_folds(features, labels, folds, num_classes, iterations)
-            home = fit_folds(features, labels, home_folds, num_classes, iterations)
+            if any(sources) and home_folds.any():
+                home = fit_folds(features, labels, home_folds, num_classes, iterations)
         result = OutOfFold(paths, labels, sources, folds, elsewhere)
         at_home = home if home is None else replace(result, folds=home_folds, logits=home)
         metrics = _describe(config, result, at_home)
