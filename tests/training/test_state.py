@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
-from neither.evaluation.selective import num_to_certify
+from neither.evaluation.selective import fit_pooled_rule, num_to_certify
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.models.decision_rule import DecisionRule
 from neither.models.softmax import to_probabilities
@@ -223,7 +223,7 @@ def test_temperature_and_decision_rule_are_fitted_and_restored(
     assert rule.num_lacking == num_to_certify(6, 0.98) - 40
     assert rule.num_reject_lacking == num_to_certify(3, 0.98) - 20
     state.calibrate(logits, labels, config, "left-out sources")
-    pooled = replace(rule, num_lacking=0, num_reject_lacking=0)
+    pooled = fit_pooled_rule(to_probabilities(logits, state.temperature), labels, 2, 0.98)
     assert (state.decision_rule, state.calibrated_on) == (pooled, "left-out sources")
     other = make_state(config)
     other.restore(save_and_load(state, config, tmp_path))

@@ -35,7 +35,7 @@ def _cross_validate(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
-    from neither.reporting.cross_validation import summary_sentences, write_report
+    from neither.reporting.cross_validation_report import summary_sentences, write_report
     from neither.training.cross_validation import cross_validate
 
     folder = arguments.output_dir or Path("runs") / f"{config.name}-cv"
