@@ -293,6 +293,13 @@ def test_blocks_in_use_are_kept_and_others_expire(call: Call, cache: Path) -> No
     assert call()[1] > 0
 
 
+def test_features_outlive_a_month_without_a_run(call: Call, cache: Path) -> None:
+    call()
+    for path in blocks(cache):
+        os.utime(path, (0, 0))
+    assert call()[1] == 0
+
+
 def test_stopped_midway_keeps_finished_blocks(call: Call, cache: Path, monkeypatch: Patch) -> None:
     whole, calls = compute_outputs, 0
 

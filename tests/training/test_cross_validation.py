@@ -161,10 +161,35 @@ def test_what_cannot_be_left_out(
     assert part in done.err
 
 
-def test_one_source_in_all_is_a_warning_and_folds_of_groups(tmp_path: Path, call: Call) -> None:
-    config = write(tmp_path, sources=("only",))
+@pytest.mark.parametrize("sources", [("only",), ("CLASS",)])
+def test_sources_that_cannot_be_left_out_are_folds_of_groups(
+    sources: tuple[str, ...], tmp_path: Path, call: Call
+) -> None:
+    """One source in all, or a source for each class: then nothing is said of images elsewhere."""
+    config = write(tmp_path, sources=sources)
+    for path in (tmp_path / "images").rglob("CLASS_*.png"):
+        path.rename(path.with_name(path.name.replace("CLASS", f"from-{path.parent.name}")))
     done = call("cross_validate", config, "--output-dir", tmp_path / "cv")
     assert done.code == 0, done.err
     metrics, _ = results(tmp_path / "cv")
-    assert len(metrics["sources"]) == 1
-    assert "prediction_interval" not in metrics["elsewhere"]
+    assert metrics["sources"] == []
+    assert "elsewhere" not in metrics
+    assert metrics["calibrated_on"] == "cross-validation"
+    assert call("train", config, "--output-dir", tmp_path / "run").code == 0
+    assert load_checkpoint(tmp_path / "run").calibrated_on == "val"
+
+
+def test_nothing_is_overwritten(tmp_path: Path, call: Call) -> None:
+    config, run = write(tmp_path), tmp_path / "run"
+    assert call("train", config, "--output-dir", run).code == 0
+    before = (run / "report.html").read_bytes()
+    assert call("cross_validate", config, "--output-dir", run).code == 2
+    assert (run / "report.html").read_bytes() == before
+    assert call("cross_validate", config, "--output-dir", tmp_path / "images" / "cv").code == 2
+    assert call("cross_validate", config, "--output-dir", tmp_path / "cv").code == 0
+    metrics = (tmp_path / "cv" / "metrics.json").read_bytes()
+    assert call("cross_validate", config, "seed=5", "--output-dir", tmp_path / "cv").code == 2
+    assert (tmp_path / "cv" / "metrics.json").read_bytes() == metrics
+    missing = call("cross_validate", config, "data.root=gone", "--output-dir", tmp_path / "new")
+    assert missing.code == 2
+    assert not (tmp_path / "new").exists()

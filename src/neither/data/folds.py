@@ -110,7 +110,7 @@ def assign_source_folds(
     num_loose = len(
         {group for unit, group in zip(own_units, groups, strict=True) if unit in others}
     )
-    num = min(max_folds, max(len(parts), min(_NUM_LOOSE_FOLDS, num_loose)))
+    num = min(max_folds, max(2, len(parts), min(_NUM_LOOSE_FOLDS, num_loose)))
     inside = [Counter[int]() for _ in range(num)]  # of each fold, by class
     fold_of: dict[Unit, int] = {}
     parts.sort(key=lambda part: -_sum(part, units).total())
@@ -151,6 +151,16 @@ def assign_source_folds(
             counts.update(loose[unit])
     folds = np.array([fold_of[unit] for unit in own_units], np.int64)
     return np.unique(folds, return_inverse=True)[1].astype(np.int64)  # none is empty
+
+
+def find_left_out(sources: Sequence[str], folds: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return (N,) bool, which images are of a source that one fold holds as a whole."""
+    folds_of: dict[str, set[int]] = {}
+    for source, fold in zip(sources, folds.tolist(), strict=True):
+        folds_of.setdefault(source, set()).add(fold)
+    is_whole = {source: len(own) == 1 for source, own in folds_of.items()}
+    is_left_out = [bool(source) and is_whole[source] for source in sources]
+    return np.array(is_left_out) & bool(folds.any())
 
 
 def _join_sources(sources: Sequence[str], groups: Sequence[str]) -> list[Unit]:

@@ -125,8 +125,12 @@ def _open_folder(
         home = files.cache_folder() / "features"
         files.require_outside(home, source)
         folder = home / sha256(repr(key).encode()).hexdigest()[:32]
+        for path in folder.glob("*.features"):  # used today, whatever a month has made of them
+            with suppress(OSError):
+                os.utime(path)
+        delete_unused(home)
         files.make_folder(folder)
-        delete_unused(home)  # what killed processes left too: others may be writing here now
+    # what killed processes left too: others may be writing here now
     except UsageError:  # it is among the images
         return None
     except OutputError as error:

@@ -41,7 +41,7 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
             f"correctly ({interval})."
         )
     rule = metrics["decision_rule"]
-    if left_out["precision"] is None:
+    if left_out["precision"] is None or rule["threshold"] is None:
         sentences.append("No decision reaches the target precision.")
     else:
         text = (

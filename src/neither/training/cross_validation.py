@@ -16,7 +16,7 @@ from torch import Tensor
 
 from neither.config.schema import Config
 from neither.data.dataset import Dataset, load_dataset
-from neither.data.folds import assign_folds, assign_source_folds, group_names
+from neither.data.folds import assign_folds, assign_source_folds, find_left_out, group_names
 from neither.data.preprocessing import Preprocessing
 from neither.data.split_file import csv_line, safe_cell
 from neither.evaluation.calibration import fit_temperature
@@ -37,14 +37,20 @@ from neither.inference.classifier import load_classifier
 from neither.models.decision_rule import DecisionRule
 from neither.models.pretrained import match_preprocessing
 from neither.models.softmax import to_probabilities
+from neither.models.torchvision_networks import check_network_name
 from neither.runtime import files
-from neither.runtime.console import info
+from neither.runtime.console import info, warn
 from neither.runtime.devices import choose_device_config
-from neither.runtime.errors import DataError
+from neither.runtime.errors import DataError, UsageError
 from neither.training.head import L2_GRID, embed_splits, fit_folds, standardise
-from neither.training.run_folder import config_digest, open_run_folder
+from neither.training.run_folder import (
+    RunFolder,
+    config_digest,
+    open_run_folder,
+    require_same_config,
+)
 from neither.training.state import build_state
-from neither.training.trainer import run_training
+from neither.training.trainer import require_images, run_training
 
 SCHEMA_VERSION = 1
 _MAX_FOLDS = 10
@@ -59,7 +65,7 @@ class OutOfFold:
     Attributes:
         paths: of the images, below the root.
         labels: (N,) int64.
-        sources: of the images, empty for none.
+        sources: of the images, empty for none, and for all if none can be left out.
         folds: (N,) int64.
         logits: (L, N, C), for each of L settings to choose from.
     """
@@ -69,6 +75,11 @@ class OutOfFold:
     sources: list[str]
     folds: Tensor
     logits: Tensor
+
+    @property
+    def is_left_out(self) -> Tensor:
+        """Return (N,) bool, which images have a source that was left out as a whole."""
+        return torch.from_numpy(find_left_out(self.sources, self.folds.numpy()))
 
 
 def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[str, Any]:
@@ -88,6 +99,17 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
         DataError: if nothing can be left out, such as where a class has one source and one group.
         UsageError, CheckpointError, OutputError, Stopped: as `train`.
     """
+    source = config.data.source
+    check_network_name(config.model.name)
+    if not source.exists():
+        require_images(config)
+    if source.is_dir():
+        files.require_readable(source)
+        files.require_outside(folder, source)
+    if RunFolder(folder, None).has_checkpoint():
+        raise UsageError(f"{folder}: this folder holds a run; name another with --output-dir")
+    if (folder / "metrics.json").exists():
+        require_same_config(config, folder / "config.yaml")
     with open_run_folder(config, folder, fresh=False) as run:
         data, features = _load(config, run.folder)
         labels = torch.cat([data.train.labels, data.val.labels])
@@ -104,6 +126,9 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
             folds = torch.from_numpy(
                 assign_source_folds(sources, groups, labels.numpy(), num, seed)
             )
+        if any(sources) and not find_left_out(sources, folds.numpy()).any():
+            warn("no source can be left out as a whole: look-alikes and groups are instead")
+            sources, folds = [""] * len(sources), home_folds
         if not folds.any():
             raise DataError(
                 f"{config.data.source}: nothing can be left out, as without it some class would "
@@ -183,15 +208,19 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
     What is said of a source comes from temperature and thresholds that the other sources give, and
     from the penalty that they choose.
     """
-    every = torch.ones(len(result.paths), dtype=torch.bool)
-    best, temperature, rule = _calibrate(config, result, every)
+    by_sources = any(result.sources)
+    chosen = result.is_left_out if by_sources else torch.ones(len(result.paths), dtype=torch.bool)
+    best, temperature, rule = _calibrate(config, result, chosen)
     nested = torch.zeros_like(result.logits[0])
-    is_accepted = torch.zeros_like(every)
+    is_accepted = torch.zeros_like(chosen)
     for fold in range(int(result.folds.max()) + 1):
         own = result.folds == fold
-        index, own_temperature, own_rule = _calibrate(config, result, ~own)
+        if not (own & chosen).any():
+            continue
+        index, own_temperature, own_rule = _calibrate(config, result, chosen & ~own)
         nested[own] = result.logits[index, own] / own_temperature
         is_accepted[own] = accepts(own_rule, to_probabilities(nested[own]), config.reject_index)
+    is_accepted &= chosen
     probabilities = to_probabilities(nested)
     hits = probabilities.argmax(dim=1) == result.labels
     by_source = _describe_sources(config, result, probabilities, hits, is_accepted)
@@ -204,9 +233,9 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
         "decision_rule": asdict(rule),
         "calibrated_on": "left-out sources" if by_source else "cross-validation",
         "elsewhere" if by_source else "folds": {
-            **_summarise(config, nested, result.labels),
+            **_summarise(config, nested[chosen], result.labels[chosen]),
             "precision": float(hits[is_accepted].double().mean()) if is_accepted.any() else None,
-            "coverage": float(is_accepted.double().mean()),
+            "coverage": float(is_accepted[chosen].double().mean()),
         },
         "sources": by_source,
     }
@@ -228,7 +257,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
     if config.model.trainable == "head":
         metrics["l2"] = L2_GRID[best]
     if home is not None and by_source:
-        index, home_temperature, _ = _calibrate(config, home, every)
+        index, home_temperature, _ = _calibrate(config, home, torch.ones_like(chosen))
         metrics["home"] = _summarise(config, home.logits[index] / home_temperature, home.labels)
     return metrics
 
@@ -265,7 +294,10 @@ def _describe_sources(
 ) -> list[dict[str, Any]]:
     """Return a row for each source, the least accurate first."""
     rows = []
-    for name in sorted(set(filter(None, result.sources))):
+    is_left_out = result.is_left_out.tolist()
+    for name in sorted(
+        {source for source, each in zip(result.sources, is_left_out, strict=True) if each}
+    ):
         own = torch.tensor([source == name for source in result.sources])
         accepted, num = own & is_accepted, int(own.sum())
         wrong = (own & ~hits).nonzero()[:, 0].tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 from neither.config.schema import Config
 from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split
-from neither.data.folds import assign_folds, assign_source_folds, group_names
+from neither.data.folds import assign_folds, assign_source_folds, find_left_out, group_names
 from neither.evaluation.metrics import nll
 from neither.evaluation.selective import accepts, bootstrap_precision
 from neither.inference.embedding import compute_head_logits, embed
@@ -84,8 +84,9 @@ def train_head(
         if left_out is None:
             state.calibrate(val_logits, data.val.labels, config)
         else:
-            state.calibrate(left_out, labels, config, "left-out sources")
-            _log_certainty(config, state, data.train, left_out)
+            indices, logits = left_out
+            state.calibrate(logits, labels[indices], config, "left-out sources")
+            _log_certainty(config, state, data.train, indices, logits)
         metrics = val_metrics(val_logits, data.val.labels, state.temperature, classes)
         logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
         if not iterate.is_converged:
@@ -137,13 +138,13 @@ def fit_folds(
 
 def _choose_l2(
     config: Config, data: Dataset, inputs: Tensor
-) -> tuple[float, Tensor | None, Tensor | None]:
+) -> tuple[float, Tensor | None, tuple[Tensor, Tensor] | None]:
     """Choose the L2 penalty by the loss on images of train that are left out of the fit.
 
     Returns:
-        The penalty; the (N, C) logits of images whose groups were left out; and those of images
-        whose sources were, which then choose the penalty. None where nothing can be left out,
-        or no image has a source.
+        The penalty; the (N, C) logits of images whose groups were left out; and the (M,) indices
+        and (M, C) logits of images whose whole sources were, which then choose the penalty. None
+        where nothing can be left out, or no image has a source.
     """
     labels, train, seed = data.train.labels, data.train, config.seed
     fingerprints, pattern = data.image_fingerprints[train.rows.numpy()], config.data.group_pattern
@@ -167,21 +168,25 @@ def _choose_l2(
     if not any(train.sources):
         return l2, at_home, None
     groups = group_names(train.paths, fingerprints, pattern, train.sources)
-    info("images of left-out sources:")
-    source_l2, left_out = fit(
-        assign_source_folds(train.sources, groups, labels.numpy(), MAX_SOURCE_FOLDS, seed)
-    )
-    return (l2, at_home, None) if left_out is None else (source_l2, at_home, left_out)
+    folds = assign_source_folds(train.sources, groups, labels.numpy(), MAX_SOURCE_FOLDS, seed)
+    indices = torch.from_numpy(np.flatnonzero(find_left_out(train.sources, folds)))
+    if not len(indices):
+        warn("no source can be left out as a whole: temperature and thresholds come from val")
+        return l2, at_home, None
+    source_l2, logits = fit(folds)
+    return source_l2, at_home, None if logits is None else (indices, logits[indices])
 
 
-def _log_certainty(config: Config, state: TrainState, split: Split, logits: Tensor) -> None:
+def _log_certainty(
+    config: Config, state: TrainState, split: Split, indices: Tensor, logits: Tensor
+) -> None:
     """Log how far the precision on left-out images depends on which sources there are."""
     probabilities = to_probabilities(logits, state.temperature)
     is_accepted = accepts(state.decision_rule, probabilities, config.reject_index)
-    hits = probabilities.argmax(dim=1) == split.labels
+    hits = probabilities.argmax(dim=1) == split.labels[indices]
     if not is_accepted.any():
         return
-    sources = [name for name, each in zip(split.sources, is_accepted, strict=True) if each]
+    sources = [split.sources[index] for index in indices[is_accepted].tolist()]
     low, high = bootstrap_precision(hits[is_accepted], sources)
     info(
         f"decisions on left-out sources: {float(hits[is_accepted].double().mean()):.1%} correct, "

@@ -1,6 +1,7 @@
 """The folder of a run: new, resumed or finished; and `environment.json`."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from neither.config import loader
 from neither.config.loader import check_config, to_yaml
@@ -122,10 +124,10 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
             _move_aside(folder)
         is_v1 = False
         if run.has_checkpoint():
-            is_v1 = _require_same_config(config, config_file)
+            is_v1 = require_same_config(config, config_file)
         else:
             if config.model.trainable == "head" and run.best.exists():
-                _require_same_config(config, config_file)  # then the fit gives the same bits again
+                require_same_config(config, config_file)  # then the fit gives the same bits again
             else:
                 _require_untrained(run)
             # An attempt that ended before its first checkpoint leaves nothing to resume. The config
@@ -191,7 +193,7 @@ def _load_last(run: RunFolder) -> Checkpoint:
         return previous
 
 
-def _require_same_config(config: Config, config_file: Path) -> bool:
+def require_same_config(config: Config, config_file: Path) -> bool:
     """Raise if a key that affects numbers differs; return whether version 1 wrote the file."""
     with named(config_file):
         document = loader.read_yaml(config_file.read_bytes(), str(config_file))
@@ -230,7 +232,9 @@ def read_decision(folder: Path, config: Config) -> tuple[float, DecisionRule]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         digest, temperature = metrics["config_digest"], float(metrics["temperature"])
-        rule = DecisionRule(**metrics["decision_rule"])
+        rule = TypeAdapter(DecisionRule).validate_python(metrics["decision_rule"])
+        if not 0 < temperature < math.inf:
+            raise ValueError("not a temperature")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"decision.cross_validation: {folder}: no finished cross-validation; run "

@@ -2,10 +2,12 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neither.config.schema import Config
@@ -33,13 +35,13 @@ _CAUTION = (
 )
 
 
-def report_run(config: Config, run: RunFolder, val_logits: Tensor | None = None) -> None:
+def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor]) -> None:
     """Evaluate `best.pt` on val, and write report and model card into the run's folder.
 
     Args:
         config: of the run.
         run: finished.
-        val_logits: (N, C) of `best.pt`, if they are known.
+        val_logits: (C,) of `best.pt` by path, as far as they are known.
 
     Raises:
         CheckpointError: if `best.pt` cannot be used.
@@ -52,7 +54,11 @@ def report_run(config: Config, run: RunFolder, val_logits: Tensor | None = None)
     classifier = load_classifier(run.best, choose_device_config(config.device, "float32").device)
     folder = _val_folder(config, run.folder)
     val = read_split(splits_file, source, "val")
-    evaluation = evaluate(classifier, val, folder, known_logits=val_logits)
+    known = [val_logits[path] for path in val.paths if path in val_logits]
+    is_known = len(known) == len(val.paths) > 0
+    evaluation = evaluate(
+        classifier, val, folder, known_logits=torch.stack(known) if is_known else None
+    )
     if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
     evaluate_text = evaluate_command(config, run.folder)

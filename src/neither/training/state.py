@@ -149,6 +149,7 @@ class TrainState:
         temperature: fitted to the last val logits, or to those of other images.
         decision_rule: likewise.
         calibrated_on: these images.
+        val_paths: of the N images of val.
         val_logits: (N, C), of the last validation; None if there was none since the run resumed.
         best_val_logits: those of `best.pt`, likewise.
         world: the processes that train; after each step all hold the same state.
@@ -175,6 +176,7 @@ class TrainState:
     temperature: float = 1.0
     decision_rule: DecisionRule = field(default_factory=DecisionRule)
     calibrated_on: CalibratedOn = "val"
+    val_paths: Sequence[str] = ()
     val_logits: Tensor | None = None
     best_val_logits: Tensor | None = None
     world: World = SINGLE_PROCESS

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from neither.config.loader import to_yaml
 from neither.config.schema import Config
@@ -84,7 +85,7 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
     check_network_name(config.model.name)
     source = config.data.source
     if not source.exists() and not RunFolder(folder, None).has_checkpoint():
-        _require_images(config)
+        require_images(config)
     with init_distributed() as world, ExitStack() as stack:
         if config.train.batch_size < world.size:
             raise UsageError(
@@ -95,15 +96,17 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
             files.require_readable(source)
             files.require_outside(folder, source)
         run = world.broadcast(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
-        is_finished, val_logits = run.is_finished(config), None
+        is_finished, val_logits = run.is_finished(config), dict[str, Tensor]()
         if run.resumed is not None and is_finished:
             _require_same_source(run, run.resumed.config["data"], config)
             info(f"{folder}: this run is finished; --fresh starts it again")
             _note_added_images(run, config)
         else:
             if not source.exists():
-                _require_images(config)
-            val_logits = train(config, run, world).best_val_logits
+                require_images(config)
+            state = train(config, run, world)
+            if state.best_val_logits is not None:
+                val_logits = dict(zip(state.val_paths, state.best_val_logits, strict=True))
         if world.is_rank0 and not (is_finished and run.report.exists()):
             try:
                 report_run(config, run, val_logits)
@@ -157,6 +160,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         check_image_size(state.network, config.model.name, batches.min_shard_size(), size)
     info(f"images: {preprocessing}")
     state.set_training_labels(data.train.labels)
+    state.val_paths = data.val.paths
     if is_frozen:
         train_head(config, run, state, data, device_config)
         return state
@@ -351,7 +355,7 @@ def _out_of_memory_error(state: TrainState) -> OutputError:
     )
 
 
-def _require_images(config: Config) -> None:
+def require_images(config: Config) -> None:
     """Report missing images, and the key that names them, before a folder is made."""
     key, value = ("root", "FOLDER") if config.data.manifest is None else ("manifest", "FILE.csv")
     try:
