@@ -416,6 +416,19 @@ def test_camera_raw_that_pillow_takes_for_a_tiff_is_named(tags: dict[int, Any]) 
     assert "camera raw" in reason(encode(noise(), "TIFF", tiffinfo=info))
 
 
+def test_the_preview_of_a_cr2_file_is_not_read() -> None:
+    """A gray image of 8 x 8 pixels behind the header of Canon's raw files, as Pillow reads it."""
+    tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 200, 277: 1, 278: 8, 279: 64}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    for mark, is_raw in ((b"CR\2\0", True), (bytes(4), False)):
+        content = (b"II*\0\x10\0\0\0" + mark + bytes(4) + directory).ljust(200, b"\0") + bytes(64)
+        if is_raw:
+            assert "camera raw" in reason(content)
+        else:
+            assert decode(content, SQUASH).shape == (SQUASH.image_size, SQUASH.image_size, 3)
+
+
 def test_text_that_decompresses_to_200_megabytes_is_unreadable() -> None:
     content = encode(noise(), "PNG")
     packer = zlib.compressobj(9)

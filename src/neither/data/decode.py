@@ -56,6 +56,7 @@ _RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as all of
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _PADDING = (128, 128, 128)  # beside a padded image
 _JPEG_QUALITY = 70  # of thumbnails
+_CAMERA_RAW = "camera raw, which is not read; convert it to JPEG"
 _SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 0x00FE, 0x014A, 0xC612  # tags of a TIFF
 _Flip = Image.Transpose
 _UPRIGHT = {2: _Flip.FLIP_LEFT_RIGHT, 3: _Flip.ROTATE_180, 4: _Flip.FLIP_TOP_BOTTOM,
@@ -254,6 +255,8 @@ def open_upright(content: bytes, min_side: int, applies_profile: bool = True) ->
         with silence_pillow():
             file = io.BytesIO(content)
             with _open(file, content) as image:
+                if image.format == "TIFF" and content[8:10] == b"CR":  # Canon's CR2
+                    raise UnreadableError(_CAMERA_RAW)
                 # Without an end marker, Pillow decodes the missing part to gray without an error.
                 if _is_jpeg(image.format) and content.rfind(b"\xff\xd9", file.tell()) < 0:
                     raise UnreadableError("truncated or damaged")
@@ -322,7 +325,7 @@ def _load_upright(image: Image.Image, scale: int, applies_profile: bool) -> Upri
             excess = (image.width - draft[1][2], image.height - draft[1][3])
     _check_size(image.size, image_format)
     if isinstance(image, TiffImageFile) and _is_raw(image):
-        raise UnreadableError("camera raw, which is not read; convert it to JPEG")
+        raise UnreadableError(_CAMERA_RAW)
     # A TIFF loses its tag while it is loaded. Other formats are loaded before the tag is read:
     # reading it may load them and hide an error.
     if image_format != "TIFF":
