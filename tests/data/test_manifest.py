@@ -189,7 +189,7 @@ def test_paths_may_hold_bytes_that_are_not_utf_8(write: Write) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["path,label\na.jpg,dog\n".encode("utf-16"), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    ["path,label\na.jpg,dog\n".encode("utf-32"), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
      b"PK\x03\x04\x14\0\x06\0", b"\0" * 1000, b'"' * 999],
 )  # fmt: skip
 def test_other_content_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
@@ -300,6 +300,15 @@ def test_the_separators_of_spreadsheets_are_read(write: Write, separator: str) -
     assert rows(training(path)) == rows(read_manifest(path)) == expected
     quoted = write(separator.join(['"path"', '"label"']), f"a.jpg{separator}dog")
     assert evaluation(quoted) == [("a.jpg", "dog")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_the_unicode_text_of_excel_is_read_and_empty_rows_are_skipped(
+    write: Write, encoding: str
+) -> None:
+    path = write("path,label")
+    path.write_bytes("\ufeffpath\tlabel\r\n\u00e4.jpg\tdog\r\n\t\r\n".encode(encoding))
+    assert evaluation(path) == [("\u00e4.jpg", "dog")]
 
 
 def test_backslashes_separate_the_parts_of_a_path_if_such_a_file_exists(

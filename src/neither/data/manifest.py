@@ -3,6 +3,7 @@
 The separators that spreadsheets write, semicolon and tab, are read too, and backslashes in paths.
 """
 
+import codecs
 import csv
 import io
 import posixpath
@@ -184,11 +185,14 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; want a CSV file with the columns path,label")
     try:
-        # surrogateescape: bytes that are not UTF-8 name a file too.
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
+            text = content.decode("utf-16", "replace")
+        else:  # surrogateescape: bytes that are not UTF-8 name a file too
+            text = content.decode("utf-8-sig", "surrogateescape")
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
         for cells in lines:
-            if cells:
+            if any(cells):  # spreadsheets write rows of separators
                 yield lines.line_num, cells
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
