@@ -288,6 +288,14 @@ def test_where_the_cache_cannot_be_written_the_spare_folder_is_used(
         opened(photos, tmp_path / "file")
 
 
+def test_a_cache_that_is_a_link_to_itself_is_none(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "circle"))
+    assert opened(photos, tmp_path / "spare") == tmp_path / "spare"
+
+
 @pytest.mark.usefixtures("watchdog")
 def test_a_cache_that_another_machine_has_locked_is_left_to_it(
     home: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -28,7 +28,7 @@ from neither.data.fingerprints import FINGERPRINT
 from neither.data.preprocessing import Preprocessing
 from neither.runtime import files, locks
 from neither.runtime.console import info
-from neither.runtime.errors import OutputError
+from neither.runtime.errors import OutputError, UsageError
 
 _FORMAT = 2  # of the shards; folders of version 1 have other names and are deleted after a month
 _MAX_UNUSED_DAYS = 30
@@ -205,9 +205,10 @@ def _home(source: Path) -> Path | None:
     """Return the folder of all caches; None if there is none, or it is among the images."""
     try:
         home = files.cache_folder() / "images"
-    except OutputError:
+        files.require_outside(home, source)
+    except (OutputError, UsageError):
         return None
-    return None if home.resolve().is_relative_to(source.resolve()) else home
+    return home
 
 
 def _folder_name(source: Path, preprocessing: Preprocessing) -> str:
