@@ -17,9 +17,6 @@ what it reached instead.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import results
-from time_to_accuracy import SCRIPT, Curve, macro_recall, run_peer, show, tell
+from time_to_accuracy import Curve, macro_recall, run_peer, run_train, show, tell
 
 EPOCHS = 3
 MAX_SECONDS = 330  # of a peer: more than four times our cold run
@@ -51,7 +48,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         curves = {
-            f"ours, {name}": [run_ours(arguments.config, arguments.folder, Path(work), name)]
+            f"ours, {name}": [run_train(arguments.config, arguments.folder, Path(work), name)]
             for name in ("cold", "warm")
         }
     for name, curve in curves.items():
@@ -75,22 +72,6 @@ def compare(name: str, curve: Curve, our_seconds: float, recall: float) -> None:
     else:
         print(f"{name} reaches {recall:.3f} in {reached:.0f} s, {reached / our_seconds:.1f} times "
               "our cold run")  # fmt: skip
-
-
-def run_ours(config: str, folder: Path, work: Path, name: str) -> tuple[float, float]:
-    """Train with our command; return its seconds, to the written report, and its macro recall."""
-    run = work / name
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, SCRIPT, config, f"data.root={folder}", "--output-dir", run],
-        env=os.environ | {"XDG_CACHE_HOME": str(work / "cache")},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(done.stderr)
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    return seconds, last["val"]["macro_recall"]
 
 
 def load_timm(num_classes: int) -> Any:  # noqa: ANN401 - timm is partly typed

@@ -80,20 +80,30 @@ def compare(name: str, theirs: Curve, ours: Curve) -> None:
 
 
 def run_ours(config: str, folder: Path, epochs: int) -> tuple[float, float]:
-    """Train with our command; return its seconds and the figure of its last epoch."""
+    """Train with our command and an empty cache; return as `run_train`."""
     with tempfile.TemporaryDirectory() as work:
-        run = Path(work) / "run"
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, SCRIPT, config, f"data.root={folder}", f"train.epochs={epochs}",
-             f"train.validate_every_epochs={epochs}", "--output-dir", run],
-            env=os.environ | {"XDG_CACHE_HOME": str(Path(work) / "cache")},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            sys.exit(done.stderr)
-        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        overrides = f"train.epochs={epochs}", f"train.validate_every_epochs={epochs}"
+        return run_train(config, folder, Path(work), "run", *overrides)
+
+
+def run_train(
+    config: str, folder: Path, work: Path, name: str, *overrides: str
+) -> tuple[float, float]:
+    """Train `work/name` with our command; return its seconds and the figure of its last epoch.
+
+    Features and decoded images are cached in `work`.
+    """
+    run = work / name
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, SCRIPT, config, f"data.root={folder}", *overrides, "--output-dir", run],
+        env=os.environ | {"XDG_CACHE_HOME": str(work / "cache")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(done.stderr)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return seconds, last["val"]["macro_recall"]
 
 

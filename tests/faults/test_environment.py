@@ -23,6 +23,7 @@ import torch
 
 from calls import Call
 from faults.tiny import TinyRun, assert_refused
+from moments import before, terminate
 from neither.cli import train as train_command
 from neither.config.loader import load_config
 from neither.data import store
@@ -32,31 +33,6 @@ from neither.training.step import train_step
 from scripts import permissions_apply, start_script
 
 Patch = pytest.MonkeyPatch
-
-
-def before(
-    module: object, name: str, number: int, act: Callable[[], object]
-) -> Callable[..., None]:
-    """Return a patch: `act` is called before the call of this number of a function."""
-
-    def patch(monkeypatch: Patch) -> None:
-        function, calls = getattr(module, name), 0
-
-        def counted(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                act()
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(module, name, counted)
-
-    return patch
-
-
-def terminate() -> None:
-    signal.raise_signal(signal.SIGTERM)
-
 
 MOMENTS = {
     "import": before(train_command, "check_installation", 1, terminate),

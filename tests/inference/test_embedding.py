@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import time
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moments import before, terminate
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
 from neither.inference import embedding
@@ -301,17 +301,8 @@ def test_features_outlive_a_month_without_a_run(call: Call, cache: Path) -> None
 
 
 def test_stopped_midway_keeps_finished_blocks(call: Call, cache: Path, monkeypatch: Patch) -> None:
-    whole, calls = compute_outputs, 0
-
-    def interrupted(*arguments: Any) -> Tensor:  # noqa: ANN401
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return whole(*arguments)
-
     with monkeypatch.context() as patch, signals.installed():
-        patch.setattr(embedding, "compute_outputs", interrupted)
+        before(embedding, "compute_outputs", 3, terminate)(patch)
         with pytest.raises(signals.Stopped):
             call()
     assert len(blocks(cache)) == 1

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 import neither
 from calls import Call, Done, calling
 from images import CLASSES
+from moments import before, terminate
 from neither.data import workers
 from neither.inference import classifier as classifier_module
 from neither.inference import embedding
@@ -300,40 +300,16 @@ def test_planted_label_errors_are_the_first_issues(run: HeadRun) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
-def at_call(
-    owner: object, name: str, number: int, act: Callable[[], object]
-) -> Callable[[Patch], None]:
-    """Return a patch: `act` is called before the call of this number of a function."""
-
-    def patch(monkeypatch: Patch) -> None:
-        function, calls = getattr(owner, name), 0
-
-        def counted(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                act()
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    return patch
-
-
-def terminate() -> None:
-    signal.raise_signal(signal.SIGTERM)
-
-
 def die() -> None:
     raise SystemExit(9)
 
 
 MOMENTS = {
-    "embedding": at_call(embedding, "compute_outputs", 2, terminate),
-    "folding": at_call(head, "fit_softmax_regression", 1, die),
-    "fitting": at_call(head, "logit_metrics", 3, terminate),
-    "before last.pt": at_call(TrainState, "save", 2, die),
-    "report": at_call(classifier_module, "decide", 2, die),
+    "embedding": before(embedding, "compute_outputs", 2, terminate),
+    "folding": before(head, "fit_softmax_regression", 1, die),
+    "fitting": before(head, "logit_metrics", 3, terminate),
+    "before last.pt": before(TrainState, "save", 2, die),
+    "report": before(classifier_module, "decide", 2, die),
 }
 
 

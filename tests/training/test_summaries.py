@@ -1,11 +1,9 @@
 """What TensorBoard shows besides curves, read back from a tiny run that was stopped once."""
 
 import io
-import signal
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from images import make_splits
+from moments import before, terminate
 from neither.config.schema import Config, Train
 from neither.data.batches import Batch
 from neither.data.dataset import Dataset, Split
@@ -25,7 +24,6 @@ from neither.runtime.devices import DeviceConfig
 from neither.training import summaries, trainer
 from neither.training.run_folder import open_run_folder
 from neither.training.state import build_state
-from neither.training.step import train_step
 from neither.training.summaries import draw_batch, is_logged
 from neither.training.tensorboard import MetricsLogger
 
@@ -45,17 +43,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EventAccumulato
         "data": {"root": str(root), "image_size": 32, "max_unreadable": 0.5},
         "train": {"epochs": 2, "batch_size": 8},
     })  # fmt: skip
-    taken = 0
-
-    def stopped(*arguments: Any) -> bool:  # noqa: ANN401
-        nonlocal taken
-        taken += 1
-        if taken == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return train_step(*arguments)
-
     with pytest.MonkeyPatch.context() as patch, signals.installed():
-        patch.setattr(trainer, "train_step", stopped)
+        before(trainer, "train_step", 5, terminate)(patch)
         with pytest.raises(signals.Stopped), open_run_folder(config, folder / "run", False) as run:
             trainer.train(config, run)
     with open_run_folder(config, folder / "run", False) as run:
