@@ -186,7 +186,7 @@ def test_only_the_lock_file_of_a_process_that_has_ended_is_taken_over(
     tmp_path: Path, monkeypatch: Patch, has_proc: bool
 ) -> None:
     if not has_proc:  # as on macOS
-        monkeypatch.setattr(locks, "_read_text", lambda _: "")
+        monkeypatch.setattr(locks, "read_system_file", lambda _: "")
     ended, zombie = start_and_kill(), start_and_kill()
     ended.wait()
     here = locks._this_process()

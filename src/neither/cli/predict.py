@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from neither.cli.command import check_installation, discard_stdout, run_command
 from neither.cli.evaluate import load_with_priors
 from neither.runtime import files
-from neither.runtime.console import info, printable, warn
-from neither.runtime.errors import DataError, OutputError, UsageError, named
+from neither.runtime.console import STANDARD_OUTPUT, info, printable, warn
+from neither.runtime.errors import DataError, UsageError, named
 
 if TYPE_CHECKING:
     from neither.inference.prediction import Prediction
@@ -181,14 +181,13 @@ def _format(prediction: "Prediction", classes: tuple[str, ...], kind: str) -> by
 def _write(line: bytes, must_finish: bool) -> None:
     """Print a line at once; with `must_finish` go on if the reader of the output has exited."""
     try:
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+        with named(STANDARD_OUTPUT):
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
     except BrokenPipeError:
         if not must_finish:
             raise
         discard_stdout()
-    except OSError as error:
-        raise OutputError(f"standard output: {error.strerror}; free some space") from error
 
 
 def _attempt(write: Callable[[], None], done: str, source: Path, folder: Path) -> bool:

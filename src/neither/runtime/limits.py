@@ -40,15 +40,17 @@ def free_memory() -> int:
     Memory with cached files counts as free, since the kernel drops these when it is needed. Where
     the system does not say, as on macOS, the result is 4 GB.
     """
-    match = re.search(r"^MemAvailable: +(\d+) kB$", _read(ROOT / "proc/meminfo"), re.MULTILINE)
+    match = re.search(
+        r"^MemAvailable: +(\d+) kB$", read_system_file(ROOT / "proc/meminfo"), re.MULTILINE
+    )
     available = int(match[1]) * 1024 if match else _UNKNOWN_MEMORY
     return max(0, min([available, *map(_unused_memory, _cgroups("memory"))]))
 
 
 def _core_quota(cgroup: Path) -> float:
     """Return the number of cores that a group may use; infinity without a limit."""
-    parts = _read(cgroup / "cpu.max").split() or [
-        _read(cgroup / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+    parts = read_system_file(cgroup / "cpu.max").split() or [
+        read_system_file(cgroup / f"cpu.cfs_{name}_us") for name in ("quota", "period")
     ]
     with suppress(ValueError):  # "max 100000", or no such files
         quota, period = map(int, parts)
@@ -62,17 +64,21 @@ def _unused_memory(cgroup: Path) -> int:
     unused = [2**63]
     for limit, usage, cache in _MEMORY_FILES:
         with suppress(ValueError):  # "max", or no such files
-            left = int(_read(cgroup / limit)) - int(_read(cgroup / usage))
-            match = re.search(rf"^{cache} (\d+)$", _read(cgroup / "memory.stat"), re.MULTILINE)
+            left = int(read_system_file(cgroup / limit)) - int(read_system_file(cgroup / usage))
+            match = re.search(
+                rf"^{cache} (\d+)$", read_system_file(cgroup / "memory.stat"), re.MULTILINE
+            )
             unused.append(left + (int(match[1]) if match else 0))
     return min(unused)
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
     """Yield the folder of this process's group, and of each group around it that is visible."""
-    lines = (line.split(":", 2) for line in _read(ROOT / "proc/self/cgroup").splitlines())
+    lines = (
+        line.split(":", 2) for line in read_system_file(ROOT / "proc/self/cgroup").splitlines()
+    )
     groups = {name: group for _, names, group in lines for name in names.split(",")}
-    for line in _read(ROOT / "proc/self/mountinfo").splitlines():
+    for line in read_system_file(ROOT / "proc/self/mountinfo").splitlines():
         # ID, parent, device, top, mount point, options ... - file system, source, its options
         mount, _, file_system = line.partition(" - ")
         if file_system.startswith("cgroup2 "):
@@ -90,7 +96,8 @@ def _cgroups(controller: str) -> Iterator[Path]:
                 yield folder
 
 
-def _read(path: Path) -> str:
+def read_system_file(path: Path) -> str:
+    """Return the text of a file of the system, without space around it; empty if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

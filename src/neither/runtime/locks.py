@@ -21,6 +21,7 @@ from typing import NamedTuple
 from neither.runtime import signals
 from neither.runtime.console import info, warn_once
 from neither.runtime.errors import NOT_SUPPORTED, OutputError, named
+from neither.runtime.limits import read_system_file
 
 NAME = ".lock"  # other files of this module begin with it
 _LOCK_FILE_NAME = ".lock.owner"
@@ -219,8 +220,8 @@ def _this_process() -> _Process:
     return _Process(
         pid,
         socket.gethostname(),
-        _read_text("/etc/machine-id"),
-        _read_text("/proc/sys/kernel/random/boot_id"),
+        read_system_file(Path("/etc/machine-id")),
+        read_system_file(Path("/proc/sys/kernel/random/boot_id")),
         namespace,
         _start_time(pid) or "",
     )
@@ -255,15 +256,7 @@ def _start_time(pid: int) -> str | None:
         pass
     # The command, in parentheses, may hold anything; then come the state and, 19 fields on, the
     # start time.
-    fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = read_system_file(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     if not fields:
         return ""
     return None if fields[0] in "ZX" else fields[19]
-
-
-def _read_text(path: str) -> str:
-    """Return the content of a file of the system; empty if there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
