@@ -179,6 +179,19 @@ def test_sources_that_cannot_be_left_out_are_folds_of_groups(
     assert load_checkpoint(tmp_path / "run").calibrated_on == "val"
 
 
+def test_one_source_that_is_left_out_has_no_others_to_take_thresholds_from(
+    tmp_path: Path, call: Call
+) -> None:
+    config, only = write(tmp_path), "data.sources=(a)_"  # b and c are no sources
+    done = call("cross_validate", config, only, "--output-dir", tmp_path / "cv")
+    assert done.code == 0, done.err
+    metrics, _ = results(tmp_path / "cv")
+    assert metrics["sources"] == []
+    assert metrics["calibrated_on"] == "cross-validation"
+    assert call("train", config, only, "--output-dir", tmp_path / "run").code == 0
+    assert load_checkpoint(tmp_path / "run").calibrated_on == "val"
+
+
 def test_nothing_is_overwritten(tmp_path: Path, call: Call) -> None:
     config, run = write(tmp_path), tmp_path / "run"
     assert call("train", config, "--output-dir", run).code == 0

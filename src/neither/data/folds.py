@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from neither.data.splits import named_groups
 from neither.runtime.console import printable, warn
 
-_MIN_IMAGES = 50  # smaller sources are merged: their metrics would be too coarse
+MAX_FOLDS = 10
+MIN_SOURCE_IMAGES = 50  # smaller sources are merged: their metrics would be too coarse
 _NUM_LOOSE_FOLDS = 5  # at least, for images without a source
 _SOURCE, _GROUP = 0, 1  # the kinds of a unit: a group is one of images without a source
 
@@ -154,13 +155,16 @@ def assign_source_folds(
 
 
 def find_left_out(sources: Sequence[str], folds: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return (N,) bool, which images are of a source that one fold holds as a whole."""
+    """Return (N,) bool, which images are of a source that one fold holds as a whole.
+
+    None are if all these are in one fold: thresholds for a source come from the others.
+    """
     folds_of: dict[str, set[int]] = {}
     for source, fold in zip(sources, folds.tolist(), strict=True):
         folds_of.setdefault(source, set()).add(fold)
     is_whole = {source: len(own) == 1 for source, own in folds_of.items()}
-    is_left_out = [bool(source) and is_whole[source] for source in sources]
-    return np.array(is_left_out) & bool(folds.any())
+    is_left_out = np.array([bool(source) and is_whole[source] for source in sources])
+    return is_left_out & (len(np.unique(folds[is_left_out])) > 1)
 
 
 def _join_sources(sources: Sequence[str], groups: Sequence[str]) -> list[Unit]:
@@ -182,14 +186,14 @@ def _join_sources(sources: Sequence[str], groups: Sequence[str]) -> list[Unit]:
 
 def _merge_small(units: Mapping[Unit, Counter[int]], totals: Counter[int]) -> list[list[Unit]]:
     """Join small units of one class to parts of about 50 images, but never all of a class."""
-    parts = [[unit] for unit, counts in units.items() if counts.total() >= _MIN_IMAGES]
+    parts = [[unit] for unit, counts in units.items() if counts.total() >= MIN_SOURCE_IMAGES]
     by_class: dict[int, list[Unit]] = {}
     for unit, counts in units.items():
-        if counts.total() < _MIN_IMAGES:
+        if counts.total() < MIN_SOURCE_IMAGES:
             by_class.setdefault(_rarest(counts, totals), []).append(unit)
     for small in by_class.values():
         together = _sum(small, units)
-        num = max(together.total() // _MIN_IMAGES, 2 if _hold_class(together, totals) else 1)
+        num = max(together.total() // MIN_SOURCE_IMAGES, 2 if _hold_class(together, totals) else 1)
         parts += [small[start::num] for start in range(num)]
     return parts
 

@@ -128,9 +128,8 @@ def _open_folder(
         for path in folder.glob("*.features"):  # used today, whatever a month has made of them
             with suppress(OSError):
                 os.utime(path)
-        delete_unused(home)
+        delete_unused(home)  # also what killed processes left: others may be writing here now
         files.make_folder(folder)
-    # what killed processes left too: others may be writing here now
     except UsageError:  # it is among the images
         return None
     except OutputError as error:

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from neither.config.schema import Config
-from neither.data.dataset import Dataset, load_dataset
-from neither.data.folds import assign_folds, assign_source_folds, find_left_out, group_names
-from neither.data.preprocessing import Preprocessing
+from neither.data.dataset import Dataset
+from neither.data.folds import (
+    MAX_FOLDS,
+    MIN_SOURCE_IMAGES,
+    assign_folds,
+    assign_source_folds,
+    find_left_out,
+    group_names,
+)
 from neither.data.split_file import csv_line, safe_cell
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import (
@@ -35,26 +41,28 @@ from neither.evaluation.selective import (
 )
 from neither.inference.classifier import load_classifier
 from neither.models.decision_rule import DecisionRule
-from neither.models.pretrained import match_preprocessing
 from neither.models.softmax import to_probabilities
 from neither.models.torchvision_networks import check_network_name
 from neither.runtime import files
 from neither.runtime.console import info, warn
 from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UsageError
-from neither.training.head import L2_GRID, embed_splits, fit_folds, standardise
+from neither.training.head import (
+    L2_GRID,
+    embed_splits,
+    find_lowest_loss,
+    fit_folds,
+    standardise,
+)
 from neither.training.run_folder import (
     RunFolder,
     config_digest,
     open_run_folder,
     require_same_config,
 )
-from neither.training.state import build_state
-from neither.training.trainer import require_images, run_training
+from neither.training.trainer import load, require_images, run_training
 
 SCHEMA_VERSION = 1
-_MAX_FOLDS = 10
-_MIN_SOURCE_IMAGES = 50  # fewer say little of a source
 _NUM_MISTAKES = 6  # of a source, that the report shows
 
 
@@ -75,11 +83,6 @@ class OutOfFold:
     sources: list[str]
     folds: Tensor
     logits: Tensor
-
-    @property
-    def is_left_out(self) -> Tensor:
-        """Return (N,) bool, which images have a source that was left out as a whole."""
-        return torch.from_numpy(find_left_out(self.sources, self.folds.numpy()))
 
 
 def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[str, Any]:
@@ -111,13 +114,15 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
     if (folder / "metrics.json").exists():
         require_same_config(config, folder / "config.yaml")
     with open_run_folder(config, folder, fresh=False) as run:
-        data, features = _load(config, run.folder)
+        is_frozen = config.model.trainable == "head"
+        on_disk = config.data.model_copy(update={"store": "disk"})  # pixels are read once, or never
+        device_config, state, data = load(config.model_copy(update={"data": on_disk}), run)
         labels = torch.cat([data.train.labels, data.val.labels])
         paths = data.train.paths + data.val.paths
         sources = data.train.sources + data.val.sources
         rows = torch.cat([data.train.rows, data.val.rows]).numpy()
         fingerprints, pattern = data.image_fingerprints[rows], config.data.group_pattern
-        num, seed = max_folds or _MAX_FOLDS, config.seed
+        num, seed = max_folds or MAX_FOLDS, config.seed
         home_groups = group_names(paths, fingerprints, pattern)
         home_folds = torch.from_numpy(assign_folds(home_groups, labels.numpy(), num, seed))
         folds = home_folds
@@ -136,9 +141,11 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
             )
         num_classes, iterations = len(config.classes), config.train.epochs
         home = None
-        if features is None:
+        if not is_frozen:
             elsewhere = _train_folds(config, run.folder, data, paths, labels, folds)
         else:
+            embedded = torch.cat(embed_splits(config, state, data, device_config))
+            features, _, _ = standardise(embedded)
             elsewhere = fit_folds(features, labels, folds, num_classes, iterations)
             if any(sources) and home_folds.any():
                 home = fit_folds(features, labels, home_folds, num_classes, iterations)
@@ -148,21 +155,6 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
         _write_rows(run.folder / "out_of_fold.csv", config, result, metrics)
         files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
-
-
-def _load(config: Config, folder: Path) -> tuple[Dataset, Tensor | None]:
-    """Return the images, and the features of train and val if the backbone is frozen."""
-    device_config = choose_device_config(config.device, config.precision)
-    preprocessing = match_preprocessing(
-        Preprocessing(config.data.image_size, config.data.resize), config.model
-    )
-    images = config.data.model_copy(update={"store": "disk"})
-    if config.model.trainable != "head":
-        return load_dataset(images, config.classes, config.seed, preprocessing, folder), None
-    state = build_state(config, preprocessing, device_config)
-    data = load_dataset(images, config.classes, config.seed, preprocessing, folder)
-    features = torch.cat(embed_splits(config, state, data, device_config))
-    return data, standardise(features)[0]
 
 
 def _train_folds(
@@ -208,8 +200,10 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
     What is said of a source comes from temperature and thresholds that the other sources give, and
     from the penalty that they choose.
     """
-    by_sources = any(result.sources)
-    chosen = result.is_left_out if by_sources else torch.ones(len(result.paths), dtype=torch.bool)
+    by_source = any(result.sources)
+    chosen = torch.ones(len(result.paths), dtype=torch.bool)
+    if by_source:
+        chosen = torch.from_numpy(find_left_out(result.sources, result.folds.numpy()))
     best, temperature, rule = _calibrate(config, result, chosen)
     nested = torch.zeros_like(result.logits[0])
     is_accepted = torch.zeros_like(chosen)
@@ -223,7 +217,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
     is_accepted &= chosen
     probabilities = to_probabilities(nested)
     hits = probabilities.argmax(dim=1) == result.labels
-    by_source = _describe_sources(config, result, probabilities, hits, is_accepted)
+    rows = _describe_sources(config, result, chosen, probabilities, hits, is_accepted)
     metrics: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "config_digest": config_digest(config),
@@ -237,7 +231,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
             "precision": float(hits[is_accepted].double().mean()) if is_accepted.any() else None,
             "coverage": float(is_accepted[chosen].double().mean()),
         },
-        "sources": by_source,
+        "sources": rows,
     }
     if by_source and is_accepted.any():
         accepted_sources = [
@@ -246,7 +240,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
         metrics["elsewhere"]["precision_interval"] = bootstrap_precision(
             hits[is_accepted], accepted_sources
         )
-    large = [row["accuracy"] for row in by_source if row["num_images"] >= _MIN_SOURCE_IMAGES]
+    large = [row["accuracy"] for row in rows if row["num_images"] >= MIN_SOURCE_IMAGES]
     if len(large) > 1:
         # One more draw is as likely to be the lowest or highest as any other: no assumption on how
         # sources are distributed (order statistics, Wilks, 1941).
@@ -267,8 +261,7 @@ def _calibrate(
 ) -> tuple[int, float, DecisionRule]:
     """Choose setting, temperature and decision rule by the images that `chosen` (N,) names."""
     labels = result.labels[chosen]
-    losses = [nll(logits[chosen], labels, 1.0) for logits in result.logits]
-    index = losses.index(min(losses))
+    index, _ = find_lowest_loss(result.logits[:, chosen], labels)
     logits = result.logits[index, chosen]
     temperature = fit_temperature(logits, labels)
     fit = fit_pooled_rule if any(result.sources) else fit_decision_rule
@@ -290,14 +283,17 @@ def _summarise(config: Config, scores: Tensor, labels: Tensor) -> dict[str, Any]
 
 
 def _describe_sources(
-    config: Config, result: OutOfFold, probabilities: Tensor, hits: Tensor, is_accepted: Tensor
+    config: Config,
+    result: OutOfFold,
+    chosen: Tensor,
+    probabilities: Tensor,
+    hits: Tensor,
+    is_accepted: Tensor,
 ) -> list[dict[str, Any]]:
-    """Return a row for each source, the least accurate first."""
+    """Return a row for each source of the images that `chosen` (N,) names, least accurate first."""
     rows = []
-    is_left_out = result.is_left_out.tolist()
-    for name in sorted(
-        {source for source, each in zip(result.sources, is_left_out, strict=True) if each}
-    ):
+    sources = {result.sources[index] for index in chosen.nonzero()[:, 0].tolist()}
+    for name in sorted(filter(None, sources)):
         own = torch.tensor([source == name for source in result.sources])
         accepted, num = own & is_accepted, int(own.sum())
         wrong = (own & ~hits).nonzero()[:, 0].tolist()

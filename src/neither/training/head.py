@@ -14,7 +14,13 @@ from torch import Tensor
 from neither.config.schema import Config
 from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split
-from neither.data.folds import assign_folds, assign_source_folds, find_left_out, group_names
+from neither.data.folds import (
+    MAX_FOLDS,
+    assign_folds,
+    assign_source_folds,
+    find_left_out,
+    group_names,
+)
 from neither.evaluation.metrics import nll
 from neither.evaluation.selective import accepts, bootstrap_precision
 from neither.inference.embedding import compute_head_logits, embed
@@ -36,7 +42,6 @@ from neither.training.validation import logit_metrics, val_metrics
 # Measured on the photos that this project is developed on: benchmarks/LOG.md.
 L2_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
 _NUM_FOLDS = 5
-MAX_SOURCE_FOLDS = 10
 _MIN_STD = 1e-6  # of a feature; one that never changes is divided by this
 
 
@@ -136,6 +141,12 @@ def fit_folds(
     return iterate.logits[:, problems, torch.arange(len(labels))].permute(1, 2, 0)
 
 
+def find_lowest_loss(logits: Tensor, labels: Tensor) -> tuple[int, float]:
+    """Return which of (L, N, C) logits have the lowest cross entropy, and how much that is."""
+    losses = [nll(each, labels, 1.0) for each in logits]
+    return losses.index(min(losses)), min(losses)
+
+
 def _choose_l2(
     config: Config, data: Dataset, inputs: Tensor
 ) -> tuple[float, Tensor | None, tuple[Tensor, Tensor] | None]:
@@ -155,11 +166,10 @@ def _choose_l2(
         logits = fit_folds(
             inputs, labels, torch.from_numpy(folds), len(config.classes), config.train.epochs
         )
-        losses = [nll(each, labels, 1.0) for each in logits]
-        best = losses.index(min(losses))
+        best, loss = find_lowest_loss(logits, labels)
         info(
             f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "
-            f"{losses[best]:.3f}, the lowest of {len(L2_GRID)}"
+            f"{loss:.3f}, the lowest of {len(L2_GRID)}"
         )
         return L2_GRID[best], logits[best]
 
@@ -168,7 +178,7 @@ def _choose_l2(
     if not any(train.sources):
         return l2, at_home, None
     groups = group_names(train.paths, fingerprints, pattern, train.sources)
-    folds = assign_source_folds(train.sources, groups, labels.numpy(), MAX_SOURCE_FOLDS, seed)
+    folds = assign_source_folds(train.sources, groups, labels.numpy(), MAX_FOLDS, seed)
     indices = torch.from_numpy(np.flatnonzero(find_left_out(train.sources, folds)))
     if not len(indices):
         warn("no source can be left out as a whole: temperature and thresholds come from val")

@@ -92,9 +92,7 @@ def _log_val(
     labels, step = data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
     confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(config.classes))
-    reject = config.reject_class
-    reject_index = None if reject is None else config.classes.index(reject)
-    curves = risk_coverage(probabilities, labels, reject_index)
+    curves = risk_coverage(probabilities, labels, config.reject_index)
     bins = reliability_bins(probabilities, labels)
     target, when = config.decision.target_precision, f"on val, epoch {state.epoch}"
     figures = {

@@ -135,20 +135,8 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         OutputError: if the device is missing or a decoding process was killed.
         Stopped: if a signal asks to stop; the state is saved.
     """
-    # Load: the network before the images, so that a missing one ends the run at once.
-    device_config = choose_device_config(config.device, config.precision, world)
-    preprocessing = match_preprocessing(
-        Preprocessing(config.data.image_size, config.data.resize), config.model
-    )
-    if run.resumed is not None:  # perhaps by an older version, whose pixels it is trained on
-        preprocessing = replace(preprocessing, decoder=run.resumed.preprocessing.decoder)
-    state = build_state(config, preprocessing, device_config, run.resumed is not None, world)
+    device_config, state, data = load(config, run, world)
     is_frozen = config.model.trainable == "head"
-    # A frozen backbone sees each image once, so that its pixels need no memory.
-    images = config.data.model_copy(update={"store": "disk"}) if is_frozen else config.data
-    data = world.rank0_first(
-        lambda: load_dataset(images, config.classes, config.seed, preprocessing, run.folder)
-    )
     write_environment(run, device_config, data.fingerprint, world)
     if run.resumed is not None and world.is_rank0:  # the images may have moved
         files.write_atomic(run.folder / "config.yaml", to_yaml(config))
@@ -158,7 +146,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     if isinstance(state.network, BackboneNetwork) and not is_frozen:
         size = config.data.image_size
         check_image_size(state.network, config.model.name, batches.min_shard_size(), size)
-    info(f"images: {preprocessing}")
+    info(f"images: {state.preprocessing}")
     state.set_training_labels(data.train.labels)
     state.val_paths = data.val.paths
     if is_frozen:
@@ -218,6 +206,26 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
                 raise
             raise _out_of_memory_error(state) from error
     return state
+
+
+def load(
+    config: Config, run: RunFolder, world: World = SINGLE_PROCESS
+) -> tuple[DeviceConfig, TrainState, Dataset]:
+    """Load the network, and then the images, so that a missing network ends the run at once."""
+    device_config = choose_device_config(config.device, config.precision, world)
+    preprocessing = match_preprocessing(
+        Preprocessing(config.data.image_size, config.data.resize), config.model
+    )
+    if run.resumed is not None:  # perhaps by an older version, whose pixels it is trained on
+        preprocessing = replace(preprocessing, decoder=run.resumed.preprocessing.decoder)
+    state = build_state(config, preprocessing, device_config, run.resumed is not None, world)
+    # A frozen backbone sees each image once, so that its pixels need no memory.
+    is_frozen = config.model.trainable == "head"
+    images = config.data.model_copy(update={"store": "disk"}) if is_frozen else config.data
+    data = world.rank0_first(
+        lambda: load_dataset(images, config.classes, config.seed, preprocessing, run.folder)
+    )
+    return device_config, state, data
 
 
 def _train_epoch(
