@@ -302,6 +302,14 @@ def test_the_separators_of_spreadsheets_are_read(write: Write, separator: str) -
     assert evaluation(quoted) == [("a.jpg", "dog")]
 
 
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
+def test_the_separator_that_excel_names_is_read(write: Write, first: str) -> None:
+    path = write(first, "path;label", '"a,path,label.jpg";dog', "b.jpg;human")
+    expected = [("a,path,label.jpg", "dog", ""), ("b.jpg", "human", "")]
+    assert rows(training(path)) == rows(read_manifest(path)) == expected
+    assert error_of(write(first, "path;label", "a.jpg;dog;more")).startswith("@:3:")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_the_unicode_text_of_excel_is_read_and_empty_rows_are_skipped(
     write: Write, encoding: str

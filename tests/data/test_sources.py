@@ -57,6 +57,22 @@ def test_a_pattern_that_matches_nothing_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("pattern", [None, "[^/]+$"])
+def test_names_of_single_images_are_no_sources(
+    pattern: str | None, messages: Callable[[], str]
+) -> None:
+    """A column of URLs, or an expression that matches the whole path."""
+    table = make_table([f"dog/{number}.jpg" for number in range(40)])
+    if pattern is None:
+        table.sources = [f"https://photos/{number}" for number in range(39)] + [""]
+    name_sources(table, pattern)
+    assert table.sources == [""] * 40
+    assert messages().count("\n") == 1
+    table.sources = [f"shoot {number // 2}" for number in range(40)]
+    name_sources(table, None)
+    assert all(table.sources)
+
+
 def test_the_largest_source_comes_first_and_none_last() -> None:
     sources = ["b", "", "a", "c", "c", "", ""]
     counts = count_by_source(sources, ["dog", "dog", "dog", "human", "dog", "human", "dog"])

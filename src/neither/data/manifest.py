@@ -1,12 +1,14 @@
 """Read a manifest: a CSV file `path,label[,split][,source]` that names images, relative to it.
 
 The separators that spreadsheets write, semicolon and tab, are read too, and backslashes in paths.
+So is Excel's first line `sep=;`.
 """
 
 import codecs
 import csv
 import io
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from neither.runtime.errors import DataError, UsageError
 _SPLITS = {name: split for split, names in SPLIT_FOLDERS.items() for name in names} | {"": ""}
 _COLUMNS = ("path", "label", "split", "source")
 _MAX_NAMED = 10
+_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]', re.IGNORECASE)
 
 
 def is_manifest(path: Path) -> bool:
@@ -190,9 +193,12 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             text = content.decode("utf-16", "replace")
         else:  # surrogateescape: bytes that are not UTF-8 name a file too
             text = content.decode("utf-8-sig", "surrogateescape")
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+        given = _SEPARATOR.match(text)
+        delimiter = given[1] if given else _delimiter(text)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for cells in lines:
-            if any(cells):  # spreadsheets write rows of separators
+            # Spreadsheets write rows of separators.
+            if any(cells) and not (given and lines.line_num == 1):
                 yield lines.line_num, cells
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -19,27 +19,37 @@ from neither.runtime.errors import UsageError
 
 _MAX_LISTED = 20
 _MAX_NAMED = 10
+_MAX_DISTINCT = 0.9  # sources for each image: more are names of images
 _MAX_CHANCE = 0.001  # of a source without images of other classes, if it were like the others
 
 
 def name_sources(table: ImageTable, pattern: str | None) -> None:
-    """Set the source of each image to what a regular expression finds in its path.
+    """Set the source of each image to what a regular expression finds in its path, if it is given.
+
+    Names of single images, such as a column of URLs, are no sources: a warning says so.
 
     Raises:
         UsageError: if it finds nothing in any path, or the manifest names sources too.
     """
-    if pattern is None:
-        return
-    if any(table.sources):
-        raise UsageError(
-            f"data.sources: {table.source} has a column source too; leave out one of the two"
+    if pattern is not None:
+        if any(table.sources):
+            raise UsageError(
+                f"data.sources: {table.source} has a column source too; leave out one of the two"
+            )
+        table.sources = [intern(nfc(found)) for found in search_paths(pattern, table.paths)]
+        if not any(table.sources):
+            raise UsageError(
+                f"data.sources: {printable(pattern)} matches none of {len(table.paths):,} paths, "
+                f"such as {printable(table.paths[0])}; correct it, or leave it out"
+            )
+    named = [source for source in table.sources if source]
+    if 1 < (num := len({*named})) > _MAX_DISTINCT * len(named):
+        key = "the column source" if pattern is None else "data.sources"
+        warn(
+            f"{table.source}: {key} names {num:,} sources of {len(named):,} images, such as "
+            f"{printable(named[0])}: so they are not used; a source has many images"
         )
-    table.sources = [intern(nfc(found)) for found in search_paths(pattern, table.paths)]
-    if not any(table.sources):
-        raise UsageError(
-            f"data.sources: {printable(pattern)} matches none of {len(table.paths):,} paths, such "
-            f"as {printable(table.paths[0])}; correct it, or leave it out"
-        )
+        table.sources = [""] * len(table.paths)
 
 
 def count_by_source(sources: Sequence[str], labels: Sequence[str]) -> dict[str, Counter[str]]:
