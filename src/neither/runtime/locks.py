@@ -13,10 +13,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from neither.runtime import signals
 from neither.runtime.console import info, warn_once
@@ -26,15 +26,6 @@ from neither.runtime.limits import read_system_file
 NAME = ".lock"  # other files of this module begin with it
 _LOCK_FILE_NAME = ".lock.owner"
 _POLL_SECONDS = 0.1
-_MAX_POLLS_OF_FOREIGN = 300  # half a minute; counted, so that a suspended machine loses no time
-_MAX_POLLS_OF_UNFINISHED = 20  # no process takes two seconds to write a line
-
-
-class _Owner(NamedTuple):
-    """Who has locked a folder, for messages, and whether its end cannot be seen from here."""
-
-    text: str
-    is_foreign: bool
 
 
 class _Process(NamedTuple):
@@ -42,9 +33,8 @@ class _Process(NamedTuple):
 
     pid: int
     host: str
-    machine: str
+    machine: str  # and its namespace of process IDs: each container has its own
     boot: str  # a random number of each start of the system
-    namespace: str  # of process IDs: each container has its own
     started: str  # when, since another process may get the same ID later
 
 
@@ -52,11 +42,9 @@ class _Process(NamedTuple):
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a folder inside the block; raise `OutputError` if another process has, naming it."""
     with ExitStack() as stack:
-        if (owner := _try_lock(folder, stack)) is not None:
-            raise OutputError(
-                f"{folder}: another run is using this folder ({owner.text}). Wait for it, or "
-                "choose another folder with --output-dir"
-            )
+        if owner := _try_lock(folder, stack):
+            remedy = "Wait for it, or choose another folder with --output-dir"
+            raise _in_use(folder, owner, remedy)
         yield
 
 
@@ -70,28 +58,24 @@ def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
 
     Raises:
         OSError: if the folder cannot be written.
-        OutputError: if the lock file of another machine has been there for half a minute.
+        OutputError: if there is the lock file of another machine.
         Stopped: if a signal asks to stop.
     """
-    num_polls = num_foreign = 0
+    has_waited = False
     while True:
         with ExitStack() as stack:
-            owner = _try_lock(folder, stack)
-            if owner is None:
+            if not _try_lock(folder, stack):
                 yield
                 return
-        if num_polls == 0:
+        if not has_waited:
             info(message)
-        num_polls += 1
-        num_foreign += owner.is_foreign
-        if num_foreign == _MAX_POLLS_OF_FOREIGN:
-            raise OutputError(f"{folder}: another run is using this folder ({owner.text})")
+        has_waited = True
         signals.poll()
         time.sleep(_POLL_SECONDS)
 
 
-def _try_lock(folder: Path, stack: ExitStack) -> _Owner | None:
-    """Lock a folder until the stack unwinds; return the owner if another process has locked it."""
+def _try_lock(folder: Path, stack: ExitStack) -> str:
+    """Lock a folder until the stack unwinds; or name the process of this machine that has."""
     path = folder / NAME
     with named(path):
         file = stack.enter_context(path.open("a+b", buffering=0))
@@ -108,15 +92,14 @@ def _try_lock(folder: Path, stack: ExitStack) -> _Owner | None:
             return _try_lock_file(folder / _LOCK_FILE_NAME, stack)
         if not is_locked:
             file.seek(0)
-            text = file.read(200).decode(errors="replace").strip()
-            return _Owner(text or "an unknown process", is_foreign=False)
+            return file.read(200).decode(errors="replace").strip() or "an unknown process"
         # The file may have been deleted meanwhile, and made again under the same name.
         if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             return _try_lock(folder, stack)
         with suppress(OSError):  # a full disk; the name is for messages only
             file.truncate(0)
             file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-    return None
+    return ""
 
 
 def _flock(file: FileIO) -> bool:
@@ -134,46 +117,42 @@ def _flock(file: FileIO) -> bool:
     return True
 
 
-def _try_lock_file(path: Path, stack: ExitStack) -> _Owner | None:
-    """Create a lock file that is removed when the stack unwinds; or return its owner."""
-    here = _this_process()
-    ours = json.dumps(here._asdict()).encode() + b"\n"
-    owner = _create(path, ours, here)
-    if owner is None:
-        stack.callback(_remove, path, ours)
-        return None
-    text = f"pid {owner.pid} on {owner.host}"
-    if is_foreign := _is_foreign(owner, here):
-        text += f", says {path}; delete that file if this process has ended"
-    return _Owner(text, is_foreign)
+def _try_lock_file(path: Path, stack: ExitStack) -> str:
+    """Create a lock file that is removed when the stack unwinds; or name its process.
 
-
-def _create(path: Path, ours: bytes, here: _Process) -> _Process | None:
-    """Create a lock file, or replace that of a process that has ended; or return its owner.
-
-    Of the processes that find the same old file, the one that creates its successor, named after
-    its content, may replace it. A successor is a lock file too: if its process is killed, it is
-    taken over in the same way.
+    Raises:
+        OutputError: if that may run elsewhere, so that its end cannot be seen from here.
     """
+    here = _this_process()
+    ours = json.dumps(here._asdict()).encode()
     while True:
-        try:
+        with suppress(FileExistsError):
             _write_new(path, ours)
-            return None
-        except FileExistsError:
-            theirs = _read(path)
-        if theirs is None:
+            stack.callback(_remove, path, ours)
+            return ""
+        try:
+            theirs = path.read_bytes()
+        except FileNotFoundError:
             continue
-        owner = _parse(theirs)
-        if owner is not None and not _has_ended(owner, here):
-            return owner
-        successor = path.with_name(f"{path.name}.{sha256(theirs).hexdigest()[:8]}")
-        if (rival := _create(successor, ours, here)) is not None:
-            return rival
-        # Replacing ends the successor too. So if the old file is still there, it stays until now.
-        if _read(path) == theirs:
-            successor.replace(path)
-            return None
-        successor.unlink()
+        owner, text = None, "an unknown process"
+        with suppress(ValueError, TypeError):  # it is not written yet, or was not finished
+            owner = _Process(**json.loads(theirs))
+            text = f"pid {owner.pid} on {owner.host}"
+        if owner is None or (owner.host, owner.machine) != (here.host, here.machine):
+            raise _in_use(path.parent, text, f"If this process has ended, delete {path}")
+        if not _has_ended(owner, here):
+            return text
+        old = path.with_name(f"{path.name}.{uuid4().hex}")
+        with suppress(FileNotFoundError):
+            path.rename(old)
+            if old.read_bytes() == theirs:
+                old.unlink()
+            else:  # another process took over before, and this is its file
+                old.rename(path)
+
+
+def _in_use(folder: Path, owner: str, remedy: str) -> OutputError:
+    return OutputError(f"{folder}: another run is using this folder ({owner}). {remedy}")
 
 
 def _write_new(path: Path, content: bytes) -> None:
@@ -191,53 +170,21 @@ def _remove(path: Path, ours: bytes) -> None:
             path.unlink()
 
 
-def _read(path: Path) -> bytes | None:
-    """Return the content of a lock file, after waiting for its writer; None if it is gone."""
-    content = None
-    for _ in range(_MAX_POLLS_OF_UNFINISHED):
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        if _parse(content) is not None:
-            break
-        time.sleep(_POLL_SECONDS)
-    return content
-
-
-def _parse(content: bytes) -> _Process | None:
-    with suppress(ValueError, TypeError):
-        process = _Process(**json.loads(content))
-        if type(process.pid) is int and process.pid > 0:
-            return process
-    return None
-
-
 def _this_process() -> _Process:
     pid, namespace = os.getpid(), ""
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path
     return _Process(
         pid,
-        socket.gethostname(),
-        read_system_file(Path("/etc/machine-id")),
-        read_system_file(Path("/proc/sys/kernel/random/boot_id")),
-        namespace,
-        _start_time(pid) or "",
+        host=socket.gethostname(),
+        machine=f"{read_system_file(Path('/etc/machine-id'))} {namespace}",
+        boot=read_system_file(Path("/proc/sys/kernel/random/boot_id")),
+        started=_start_time(pid) or "",
     )
 
 
-def _is_foreign(owner: _Process, here: _Process) -> bool:
-    """Return whether a process is on another machine, or in another container of this one."""
-    if (owner.host, owner.machine) != (here.host, here.machine):
-        return True
-    return owner.boot == here.boot and owner.namespace != here.namespace
-
-
 def _has_ended(owner: _Process, here: _Process) -> bool:
-    """Return whether a process is known to have ended."""
-    if _is_foreign(owner, here):
-        return False
+    """Return whether a process of this machine is known to have ended."""
     started = _start_time(owner.pid)
     is_other_process = bool(started and owner.started) and started != owner.started
     return owner.boot != here.boot or started is None or is_other_process
