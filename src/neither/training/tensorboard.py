@@ -1,9 +1,8 @@
-"""What a run logs: `metrics.jsonl`, TensorBoard curves and HParams, and repair of event files."""
+"""What a run logs: `metrics.jsonl`, and TensorBoard curves and HParams."""
 
 import json
-import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +28,8 @@ class MetricsLogger:
 
         Args:
             run_folder: of the run; None to write nothing, as on all ranks but rank 0.
-            step: the last one to keep, None for a new run; later points, which an attempt wrote
-                after its last checkpoint, are removed.
+            step: the last one to keep, None for a new run; TensorBoard drops later points, which
+                an attempt wrote after its last checkpoint.
         """
         self._has_failed = False
         self._rows: list[dict[str, Any]] = []
@@ -40,16 +39,16 @@ class MetricsLogger:
             return
         if step is not None:
             self._rows = [row for row in read_metrics_rows(run_folder) if row["step"] <= step]
-        first_purged = 0 if step is None else step + 1
         try:
             from torch.utils.tensorboard import SummaryWriter as Writer
 
             for split in ("train", "val"):
                 folder = run_folder / "tensorboard" / split
-                drop_events_from(folder, first_purged)
                 order_event_files(folder)
-                self._writers[split] = Writer(str(folder), purge_step=first_purged)
-        except (ImportError, OSError, ValueError) as error:  # ValueError: not an event file
+                self._writers[split] = Writer(
+                    str(folder), purge_step=0 if step is None else step + 1
+                )
+        except (ImportError, OSError) as error:
             self._give_up(error)
 
     def write_epoch(
@@ -150,59 +149,14 @@ def _hparams_summaries(config: Config) -> tuple[Any, Any, Any]:
     return experiment, start, end
 
 
-_EVENT_FILES = "events.out.tfevents.*"
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4  # around an event: its length with a checksum, its checksum
-
-
-def drop_events_from(folder: Path, step: int) -> None:
-    """Remove the events at a step or later, which an attempt wrote after its last checkpoint.
-
-    `purge_step` hides them in TensorBoard, but not in every program that reads event files.
-
-    Args:
-        folder: of the event files.
-        step: the first to remove; 0 removes all.
-
-    Raises:
-        OSError: if the folder cannot be written.
-        ValueError: if a file is not an event file.
-    """
-    for path in sorted(folder.glob(_EVENT_FILES)):
-        content = path.read_bytes()
-        kept = b"".join(record for at, record in _records(content, path) if at < step)
-        if not kept:
-            path.unlink()
-        elif kept != content:
-            files.write_atomic(path, kept)
-
-
 def order_event_files(folder: Path) -> None:
     """Rename the event files of earlier attempts so that they sort before a new one.
 
     TensorBoard reads them by the time in the name, in whole seconds. An attempt in the same second,
     or one before the clock was set back, would otherwise be read last.
     """
-    paths = sorted(folder.glob(_EVENT_FILES))
+    paths = sorted(folder.glob("events.out.tfevents.*"))
     if paths and int(paths[-1].name.split(".")[3]) >= int(time.time()):
         for number, path in enumerate(paths):
             parts = path.name.split(".")
             path.rename(path.with_name(".".join([*parts[:3], f"{number:010}", *parts[4:]])))
-
-
-def _records(content: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the step and the bytes of each event; a truncated event ends the file."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    start = 0
-    while len(content) - start >= _HEADER_BYTES:
-        length = struct.unpack_from("<Q", content, start)[0]
-        end = start + _HEADER_BYTES + length + _FOOTER_BYTES
-        if end > len(content):
-            return
-        try:
-            event = Event.FromString(content[start + _HEADER_BYTES : end - _FOOTER_BYTES])
-        except DecodeError as error:
-            raise ValueError(f"{path}: not a TensorBoard event file") from error
-        yield event.step, content[start:end]
-        start = end
