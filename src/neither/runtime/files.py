@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 from threading import Thread
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from neither.runtime import signals
 from neither.runtime.console import printable, warn_once
@@ -86,6 +86,15 @@ def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def keep_copy(copy: Path, path: Path) -> None:
     """Make `copy` the present content of `path`, if that exists.
 
@@ -122,13 +131,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot make this folder: {error.strerror}; choose another"
-        ) from error
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"{folder}: this folder cannot be written: permission denied; choose another"
-        )
+        raise OutputError(f"{folder}: cannot be written: permission denied; choose another")
 
 
 @contextmanager
@@ -216,11 +221,7 @@ def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) 
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if not folder.is_symlink() and (is_empty or not folder.exists()):
         return False
-    try:
-        record = json.loads((folder / record_name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if isinstance(record, dict) and expected.items() <= record.items():
+    if expected.items() <= read_json(folder / record_name).items():
         return True
     raise OutputError(
         f"{folder}: exists already, with other content than this command makes. Choose another "

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from neither.config import loader
 from neither.config.loader import check_config, to_yaml
-from neither.config.schema import Config, translate_v1
+from neither.config.schema import Config
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.models.decision_rule import DecisionRule
 from neither.runtime import files, locks
@@ -111,8 +111,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
 
     Raises:
         OutputError: if the folder cannot be written, is not a run, or is in use.
-        UsageError: if the folder holds a run with another config, or an unfinished one of version
-            1.
+        UsageError: if the folder holds a run with another config, or of another version.
         CheckpointError: if the checkpoint to resume from cannot be used.
     """
     config_file, run = folder / "config.yaml", RunFolder(folder, None)
@@ -122,14 +121,12 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         stack.enter_context(locks.exclusive_lock(folder))
         if fresh:
             _move_aside(folder)
-        is_v1 = False
-        if run.has_checkpoint():
-            is_v1 = require_same_config(config, config_file)
+        # From the same config the fit of a head gives the same bits again.
+        if run.has_checkpoint() or (config.model.trainable == "head" and run.best.exists()):
+            require_same_config(config, config_file)
         else:
-            if config.model.trainable == "head" and run.best.exists():
-                require_same_config(config, config_file)  # then the fit gives the same bits again
-            else:
-                _require_untrained(run)
+            _require_untrained(run)
+        if not run.has_checkpoint():
             # An attempt that ended before its first checkpoint leaves nothing to resume. The config
             # is written first: from then on the folder is known as a run.
             files.write_atomic(config_file, to_yaml(config))
@@ -141,12 +138,6 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         if run.has_checkpoint():
             run = RunFolder(folder, _load_last(run))
         if run.resumed is not None and not run.is_finished(config):
-            if is_v1:
-                raise UsageError(
-                    f"{folder}: this run was started by version 1 of neither, and version 2 "
-                    "cannot resume it; to start again add --fresh, which keeps the old folder "
-                    "under another name"
-                )
             info(f"resuming {folder} after epoch {run.resumed.epoch}, step {run.resumed.step}")
         yield run
 
@@ -193,13 +184,17 @@ def _load_last(run: RunFolder) -> Checkpoint:
         return previous
 
 
-def require_same_config(config: Config, config_file: Path) -> bool:
-    """Raise if a key that affects numbers differs; return whether version 1 wrote the file."""
+def require_same_config(config: Config, config_file: Path) -> None:
+    """Raise if a key that affects numbers differs, or another version wrote the file."""
     with named(config_file):
         document = loader.read_yaml(config_file.read_bytes(), str(config_file))
-    translated = translate_v1(document.values)
-    before = flatten_config(check_config(replace(document, values=translated)))
-    after = flatten_config(config)
+    try:
+        before, after = flatten_config(check_config(document)), flatten_config(config)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}\n       This run cannot be resumed: it is damaged, or of another version. To "
+            "start again add --fresh, which keeps the old folder under another name"
+        ) from error
     changes = [
         f"{key}: {before.get(key)} became {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
@@ -212,7 +207,6 @@ def require_same_config(config: Config, config_file: Path) -> bool:
             f"       For a new run beside it add name={config.name}-2 or another --output-dir; to "
             "start again here add --fresh, which keeps the old folder under another name"
         )
-    return bool(document.values != translated)
 
 
 def config_digest(config: Config) -> str:
@@ -314,7 +308,7 @@ def write_environment(
         "command": sys.argv,
         "data_fingerprint": data_fingerprint,
     }
-    before = read_environment(run.folder) if run.resumed else {}
+    before = files.read_json(run.folder / "environment.json") if run.resumed else {}
     changes = [
         f"{key} {before[key]} became {environment[key]}"
         for key in _KEYS_OF_EXACT_RESUME
@@ -329,15 +323,6 @@ def write_environment(
     files.write_atomic(run.folder / "environment.json", json.dumps(known, indent=2) + "\n")
 
 
-def read_environment(run_folder: Path) -> dict[str, Any]:
-    """Return the content of `environment.json`; empty if it is missing or damaged."""
-    try:
-        content = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device.type}: {torch.cuda.get_device_name(device)}"
@@ -347,12 +332,11 @@ def _device_name(device: torch.device) -> str:
 def _git_commit() -> str | None:
     """Return the commit of this file; None if it is not tracked by a git repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    output = ""
     try:
         for command in (["ls-files", "--error-unmatch", __file__], ["rev-parse", "HEAD"]):
-            output = subprocess.run(  # noqa: S603
+            finished = subprocess.run(  # noqa: S603
                 [*git, *command], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
+            )
     except (OSError, subprocess.SubprocessError):
         return None
-    return output
+    return finished.stdout.strip()

@@ -1,6 +1,5 @@
 """`report.html` and `MODEL_CARD.md` of a finished run: its best checkpoint on val."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,10 +22,11 @@ from neither.reporting.html import (
     write_report,
 )
 from neither.reporting.model_card import write_model_card
+from neither.runtime import files
 from neither.runtime.console import read_warnings
 from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UserError
-from neither.training.run_folder import RunFolder, read_environment
+from neither.training.run_folder import RunFolder
 
 _MAX_WARNINGS = 20
 _CAUTION = (
@@ -67,7 +67,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
     write_model_card(
         run.folder,
         config,
-        read_environment(run.folder),
+        files.read_json(run.folder / "environment.json"),
         evaluation.metrics,
         count_parameters(classifier.network),
         evaluate_text,
@@ -92,12 +92,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
 
 def read_val_metrics(config: Config, folder: Path) -> dict[str, Any]:
     """Return the metrics on val that `report_run` wrote; empty if they cannot be read."""
-    try:
-        content = (_val_folder(config, folder) / "metrics.json").read_text(encoding="utf-8")
-        metrics: dict[str, Any] = json.loads(content)
-    except (OSError, ValueError):
-        return {}
-    return metrics
+    return files.read_json(_val_folder(config, folder) / "metrics.json")
 
 
 def _val_folder(config: Config, folder: Path) -> Path:
