@@ -45,19 +45,12 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class LabelledPredictions:
-    """Labelled images and their predictions, in columns.
-
-    Attributes:
-        files: where the images are.
-        paths: of the images, as in `predictions.csv`.
-        labels: (N,) int64.
-        probabilities: (N, C) float64.
-    """
+    """Labelled images and their predictions, in columns."""
 
     files: Sequence[Path]
-    paths: Sequence[str]
-    labels: Tensor
-    probabilities: Tensor
+    paths: Sequence[str]  # as in predictions.csv
+    labels: Tensor  # (N,) int64
+    probabilities: Tensor  # (N, C) float64
 
 
 @dataclass(frozen=True)
@@ -155,11 +148,8 @@ def _find_images(model: Path, path: Path, split: str | None, classifier: Classif
     is_own = path.exists() and path.resolve() == classifier.source.resolve()
     if splits_file.is_file() and (path.is_dir() or (is_manifest(path) and path.is_file())):
         given = given_splits(path, classes, aliases)
-        if (
-            split is not None
-            and split not in given
-            and (is_own or holds_split(splits_file, path, split))
-        ):
+        is_run_split = split is not None and split not in given
+        if split and is_run_split and (is_own or holds_split(splits_file, path, split)):
             return read_split(splits_file, path, split)
         if is_own and not given:
             info("the run was trained on these images; --split test evaluates only its test split")

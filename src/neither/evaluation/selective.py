@@ -27,10 +27,7 @@ _MAX_IMAGES = 10**12
 
 
 def fit_decision_rule(
-    probabilities: Tensor,
-    labels: Tensor,
-    reject: int | None,
-    target: float,
+    probabilities: Tensor, labels: Tensor, reject: int | None, target: float
 ) -> DecisionRule:
     """Fit a threshold to the predictions of the reject class, and one to all others.
 
@@ -67,13 +64,7 @@ def fit_pooled_rule(
 
     For images of left-out sources, which are no independent draws of those to come, so that nothing
     is certified. A threshold for each group of classes kept 98 % at 93.2 % there, one for all at
-    97.0 %: `benchmarks/LOG.md`.
-
-    Args:
-        probabilities: (N, C) float64, each from a network that has not seen the image's source.
-        labels: (N,) int64.
-        reject: index of the reject class; None if there is none.
-        target: least precision, in (0, 1].
+    97.0 %: `benchmarks/LOG.md`. The arguments are those of `fit_decision_rule`.
     """
     confidences, predicted = probabilities.max(dim=1)
     threshold = choose_threshold(confidences, predicted == labels, target)
@@ -129,11 +120,10 @@ def num_to_certify(num_errors: int, target: float) -> int:
         The smallest n at which so few errors have a probability of at most 10 %, if each of n
         predictions is correct with the probability `target` (Clopper and Pearson, 1934).
     """
-
-    def suffices(num: int) -> bool:
-        return _binomial_cdf(num_errors, num, target) <= _MAX_P_VALUE
-
-    return num_errors + bisect_left(range(num_errors, _MAX_IMAGES), True, key=suffices)
+    return num_errors + bisect_left(
+        range(num_errors, _MAX_IMAGES), True,
+        key=lambda num: _binomial_cdf(num_errors, num, target) <= _MAX_P_VALUE,
+    )  # fmt: skip
 
 
 def _binomial_cdf(num_errors: int, num: int, target: float) -> float:
@@ -147,10 +137,7 @@ def _binomial_cdf(num_errors: int, num: int, target: float) -> float:
 def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float | None:
     """Find the smallest threshold at which the accepted predictions reach a target precision.
 
-    Args:
-        confidences: (N,) float64.
-        hits: (N,) bool, which predictions are correct.
-        target: least fraction of the accepted predictions that is correct, in (0, 1].
+    The arguments are those of `certify_threshold`.
 
     Returns:
         An epsilon below one of the confidences, so that this one is accepted even if its last bit
@@ -350,12 +337,8 @@ def fpr_at_tpr(positive: Tensor, negative: Tensor, tpr: float) -> float:
     """Return the false positive rate at the highest threshold that reaches a true positive rate.
 
     A score is accepted if it is at least the threshold. OpenOOD swaps the roles: there the images
-    to reject are the positives, and the values differ much.
-
-    Args:
-        positive: (P,) float64, P of 1 or more.
-        negative: (M,) float64, M of 1 or more.
-        tpr: fraction of positives to accept, in (0, 1].
+    to reject are the positives, and the values differ much. The scores are those of `auroc`; the
+    true positive rate is in (0, 1].
     """
     ordered = positive.sort(descending=True).values
     num_accepted = max(1, min(len(ordered), -int(-(tpr * len(ordered) - 1e-9) // 1)))  # rounded up

@@ -182,12 +182,11 @@ def read_warnings(folder: Path) -> list[str]:
     """
     path = folder / _WARNINGS_NAME
     messages: dict[str, None] = {}
-    with suppress(OSError):
-        if path.is_file():  # reading a device might never end
-            with path.open("rb") as file:
-                for line in file.read(_MAX_WARNINGS_BYTES).splitlines():
-                    with suppress(ValueError, TypeError, KeyError, RecursionError):
-                        messages[str(json.loads(line)["message"])] = None
+    if path.is_file():  # reading a device might never end
+        with suppress(OSError), path.open("rb") as file:
+            for line in file.read(_MAX_WARNINGS_BYTES).splitlines():
+                with suppress(ValueError, TypeError, KeyError, RecursionError):
+                    messages[str(json.loads(line)["message"])] = None
     return list(messages)
 
 
@@ -329,10 +328,9 @@ class _ConsoleHandler(logging.Handler):
     """Print messages above a live progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == _FILE_ONLY:
-            return
-        style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
-        _print("stderr", record.getMessage(), style)
+        if record.levelno != _FILE_ONLY:
+            style = {logging.WARNING: "yellow", logging.ERROR: "bold red"}.get(record.levelno, "")
+            _print("stderr", record.getMessage(), style)
 
 
 class _LogFileHandler(logging.FileHandler):
