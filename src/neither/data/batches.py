@@ -19,20 +19,14 @@ from neither.runtime.rng import Stream, permutation, uniform
 
 @dataclass(frozen=True)
 class Batch:
-    """The input of one training step: B images, of which this process has a shard of P.
+    """The input of one training step: B images, of which this process has a shard of P."""
 
-    Attributes:
-        images: (P, 3, T, T) float32, augmented and normalized, channels last in memory.
-        labels: (B,) int64, class indices.
-        targets: (P, C) float32, the target probabilities: one-hot, or a blend of two classes where
-            CutMix pastes one image into another.
-        indices: (B,) int64 on the CPU, the images' indices in the train split.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (P, 3, T, T) float32, augmented and normalized, channels last in memory
+    labels: Tensor  # (B,) int64, class indices
+    # (P, C) float32, the target probabilities: one-hot, or a blend of two classes where CutMix
+    # pastes one image into another
     targets: Tensor
-    indices: Tensor
+    indices: Tensor  # (B,) int64 on the CPU, the images' indices in the train split
 
 
 @dataclass(frozen=True)
@@ -42,22 +36,14 @@ class Batches:
     Each image comes once an epoch. The batches of an epoch are of nearly one size, so that no step
     has the noise of a small last batch. Order and augmentation depend on (seed, epoch, index in the
     epoch's order) alone, not on how batches are cut or on the number of processes.
-
-    Attributes:
-        data: the images, their labels, and how to normalize them.
-        augmentation: settings of the random changes.
-        batch_size: the largest size of a batch, over all processes.
-        seed: of the run.
-        device: where batches are computed.
-        world: the processes; each loads and augments its own shard of a batch.
     """
 
-    data: Dataset
-    augmentation: Augmentation
-    batch_size: int
-    seed: int
-    device: torch.device
-    world: World = SINGLE_PROCESS
+    data: Dataset  # the images, their labels, and how to normalize them
+    augmentation: Augmentation  # settings of the random changes
+    batch_size: int  # the largest size of a batch, over all processes
+    seed: int  # of the run
+    device: torch.device  # where batches are computed
+    world: World = SINGLE_PROCESS  # the processes; each loads and augments its own shard of a batch
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""

@@ -37,21 +37,15 @@ _KEY = np.dtype("S16")
 
 
 class DecodedImages(NamedTuple):
-    """Some images after decoding: the content of a shard, or a part of one.
+    """Some images after decoding: the content of a shard, or a part of one."""
 
-    Attributes:
-        keys: (n,) 16 bytes each, from `file_keys`; empty if an image is not to be found again.
-        fingerprints: (n,) records of `FINGERPRINT`; of an unreadable file only its hash, if any.
-        reasons: (n,) why an image is unreadable; empty if it is readable.
-        pixels: (n, S, S, 3) uint8 RGB; zero for an unreadable image.
-        path: of the shard that holds them; None if they are in memory.
-    """
-
+    # (n,) 16 bytes each, from `file_keys`; empty if an image is not to be found again
     keys: NDArray[np.bytes_]
+    # (n,) records of `FINGERPRINT`; of an unreadable file only its hash, if any
     fingerprints: NDArray[np.void]
-    reasons: list[str]
-    pixels: NDArray[np.uint8]
-    path: Path | None = None
+    reasons: list[str]  # (n,) why an image is unreadable; empty if it is readable
+    pixels: NDArray[np.uint8]  # (n, S, S, 3) uint8 RGB; zero for an unreadable image
+    path: Path | None = None  # of the shard that holds them; None if they are in memory
 
 
 def file_keys(root: Path, paths: Iterable[str]) -> NDArray[np.bytes_]:

@@ -135,23 +135,15 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
 
 
 class InspectedFile(NamedTuple):
-    """Properties of one file.
+    """Properties of one file."""
 
-    Attributes:
-        fingerprint: (1,) record of `FINGERPRINT`; zero where nothing is known.
-        mode: as Pillow names it; empty if the file is unreadable.
-        sharpness: variance of the Laplacian of the luma, in gray levels squared, at 256 pixels of
-            the longer side or less (Pech-Pacheco et al., "Diatom autofocusing in brightfield
-            microscopy", 2000).
-        spread: standard deviation of the luma, in gray levels.
-        reason: why the file is unreadable; empty if it is readable.
-    """
-
-    fingerprint: NDArray[np.void]
-    mode: str = ""
+    fingerprint: NDArray[np.void]  # (1,) record of `FINGERPRINT`; zero where nothing is known
+    mode: str = ""  # as Pillow names it; empty if the file is unreadable
+    # variance of the Laplacian of the luma, in gray levels squared, at 256 pixels of the longer
+    # side or less (Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", 2000)
     sharpness: float = 0.0
-    spread: float = 0.0
-    reason: str = ""
+    spread: float = 0.0  # standard deviation of the luma, in gray levels
+    reason: str = ""  # why the file is unreadable; empty if it is readable
 
 
 def inspect_images(table: ImageTable) -> list[InspectedFile]:
@@ -188,21 +180,13 @@ def _inspect_file(path: Path) -> InspectedFile:
 
 
 class Shortcut(NamedTuple):
-    """A trait that one class has more often than the others.
-
-    Attributes:
-        label: the class.
-        trait: in words.
-        fraction: of the class's images that have it, in [0, 1].
-        fraction_of_others: of all other images that have it, in [0, 1].
-        balanced_accuracy: of predicting the class by this trait alone; 0.5 is chance.
-    """
+    """A trait that one class has more often than the others."""
 
     label: str
-    trait: str
-    fraction: float
-    fraction_of_others: float
-    balanced_accuracy: float
+    trait: str  # in words
+    fraction: float  # of the class's images that have it, in [0, 1]
+    fraction_of_others: float  # of all other images that have it, in [0, 1]
+    balanced_accuracy: float  # of predicting the class by this trait alone; 0.5 is chance
 
 
 def find_shortcuts(

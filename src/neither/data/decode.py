@@ -71,20 +71,13 @@ Box = tuple[float, float, float, float]
 
 
 class DecodedFile(NamedTuple):
-    """The result of decoding a file: pixels, or the reason why there are none.
+    """The result of decoding a file: pixels, or the reason why there are none."""
 
-    Attributes:
-        pixels: (S, S, 3) uint8 RGB, or None if the file is unreadable.
-        traits: of the image, if they were asked for and the file is readable.
-        sha256: of the file's bytes, 32 bytes; empty if it was not read, or if a later attempt may
-            succeed.
-        reason: why there are no pixels; empty if there are.
-    """
-
-    pixels: NDArray[np.uint8] | None
-    traits: ImageTraits | None
+    pixels: NDArray[np.uint8] | None  # (S, S, 3) uint8 RGB, or None if the file is unreadable
+    traits: ImageTraits | None  # of the image, if they were asked for and the file is readable
+    # of the file's bytes, 32 bytes; empty if it was not read, or if a later attempt may succeed
     sha256: bytes
-    reason: str = ""
+    reason: str = ""  # why there are no pixels; empty if there are
 
 
 def decode_file(
@@ -197,14 +190,10 @@ def decode_array(values: NDArray[np.uint8], preprocessing: Preprocessing) -> NDA
 
 
 class ColorTransform(NamedTuple):
-    """The conversion of pixels to sRGB.
+    """The conversion of pixels to sRGB."""
 
-    Attributes:
-        input_mode: of the pixels: RGB, L or CMYK.
-        transform: by LittleCMS; None for pixels that are sRGB already.
-    """
-
-    input_mode: str
+    input_mode: str  # of the pixels: RGB, L or CMYK
+    # by LittleCMS; None for pixels that are sRGB already
     transform: ImageCms.ImageCmsTransform | None
 
     def apply(self, image: Image.Image) -> Image.Image:
@@ -218,26 +207,17 @@ SRGB = ColorTransform("RGB", None)
 
 
 class UprightImage(NamedTuple):
-    """An upright image and the properties of its file.
+    """An upright image and the properties of its file."""
 
-    Attributes:
-        image: of the size it was read at; RGB, or CMYK if its profile is for that.
-        box: left, top, right and bottom of the content: the last row and column of a JPEG read at
-            a fraction of its size may be partly outside the original.
-        size: width and height of the original, upright.
-        format: as Pillow names it.
-        mode: of the original pixels, as Pillow names it.
-        flags: those that only the file shows.
-        transform: of the pixels to sRGB, which is cheaper once they are resized.
-    """
-
-    image: Image.Image
+    image: Image.Image  # of the size it was read at; RGB, or CMYK if its profile is for that
+    # left, top, right and bottom of the content: the last row and column of a JPEG read at a
+    # fraction of its size may be partly outside the original
     box: Box
-    size: tuple[int, int]
-    format: str
-    mode: str
-    flags: ImageFlag
-    transform: ColorTransform
+    size: tuple[int, int]  # width and height of the original, upright
+    format: str  # as Pillow names it
+    mode: str  # of the original pixels, as Pillow names it
+    flags: ImageFlag  # those that only the file shows
+    transform: ColorTransform  # of the pixels to sRGB, which is cheaper once they are resized
 
 
 def open_upright(content: bytes, min_side: int, applies_profile: bool = True) -> UprightImage:

@@ -65,21 +65,13 @@ class ImageFlag(IntFlag):
 
 
 class ImageTraits(NamedTuple):
-    """What a fingerprint is computed from, besides the SHA-256.
+    """What a fingerprint is computed from, besides the SHA-256."""
 
-    Attributes:
-        width: in pixels, upright.
-        height: in pixels, upright.
-        format: as Pillow names it.
-        flags: those that only the file shows.
-        thumbnail: 9 rows of 9 RGB pixels, each the mean of its part of the image.
-    """
-
-    width: int
-    height: int
-    format: str
-    flags: ImageFlag
-    thumbnail: bytes
+    width: int  # in pixels, upright
+    height: int  # in pixels, upright
+    format: str  # as Pillow names it
+    flags: ImageFlag  # those that only the file shows
+    thumbnail: bytes  # 9 rows of 9 RGB pixels, each the mean of its part of the image
 
 
 def compute_fingerprints(

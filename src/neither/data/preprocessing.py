@@ -19,22 +19,16 @@ READABLE_DECODERS = (2, DECODER_VERSION)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a file becomes the network's input; stored in every checkpoint, used by every command.
+    """How a file becomes the network's input; stored in every checkpoint, used by every command."""
 
-    Attributes:
-        image_size: pixels a side of the square that is the network's input.
-        resize: how an image becomes a square: squash it, pad it, or crop its center.
-        mean: of red, green and blue, as fractions of full brightness; subtracted from pixels.
-        std: standard deviations, likewise; the differences are divided by them.
-        decoder: the version of the code that turns files into pixels.
-    """
-
-    image_size: Annotated[int, Ge(1)]
+    image_size: Annotated[int, Ge(1)]  # pixels a side of the square that is the network's input
+    # how an image becomes a square: squash it, pad it, or crop its center
     resize: Literal["squash", "pad", "crop"] = "crop"
+    # Mean and standard deviation of red, green and blue, as fractions of full brightness.
     # ImageNet's, so that pretrained networks fit.
     mean: tuple[_Fraction, _Fraction, _Fraction] = (0.485, 0.456, 0.406)
     std: tuple[_Fraction, _Fraction, _Fraction] = (0.229, 0.224, 0.225)
-    decoder: int = DECODER_VERSION
+    decoder: int = DECODER_VERSION  # the version of the code that turns files into pixels
 
     @property
     def applies_profiles(self) -> bool:

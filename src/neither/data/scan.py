@@ -25,49 +25,37 @@ _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 @dataclass
 class Listing:
-    """The images below one folder, and what else is there.
+    """The images below one folder, and what else is there."""
 
-    Attributes:
-        paths: of the images, each with the prefix, with / between parts, sorted.
-        others: number of regular files that are not images, by suffix.
-        num_hidden: number of hidden files and folders, and of files that other systems leave.
-        irregular: entries with an image suffix that are not regular files, each with the reason.
-        unreadable_folders: folders that cannot be read, each with the reason.
-    """
-
+    # of the images, each with the prefix, with / between parts, sorted
     paths: list[str] = field(default_factory=list)
+    # number of regular files that are not images, by suffix
     others: Counter[str] = field(default_factory=Counter)
-    num_hidden: int = 0
+    num_hidden: int = 0  # number of hidden files and folders, and of files that other systems leave
+    # entries with an image suffix that are not regular files, each with the reason
     irregular: list[str] = field(default_factory=list)
+    # folders that cannot be read, each with the reason
     unreadable_folders: list[str] = field(default_factory=list)
 
 
 @dataclass
 class ImageTable:
-    """Images with their labels and splits, in columns, and what was noticed while scanning.
+    """Images with their labels and splits, in columns, and what was noticed while scanning."""
 
-    Attributes:
-        root: the folder that the paths are relative to.
-        source: the folder or manifest that names the images.
-        paths: of the images, with / between parts.
-        labels: of each image: a class, the name of an out-of-distribution folder, or empty.
-        splits: of each image: train, val, test, or empty.
-        sources: where each image comes from, such as a camera; empty if that is not known.
-        hashes: the SHA-256 that each image had in a run, in hex; empty if no run lists them.
-        notes: messages for the user.
-        unreadable_folders: folders that cannot be read, each with the reason.
-        listing: counts of the other files, summed over all scanned folders.
-    """
-
-    root: Path
-    source: Path
-    paths: list[str] = field(default_factory=list)
+    root: Path  # the folder that the paths are relative to
+    source: Path  # the folder or manifest that names the images
+    paths: list[str] = field(default_factory=list)  # of the images, with / between parts
+    # of each image: a class, the name of an out-of-distribution folder, or empty
     labels: list[str] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)  # of each image: train, val, test, or empty
+    # where each image comes from, such as a camera; empty if that is not known
     sources: list[str] = field(default_factory=list)
+    # the SHA-256 that each image had in a run, in hex; empty if no run lists them
     hashes: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # messages for the user
+    # folders that cannot be read, each with the reason
     unreadable_folders: list[str] = field(default_factory=list)
+    # counts of the other files, summed over all scanned folders
     listing: Listing = field(default_factory=Listing)
 
     def add(self, paths: list[str], label: str, split: str = "", source: str = "") -> None:

@@ -38,15 +38,10 @@ _MIN_VAL_IMAGES = 10  # of a class: below, its recall moves in steps of more tha
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The split of each image.
+    """The split of each image."""
 
-    Attributes:
-        split_indices: (N,) int8 indices into `SPLITS`; 0 is excluded.
-        reasons: why an image is excluded, by its index.
-    """
-
-    split_indices: NDArray[np.int8]
-    reasons: dict[int, str]
+    split_indices: NDArray[np.int8]  # (N,) int8 indices into `SPLITS`; 0 is excluded
+    reasons: dict[int, str]  # why an image is excluded, by its index
 
 
 def assign_splits(

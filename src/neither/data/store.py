@@ -30,18 +30,13 @@ _MISSING = os.strerror(errno.ENOENT).lower()  # only a manifest can name a file 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The fingerprints and pixels of N images, the unreadable ones included.
+    """The fingerprints and pixels of N images, the unreadable ones included."""
 
-    Attributes:
-        fingerprints: (N,) records of `FINGERPRINT`; all zero for a file that could not be read.
-        reasons: why an image is unreadable, by its index.
-        shards: (n, S, S, 3) uint8 RGB each, mapped from disk.
-        shard_rows: (N,) int64, the row of each image in the concatenated shards.
-    """
-
+    # (N,) records of `FINGERPRINT`; all zero for a file that could not be read
     fingerprints: NDArray[np.void]
-    reasons: dict[int, str]
-    shards: Sequence[NDArray[np.uint8]] = ()
+    reasons: dict[int, str]  # why an image is unreadable, by its index
+    shards: Sequence[NDArray[np.uint8]] = ()  # (n, S, S, 3) uint8 RGB each, mapped from disk
+    # (N,) int64, the row of each image in the concatenated shards
     shard_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property

@@ -44,19 +44,12 @@ _RECORD = {"version": VERSION, "seed": _SEED, "val_share": VAL_FRACTION, "unseen
 
 @dataclass(frozen=True)
 class OfficialSet:
-    """One of four: the train or the test set of CIFAR-10 or CIFAR-100 (Krizhevsky, 2009).
+    """One of four: the train or the test set of CIFAR-10 or CIFAR-100 (Krizhevsky, 2009)."""
 
-    Attributes:
-        name: cifar10 or cifar100.
-        part: train or test.
-        pixels: (N, 32, 32, 3) uint8 RGB.
-        kinds: N fine labels, such as dog or aquarium_fish.
-    """
-
-    name: str
-    part: str
-    pixels: NDArray[np.uint8]
-    kinds: list[str]
+    name: str  # cifar10 or cifar100
+    part: str  # train or test
+    pixels: NDArray[np.uint8]  # (N, 32, 32, 3) uint8 RGB
+    kinds: list[str]  # N fine labels, such as dog or aquarium_fish
 
 
 def fetch_sets(folder: Path) -> list[OfficialSet]:

@@ -29,17 +29,11 @@ _Outcomes = tuple[Tensor, Tensor]  # (D, N) group of each image, (D, N) weight t
 
 @dataclass(frozen=True)
 class CalibrationError:
-    """A calibration error, and what a perfectly calibrated classifier shows on as many images.
+    """A calibration error, and what a perfectly calibrated classifier shows on as many images."""
 
-    Attributes:
-        value: in [0, 1].
-        expected: mean of the error if perfectly calibrated.
-        bound: 95 % quantile of the error if perfectly calibrated.
-    """
-
-    value: float
-    expected: float
-    bound: float
+    value: float  # in [0, 1]
+    expected: float  # mean of the error if perfectly calibrated
+    bound: float  # 95 % quantile of the error if perfectly calibrated
 
 
 def brier_score(probabilities: Tensor, labels: Tensor) -> float:

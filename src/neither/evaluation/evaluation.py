@@ -55,24 +55,16 @@ class LabelledPredictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation.
+    """The result of an evaluation."""
 
-    Attributes:
-        metrics: content of `metrics.json`. `num_images` counts the rows with a prediction; the
-            confusion matrix sums to those among them with a class as their label.
-        labelled: the predictions for the latter; None if there are none.
-        name: of the evaluation, from the last two parts of the evaluated path.
-        source: the evaluated path; of a folder with splits, that of the split.
-        output_dir: folder with the results.
-        unreadable_folders: messages about folders that could not be read.
-    """
-
+    # content of `metrics.json`. `num_images` counts the rows with a prediction; the confusion
+    # matrix sums to those among them with a class as their label.
     metrics: dict[str, Any]
-    labelled: LabelledPredictions | None
-    name: str
-    source: Path
-    output_dir: Path
-    unreadable_folders: Sequence[str]
+    labelled: LabelledPredictions | None  # the predictions for these; None if there are none
+    name: str  # of the evaluation, from the last two parts of the evaluated path
+    source: Path  # the evaluated path; of a folder with splits, that of the split
+    output_dir: Path  # folder with the results
+    unreadable_folders: Sequence[str]  # messages about folders that could not be read
 
 
 class _Row(NamedTuple):

@@ -46,46 +46,28 @@ _Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network and the meaning of its outputs.
-
-    Attributes:
-        classes: names in the order of the logits.
-        reject_class: the class that means "none of the others", if there is one.
-        model: architecture.
-        preprocessing: from a file to the network's input.
-        weights: state dict of the EMA model, which is the one to use.
-        flip_tta: whether logits are averaged over each image and its horizontal flip.
-        temperature: divisor of the logits before softmax.
-        decision_rule: which predictions are accepted.
-        calibrated_on: the images that temperature and decision rule were fitted to.
-        class_frequencies: fraction of the training images in each class; empty if unknown.
-        source: folder or manifest of the training run, as its config names it.
-        aliases: class of each folder that has another name than its class.
-        config: the resolved config of the run, as in its `config.yaml`.
-        epoch: number of complete epochs.
-        step: number of optimizer steps.
-        metrics: of these weights on val.
-        training: what resuming needs besides; None in a checkpoint that is only for inference.
-    """
+    """A network and the meaning of its outputs."""
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    reject_class: str | None
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]  # names in the order of the logits
+    reject_class: str | None  # the class that means "none of the others", if there is one
     model: Model
-    preprocessing: Preprocessing
-    weights: dict[str, Tensor]
-    flip_tta: bool
-    temperature: Annotated[float, Field(ge=0.01, le=100)]
-    decision_rule: DecisionRule
-    calibrated_on: CalibratedOn
+    preprocessing: Preprocessing  # from a file to the network's input
+    weights: dict[str, Tensor]  # state dict of the EMA model, which is the one to use
+    flip_tta: bool  # whether logits are averaged over each image and its horizontal flip
+    temperature: Annotated[float, Field(ge=0.01, le=100)]  # divisor of the logits before softmax
+    decision_rule: DecisionRule  # which predictions are accepted
+    calibrated_on: CalibratedOn  # the images that temperature and decision rule were fitted to
+    # fraction of the training images in each class; empty if unknown
     class_frequencies: tuple[_Fraction, ...]
-    source: str
-    aliases: dict[str, str]
-    config: dict[str, Any]
-    epoch: _Count
-    step: _Count
-    metrics: dict[str, float]
+    source: str  # folder or manifest of the training run, as its config names it
+    aliases: dict[str, str]  # class of each folder that has another name than its class
+    config: dict[str, Any]  # the resolved config of the run, as in its `config.yaml`
+    epoch: _Count  # number of complete epochs
+    step: _Count  # number of optimizer steps
+    metrics: dict[str, float]  # of these weights on val
+    # what resuming needs besides; None in a checkpoint that is only for inference
     training: dict[str, Any] | None = None
 
     def build(self) -> nn.Module:

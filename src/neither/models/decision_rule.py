@@ -15,24 +15,19 @@ class DecisionRule:
     """Thresholds of probabilities, and what is known of them; stored in every checkpoint.
 
     A reject class has a threshold of its own: it is a wrong answer of another class that hurts.
-
-    Attributes:
-        target_precision: the precision that each threshold was chosen for.
-        threshold: smallest probability to accept of a class that is not the reject class; None
-            accepts every such prediction, as no threshold reaches the target.
-        reject_threshold: likewise for the reject class; None too if there is none.
-        is_certified: whether the thresholds keep the target with 90 % confidence each.
-        num_lacking: how many more predictions of a class that is not the reject class, all correct,
-            would certify the first threshold; 0 if it is certified, or if that is unknown.
-        num_reject_lacking: likewise for the second.
     """
 
-    target_precision: _Fraction = 1.0
+    target_precision: _Fraction = 1.0  # the precision that each threshold was chosen for
+    # smallest probability to accept of a class that is not the reject class; None accepts every
+    # such prediction, as no threshold reaches the target
     threshold: _Fraction | None = None
+    # likewise for the reject class; None too if there is none
     reject_threshold: _Fraction | None = None
-    is_certified: bool = False
+    is_certified: bool = False  # whether the thresholds keep the target with 90 % confidence each
+    # how many more predictions of a class that is not the reject class, all correct, would certify
+    # the first threshold; 0 if it is certified, or if that is unknown
     num_lacking: _Count = 0
-    num_reject_lacking: _Count = 0
+    num_reject_lacking: _Count = 0  # likewise for the second
 
     def to_json(self) -> dict[str, Any]:
         """Return what `metrics.json` and exported files say; keys that do not apply are absent."""

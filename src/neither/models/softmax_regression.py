@@ -20,19 +20,12 @@ _Pair = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Iterate:
-    """The state of P problems with C classes and F features after an iteration.
+    """The state of P problems with C classes and F features after an iteration."""
 
-    Attributes:
-        weights: (C, P, F) float64.
-        bias: (C, P) float64.
-        logits: (C, P, N) float64, of all images.
-        is_converged: whether all problems are solved.
-    """
-
-    weights: Tensor
-    bias: Tensor
-    logits: Tensor
-    is_converged: bool
+    weights: Tensor  # (C, P, F) float64
+    bias: Tensor  # (C, P) float64
+    logits: Tensor  # (C, P, N) float64, of all images
+    is_converged: bool  # whether all problems are solved
 
 
 def fit_softmax_regression(

@@ -47,46 +47,29 @@ _MAX_BYTES = 1 << 26  # of a file of the run
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What a report shows besides metrics and predictions.
-
-    Attributes:
-        title: of the report.
-        source: what was evaluated.
-        metrics_rows: of `metrics.jsonl`, for the curves of training; none for a bare checkpoint.
-        label_issues: rows of `label_issues.csv`; None if the report is not about training.
-        num_train_images: number of images that were used for training.
-        image_root: the paths of the label issues are relative to it.
-        warnings: that belong to the results.
-        commands: to run next, each with its purpose.
-    """
+    """What a report shows besides metrics and predictions."""
 
     title: str
-    source: str
+    source: str  # what was evaluated
+    # of `metrics.jsonl`, for the curves of training; none for a bare checkpoint
     metrics_rows: Sequence[Mapping[str, Any]] = ()
+    # rows of `label_issues.csv`; None if the report is not about training
     label_issues: Sequence[Mapping[str, str]] | None = None
-    num_train_images: int = 0
-    image_root: Path = Path()
+    num_train_images: int = 0  # number of images that were used for training
+    image_root: Path = Path()  # the paths of the label issues are relative to it
     warnings: Sequence[str] = ()
-    commands: Sequence[tuple[str, str]] = ()
+    commands: Sequence[tuple[str, str]] = ()  # to run next, each with its purpose
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One image of a report with its prediction.
+    """One image of a report with its prediction."""
 
-    Attributes:
-        path: of the image, as in `predictions.csv`.
-        uri: a small JPEG as a data URI; empty if the file cannot be read any more.
-        true: its class.
-        predicted: the most probable class.
-        probabilities: of the most probable classes and the true one, by name.
-    """
-
-    path: str
-    uri: str
-    true: str
-    predicted: str
-    probabilities: Mapping[str, float]
+    path: str  # of the image, as in `predictions.csv`
+    uri: str  # a small JPEG as a data URI; empty if the file cannot be read any more
+    true: str  # its class
+    predicted: str  # the most probable class
+    probabilities: Mapping[str, float]  # of the most probable classes and the true one, by name
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,10 @@ _THRESHOLD_BYTES = 2**30
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """The device and the precision of the training step.
+    """The device and the precision of the training step."""
 
-    Attributes:
-        device: of all tensors.
-        precision: float32, or bfloat16 for autocast in the training step.
-    """
-
-    device: torch.device
+    device: torch.device  # of all tensors
+    # float32, or bfloat16 for autocast in the training step
     precision: Literal["float32", "bfloat16"]
 
     @property

@@ -36,17 +36,12 @@ class World:
     The methods are collective, except `shard`: all ranks must call them in the same order. All
     raise `OutputError` if another rank is lost; `barrier`, `broadcast` and `rank0_first` also raise
     `Stopped` on a signal. An exception in one rank ends the others too.
-
-    Attributes:
-        rank: number of this process, from 0.
-        size: number of processes (the world size).
-        local_rank: number of this process on its machine.
-        store: key-value store that all ranks can reach; None for a single process.
     """
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    rank: int = 0  # number of this process, from 0
+    size: int = 1  # number of processes (the world size)
+    local_rank: int = 0  # number of this process on its machine
+    # key-value store that all ranks can reach; None for a single process
     store: Any = field(default=None, compare=False)  # some builds of torch have no dist.Store
     _barriers: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 

@@ -44,15 +44,10 @@ _KEYS_OF_EXACT_RESUME = ("torch", "device", "precision", "threads", "processes")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run.
-
-    Attributes:
-        folder: of the run.
-        resumed: the checkpoint to resume from; None for a new run.
-    """
+    """The folder of one run."""
 
     folder: Path
-    resumed: Checkpoint | None
+    resumed: Checkpoint | None  # the checkpoint to resume from; None for a new run
 
     @property
     def best(self) -> Path:
