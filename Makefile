@@ -35,5 +35,5 @@ test: .venv/installed
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e '.[pretrained,dev]'
+	$(BIN)/python -m pip install -e '.[pretrained,serve,dev]'
 	touch $@

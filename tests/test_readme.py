@@ -78,6 +78,8 @@ def test_the_commands_of_the_readme_run(
     # Draws 4,800 images, or wants a network or a set: tests/data/demo and sources do with less.
     if script == "scripts/prepare_data.py":
         arguments = [arguments[0], "--help"]
+    if script == "scripts/serve.py":  # which ends at a signal: tests/serving
+        arguments += ["--help"]
     if script in ("scripts/train.py", "scripts/cross_validate.py"):
         arguments += lighter(home / arguments[0])
     done = call(Path(script).stem, *arguments)

@@ -91,7 +91,7 @@ def test_both_start_methods_give_the_same_results(
     finally:
         done.set()
         holder.join()
-    assert workers._context().get_start_method() != "fork"
+    assert workers.process_context().get_start_method() != "fork"
 
 
 @pytest.mark.usefixtures("two_cores")

@@ -11,6 +11,7 @@ _COMMANDS = {
     "cross_validate": "leave each source of images out of training once",
     "evaluate": "score a run on a folder of images",
     "predict": "predict the class of images",
+    "serve": "answer in a browser, and programs by a JSON API",
     "export": "write a run as one file for other programs",
     "check_data": "check a folder of images before training",
     "prepare_data": "make a folder of images to train on",

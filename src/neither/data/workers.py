@@ -65,7 +65,7 @@ def parallel_map(
     if main_script is not None and not Path(main_script).exists():
         raise _main_script_error(main_script, "but there is no such file")
     pending: deque[Future[list[Result]]] = deque()
-    context = _context()
+    context = process_context()
     slots = context.RawArray(ctypes.c_char, num_processes * _SLOT.size)
     num_started = context.Value("i", 0)
     pool = ProcessPoolExecutor(num_processes, context, _init_worker, (slots, num_started))
@@ -161,18 +161,22 @@ def _init_worker(slots: Any, num_started: Any) -> None:  # noqa: ANN401
     _slot = memoryview(slots).cast("B")[start : start + _SLOT.size]
     # Ctrl-C in a terminal reaches the whole process group; only the parent ends in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def _exit_with_parent() -> None:
-    # A parent that is killed sends no message; its workers would wait for work forever.
+def exit_with_parent() -> None:
+    """Wait for the end of the parent, then end this process.
+
+    A parent that is killed sends no message; its workers would wait for work forever.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def process_context() -> multiprocessing.context.BaseContext:
+    """Return how processes start."""
     # Not fork: a forked child can wait forever for a lock that one of torch's threads holds.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
