@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neither.config.schema import Model
 from neither.models import efficientnet_lite
+from neither.models.backbones import BackboneNetwork
 from neither.models.efficientnet_lite import (
     ConvBN,
     EfficientNetLite0,
@@ -21,7 +22,6 @@ from neither.models.efficientnet_lite import (
 )
 from neither.models.networks import FlipTTA, SmallCNN, build_network
 from neither.models.pretrained import load_pretrained
-from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
 Patch = pytest.MonkeyPatch
@@ -112,7 +112,7 @@ def test_a_network_inside_another_one_is_fused() -> None:
 
 
 def test_published_names_become_those_of_the_network(published: nn.Module) -> None:
-    renamed = rename_published(published.state_dict())
+    renamed = rename_published(published.state_dict(), list(EfficientNetLite0().state_dict()))
     EfficientNetLite0().load_state_dict(renamed)
     assert all(
         torch.equal(ours, theirs)
@@ -122,13 +122,13 @@ def test_published_names_become_those_of_the_network(published: nn.Module) -> No
 
 def test_own_names_are_kept_in_any_order(network: EfficientNetLite0) -> None:
     weights = dict(sorted(network.state_dict().items()))
-    renamed = rename_published(weights)
+    renamed = rename_published(weights, list(network.state_dict()))
     assert all(torch.equal(renamed[name], tensor) for name, tensor in weights.items())
 
 
-def test_weights_of_another_network_keep_their_names() -> None:
+def test_weights_of_another_network_keep_their_names(network: EfficientNetLite0) -> None:
     weights = SmallCNN(8, 3).state_dict()
-    assert rename_published(weights) == weights
+    assert rename_published(weights, list(network.state_dict())) == weights
 
 
 def load(weights: str | Path) -> BackboneNetwork:

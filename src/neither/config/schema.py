@@ -23,7 +23,7 @@ from pydantic import (
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 NETWORKS_WITHOUT_WEIGHTS = ("small_cnn", "softmax_regression")
-EFFICIENTNET_LITE0 = "efficientnet_lite0"  # all others are torchvision's
+EFFICIENTNET_LITE0 = "efficientnet_lite0"  # all others are torchvision's or timm's
 
 # Keys of version 1 and their present names.
 RENAMED_KEYS = {
@@ -75,10 +75,10 @@ def _check_pattern(text: str) -> str:
 
 
 def _check_network(text: str) -> str:
-    # The exact list is checked when the network is built: reading it needs torchvision.
-    if not re.fullmatch("[a-z][a-z0-9_]*", text):
+    # The exact list is checked when the network is built: reading it needs torchvision or timm.
+    if not re.fullmatch(r"[a-z][a-z0-9_]*|timm/[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", text):
         own = ", ".join((*NETWORKS_WITHOUT_WEIGHTS, EFFICIENTNET_LITE0))
-        raise ValueError(f"must be {own} or a network name of torchvision")
+        raise ValueError(f"must be {own}, a network name of torchvision, or timm/NAME")
     return text
 
 
@@ -185,15 +185,16 @@ class Model(Section):
     """The network and its initial weights."""
 
     name: NetworkName = "small_cnn"
-    """`small_cnn`, `softmax_regression`, `efficientnet_lite0`, or a classification network of
-    torchvision such as `resnet18`."""
+    """`small_cnn`, `softmax_regression`, `efficientnet_lite0`, a classification network of
+    torchvision such as `resnet18`, or one of timm such as `timm/resnet18`. The name of timm's
+    pretrained weights may follow it: `timm/resnet18.a1_in1k`."""
     width: Annotated[int, Field(ge=8, le=512)] = 32
     """Channels of the first stage of `small_cnn`."""
     weights: PathText = "none"
-    """Initial weights of `efficientnet_lite0` or a torchvision network: `none` (random), `default`
-    (ImageNet's, from a package or downloaded), or a file with a state dict. The head always starts
-    from random weights. With pretrained weights that are trained further, and for transformers,
-    `train.optimizer: adamw` is the usual choice."""
+    """Initial weights of `efficientnet_lite0`, a torchvision or a timm network: `none` (random),
+    `default` (published ones, from a package or downloaded), or a file with a state dict. The head
+    always starts from random weights. With pretrained weights that are trained further, and for
+    transformers, `train.optimizer: adamw` is the usual choice."""
     trainable: Literal["all", "head"] = "all"
     """`head` keeps the pretrained backbone as it is: each image goes through it once, and the head
     is fitted to these features by L-BFGS, which takes seconds. Of the section `train` only `epochs`

@@ -10,7 +10,8 @@ from annotated_types import Ge, Gt, Le
 if TYPE_CHECKING:  # decoding processes import this module, and need neither torch nor pydantic
     from torch import Tensor
 
-_Fraction = Annotated[float, Gt(0), Le(1)]
+_Mean = Annotated[float, Ge(0), Le(1)]
+_Std = Annotated[float, Gt(0), Le(1)]
 # Raise it whenever pixels or fingerprints change: both are cached. Version 2 ignores embedded color
 # profiles; 3 converts them to sRGB.
 DECODER_VERSION = 3
@@ -26,8 +27,8 @@ class Preprocessing:
     resize: Literal["squash", "pad", "crop"] = "crop"
     # Mean and standard deviation of red, green and blue, as fractions of full brightness.
     # ImageNet's, so that pretrained networks fit.
-    mean: tuple[_Fraction, _Fraction, _Fraction] = (0.485, 0.456, 0.406)
-    std: tuple[_Fraction, _Fraction, _Fraction] = (0.229, 0.224, 0.225)
+    mean: tuple[_Mean, _Mean, _Mean] = (0.485, 0.456, 0.406)
+    std: tuple[_Std, _Std, _Std] = (0.229, 0.224, 0.225)
     decoder: int = DECODER_VERSION  # the version of the code that turns files into pixels
 
     @property

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from neither.models.backbones import BackboneNetwork
 from neither.models.networks import FlipTTA, SmallCNN, SoftmaxRegression
-from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime.errors import UsageError
 
 
@@ -12,8 +12,8 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
     """Compute the class activation maps of images (CAM; Zhou et al., 2016).
 
     The head is linear in the pooled features, so the contribution of each position to a logit is
-    exact. A network of torchvision has maps if its head gets the average of a feature map, as in
-    ResNets.
+    exact. A network of torchvision or timm has maps if its head gets the average of a feature map,
+    as in ResNets.
 
     Args:
         network: one of this project's, in evaluation mode.
@@ -23,7 +23,7 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
         (B, C, h, w) float32. The sum over positions is the logits less the bias of the head.
 
     Raises:
-        UsageError: if the head of a torchvision network does not get the average of a feature map.
+        UsageError: if the head of such a network does not get the average of a feature map.
     """
     if isinstance(network, FlipTTA):
         flipped = class_activation_maps(network.network, images.flip(3)).flip(3)
@@ -77,7 +77,8 @@ def _pooled_feature_map(backbone: nn.Module, images: Tensor) -> Tensor:
         for handle in handles:
             handle.remove()
     atol = 1e-5 * float(features.abs().max())
-    for candidate in candidates:
+    # Some networks of timm have the channels last: (B, h, w, K).
+    for candidate in candidates + [each.movedim(3, 1) for each in candidates]:
         average = candidate.mean(dim=(2, 3))
         if average.shape == features.shape and average.allclose(features, rtol=1e-4, atol=atol):
             return candidate

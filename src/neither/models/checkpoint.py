@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from neither.config.schema import Model, translate_v1
 from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
+from neither.models.backbones import BackboneNetwork
 from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.networks import FlipTTA, build_network
-from neither.models.torchvision_networks import BackboneNetwork
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 
@@ -83,7 +83,11 @@ class Checkpoint:
             raise CheckpointError(f"this checkpoint's network cannot be built: {error}") from error
         # As `to_empty(device="cpu")` does, which imports half a second of symbolic mathematics.
         network._apply(  # type: ignore[no-untyped-call]
-            lambda meta: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype)
+            lambda each: (
+                torch.empty_strided(each.shape, each.stride(), dtype=each.dtype)
+                if each.is_meta
+                else each
+            )
         )
         load_weights(network, self.weights)
         is_head = self.model.trainable == "head" and isinstance(network, BackboneNetwork)

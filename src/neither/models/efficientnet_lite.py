@@ -6,6 +6,7 @@ because importing torchvision takes longer than classifying a hundred images.
 """
 
 import copy
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,14 +184,11 @@ def _has_onednn() -> bool:
     return available
 
 
-def rename_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give published weights, such as timm's `tf_efficientnet_lite0`, the names of this network.
+def rename_published(weights: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Give published weights the names of another implementation of this network.
 
-    They come in the same order. A state dict of another length, or with the names of this network,
-    keeps its names.
+    All have the same order. A state dict of another length, or with these names, keeps its names.
     """
-    with torch.device("meta"):
-        names = list(EfficientNetLite0().state_dict())
     if len(weights) != len(names) or weights.keys() == set(names):
         return weights
     return dict(zip(names, weights.values(), strict=True))

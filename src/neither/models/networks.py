@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from neither.config.schema import Model
-from neither.models.torchvision_networks import BackboneNetwork
+from neither.models.backbones import BackboneNetwork
 from neither.runtime.rng import seeded, weights_seed
 
 

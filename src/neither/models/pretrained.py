@@ -6,27 +6,34 @@ They are read only when a run starts; later its checkpoints hold all weights.
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neither.config.schema import EFFICIENTNET_LITE0, Model
 from neither.data.preprocessing import Preprocessing
-from neither.models.checkpoint import check_values, load_weights
-from neither.models.efficientnet_lite import find_imagenet_weights, rename_published
-from neither.models.torchvision_networks import (
+from neither.models.backbones import (
+    TIMM,
     BackboneNetwork,
+    build_timm,
     check_network_name,
+    import_timm,
     published_weights,
 )
+from neither.models.checkpoint import check_values, load_weights
+from neither.models.efficientnet_lite import find_imagenet_weights, rename_published
 from neither.runtime import files
 from neither.runtime.console import info
 from neither.runtime.errors import CheckpointError, UsageError
+from neither.runtime.rng import seeded
 
 # Old DenseNet files have one dot more in these names; torchvision renames them likewise.
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
+_TIMM_LITE0 = "tf_efficientnet_lite0"
+_MAX_REASON = 200  # characters of timm's
 
 
 def match_preprocessing(preprocessing: Preprocessing, settings: Model) -> Preprocessing:
@@ -56,33 +63,95 @@ def load_pretrained(network: BackboneNetwork, settings: Model, image_size: int) 
         OutputError: if the weights cannot be downloaded, or their package is not installed.
         Stopped: if a signal asks for an end during the download.
     """
-    published = published_weights(settings.name)
+    name, published = settings.name, published_weights(settings.name)
     note = f"the published weights are for images of {published.image_size} pixels"
-    path = Path(settings.weights).expanduser()
-    if settings.weights == "default" and settings.name == EFFICIENTNET_LITE0:
-        path = find_imagenet_weights()
-    elif settings.weights == "default":
-        path = _download(settings.name, published.url)
-    elif not path.is_file():
-        raise UsageError(f"model.weights: {path}: no such file; want default, none, or a file")
-    content = _read(path)
-    if settings.name == EFFICIENTNET_LITE0:
-        content = rename_published(content)
-    weights = {
-        _OLD_NAME.sub(r"\1\2", name): tensor
-        for name, tensor in content.items()
-        if not name.startswith((f"{network.replaced}.", *_AUXILIARY_HEADS))
-    }
-    # These counters are not used, and old files do not have them.
     own = network.backbone.state_dict()
-    weights = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | weights
+    content: dict[str, Tensor] | None = None
+    source: Path | str = f"default of {name}"
+    if settings.weights != "default" or not name.startswith(TIMM):
+        source = path = _find_file(settings, published.url)
+        content = _read(path)
+        if name.removeprefix(TIMM).partition(".")[0] in (EFFICIENTNET_LITE0, _TIMM_LITE0):
+            content = rename_published(content, [*own, "classifier.weight", "classifier.bias"])
     try:
+        if content is None or name.startswith(TIMM):
+            weights = _convert_by_timm(settings, published.url, image_size, content)
+        else:
+            weights = {
+                _OLD_NAME.sub(r"\1\2", key): tensor
+                for key, tensor in content.items()
+                if not key.startswith((f"{network.replaced}.", *_AUXILIARY_HEADS))
+            }
+            # These counters are not used, and old files do not have them.
+            counters = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
+            weights = counters | weights
         load_weights(network.backbone, weights)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{path}: for {settings.name} with {image_size} pixels {error}; {note}"
+            f"{source}: for {name} with {image_size} pixels {error}; {note}"
         ) from error
-    info(f"weights: {path}, without the head; {note}, images here have {image_size}")
+    info(f"weights: {source}, without the head; {note}, images here have {image_size}")
+
+
+def _find_file(settings: Model, url: str) -> Path:
+    """Return the path of the file that `model.weights` means, after downloading it if need be."""
+    if settings.weights != "default":
+        path = Path(settings.weights).expanduser()
+        if not path.is_file():
+            raise UsageError(f"model.weights: {path}: no such file; want default, none, or a file")
+        return path
+    if settings.name == EFFICIENTNET_LITE0:
+        return find_imagenet_weights()
+    return _download(settings.name, url)
+
+
+def _convert_by_timm(
+    settings: Model, url: str, image_size: int, content: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Return the weights of a network of timm, without its head.
+
+    timm knows older names of its weights, and resamples those that depend on the image size.
+
+    Args:
+        settings: names the network.
+        url: of the published weights.
+        image_size: side of the training images in pixels.
+        content: of the file of weights; None to download them.
+    """
+    name = settings.name
+    cfg = import_timm().get_pretrained_cfg(name.removeprefix(TIMM))
+    options: dict[str, Any] = {"pretrained": True}
+    if content is None and not url:
+        raise UsageError(f"model.weights: timm has no published weights of {name}")
+    if content is not None:
+        heads = (cfg.classifier,) if isinstance(cfg.classifier, str) else cfg.classifier or ()
+        sizes = [len(content[f"{head}.bias"]) for head in heads if f"{head}.bias" in content]
+        num_classes = sizes[0] if sizes else cfg.num_classes  # timm then compares all names
+        overlay = {"state_dict": content, "num_classes": num_classes, "label_offset": 0}
+        options |= {"pretrained_cfg_overlay": overlay, "num_classes": num_classes}
+
+    def build() -> nn.Module:
+        try:
+            with seeded(0):
+                return build_timm(name, image_size, **options)
+        except Exception as error:  # of a download or of other weights: any of a dozen types
+            raise RuntimeError(" ".join(str(error).split())[:_MAX_REASON]) from error
+
+    if content is None:
+        info(f"weights: {url}, from the Hugging Face hub or its cache on this machine")
+        whole = files.download(
+            build, f"the weights of {name}", url,
+            "name a file in model.weights=FILE that was downloaded elsewhere",
+        )  # fmt: skip
+    else:
+        try:
+            whole = build()
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights fit another network: {error}") from error
+    whole.reset_classifier(0)  # type: ignore[operator]
+    weights: dict[str, Tensor] = whole.state_dict()
+    check_values(weights.items())
+    return weights
 
 
 def _download(name: str, url: str) -> Path:
@@ -106,7 +175,12 @@ def _download(name: str, url: str) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load  # which timm installs
+
+                content: object = load(file.read())
+            else:
+                content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damage raises any of a dozen types
             raise CheckpointError(
                 f"{path}: these weights cannot be read; the file is damaged, or holds more than "

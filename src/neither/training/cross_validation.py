@@ -40,9 +40,9 @@ from neither.evaluation.selective import (
     fit_pooled_rule,
 )
 from neither.inference.classifier import load_classifier
+from neither.models.backbones import check_network_name
 from neither.models.decision_rule import DecisionRule
 from neither.models.softmax import to_probabilities
-from neither.models.torchvision_networks import check_network_name
 from neither.runtime import files
 from neither.runtime.console import info, warn
 from neither.runtime.devices import choose_device_config

@@ -20,13 +20,13 @@ from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split, find_images, load_dataset
 from neither.data.preprocessing import Preprocessing
 from neither.data.split_file import count_added, holds_split
-from neither.models.networks import count_parameters
-from neither.models.pretrained import match_preprocessing
-from neither.models.torchvision_networks import (
+from neither.models.backbones import (
     BackboneNetwork,
     check_image_size,
     check_network_name,
 )
+from neither.models.networks import count_parameters
+from neither.models.pretrained import match_preprocessing
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
 from neither.runtime.devices import DeviceConfig, choose_device_config

@@ -1,7 +1,7 @@
 """Networks with a backbone that is known elsewhere, and a head for the classes of the run.
 
-The backbone is EfficientNet-Lite0 or one of torchvision's classification networks. Importing
-torchvision takes a second, so it is imported only when one of its networks is used.
+The backbone is EfficientNet-Lite0, or a classification network of torchvision or timm. Importing
+these takes seconds, so each is imported only when one of its networks is used.
 """
 
 import copy
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from neither.config.schema import EFFICIENTNET_LITE0, NETWORKS_WITHOUT_WEIGHTS, Model
 from neither.models import efficientnet_lite
-from neither.runtime.errors import UsageError, is_out_of_memory
+from neither.runtime.errors import OutputError, UsageError, is_out_of_memory
 from neither.runtime.rng import seeded
+
+TIMM = "timm/"  # before the names of timm's networks, which may end in .TAG of their weights
 
 
 class BackboneNetwork(nn.Module):
@@ -25,28 +27,33 @@ class BackboneNetwork(nn.Module):
     Attributes:
         backbone: from images (B, 3, S, S) to features (B, F).
         head: from features to logits.
-        replaced: the backbone's name of the layer that the head replaces, such as fc.
+        replaced: torchvision's name of the layer that the head replaces, such as fc.
     """
 
     def __init__(self, settings: Model, num_classes: int, image_size: int) -> None:
         """Build the network with random weights.
 
         Raises:
-            UsageError: if torchvision has no such network, or it cannot take images of this size.
+            UsageError: if there is no such network, or it cannot take images of this size.
+            OutputError: if timm is not installed.
         """
         super().__init__()
         self.backbone = _build(settings, image_size)
-        # The last registered layer in every architecture. That of SqueezeNet is a convolution
-        # before the pooling; a linear layer after it is equivalent, without the ReLU that would
-        # clip logits at zero.
-        name, last = [
-            (name, layer)
-            for name, layer in self.backbone.named_modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d)
-        ][-1]
-        self.backbone.set_submodule(name, nn.Identity())
-        self.replaced = name
-        self.head = nn.Linear(last.weight.shape[1], num_classes)
+        num_features: Any
+        if settings.name.startswith(TIMM):  # built without its head
+            self.replaced, num_features = "", self.backbone.head_hidden_size
+        else:
+            # The last registered layer in every architecture. That of SqueezeNet is a convolution
+            # before the pooling; a linear layer after it is equivalent, without the ReLU that would
+            # clip logits at zero.
+            self.replaced, last = [
+                (name, layer)
+                for name, layer in self.backbone.named_modules()
+                if isinstance(layer, nn.Linear | nn.Conv2d)
+            ][-1]
+            self.backbone.set_submodule(self.replaced, nn.Identity())
+            num_features = last.weight.shape[1]
+        self.head = nn.Linear(num_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of normalised images (B, 3, S, S)."""
@@ -67,20 +74,49 @@ def check_network_name(name: str) -> None:
 
     Raises:
         UsageError: with the most similar name.
+        OutputError: if timm is not installed.
     """
     own = (*NETWORKS_WITHOUT_WEIGHTS, EFFICIENTNET_LITE0)
     if name in own:
         return
-    from torchvision import models
+    if name.startswith(TIMM):
+        timm, library, examples = import_timm(), "timm", "examples: timm/resnet18.a1_in1k"
+        known = [TIMM + each for each in timm.list_models() + timm.list_models(pretrained=True)]
+    else:
+        from torchvision import models
 
-    known = [*own, *models.list_models(module=models)]
+        library, examples = "torchvision", "examples: resnet18, convnext_tiny"
+        known = [*own, *models.list_models(module=models)]
     if name not in known:
         similar = difflib.get_close_matches(name, known, n=1)
-        examples = "examples: resnet18, convnext_tiny"
         hint = f"did you mean {similar[0]}?" if similar else examples
         raise UsageError(
-            f"model.name: torchvision has no classification network named {name}; {hint}"
+            f"model.name: {library} has no classification network named {name}; {hint}"
         )
+
+
+def import_timm() -> Any:  # noqa: ANN401 - it is not installed with this package
+    """Return the module timm.
+
+    Raises:
+        OutputError: if it is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise OutputError(
+            f"model.name: timm cannot be imported ({error}); run: pip install 'neither[timm]'"
+        ) from error
+    return timm
+
+
+def build_timm(name: str, image_size: int, **options: Any) -> nn.Module:  # noqa: ANN401
+    """Build a network of timm for images of a size; `options` are those of `timm.create_model`."""
+    timm, name = import_timm(), name.removeprefix(TIMM)
+    if timm.get_pretrained_cfg(name).fixed_input_size:  # of the published weights alone
+        options["img_size"] = image_size
+    network: nn.Module = timm.create_model(name, **options)
+    return network
 
 
 class PublishedWeights(NamedTuple):
@@ -90,7 +126,8 @@ class PublishedWeights(NamedTuple):
         image_size: side in pixels of the images that they were trained on.
         mean: of red, green and blue, subtracted from the input, in [0, 1].
         std: by which the differences are divided.
-        url: to download them from; empty for those of a Python package.
+        url: to download them from, or the name of their repository on the Hugging Face hub; empty
+            for those of a Python package, and if there are none.
     """
 
     image_size: int
@@ -104,6 +141,10 @@ def published_weights(name: str) -> PublishedWeights:
     if name == EFFICIENTNET_LITE0:
         lite = efficientnet_lite
         return PublishedWeights(lite.IMAGE_SIZE, lite.MEAN, lite.STD)
+    if name.startswith(TIMM):
+        cfg = import_timm().get_pretrained_cfg(name.removeprefix(TIMM))
+        source = cfg.hf_hub_id or cfg.url or ""
+        return PublishedWeights(cfg.input_size[-1], tuple(cfg.mean), tuple(cfg.std), source)
     from torchvision import models
 
     weights = models.get_model_weights(name).DEFAULT
@@ -136,8 +177,6 @@ def _build(settings: Model, image_size: int) -> nn.Module:
     check_network_name(settings.name)
     if settings.name == EFFICIENTNET_LITE0:
         return efficientnet_lite.EfficientNetLite0()
-    from torchvision import models
-
     options: dict[str, Any] = {}
     if settings.name in ("googlenet", "inception_v3"):
         # Without auxiliary heads, which would not be trained. The published weights of these two
@@ -150,6 +189,10 @@ def _build(settings: Model, image_size: int) -> nn.Module:
         options = {"input_size": (image_size, image_size)}
     try:
         with _real_device(settings.name):
+            if settings.name.startswith(TIMM):
+                return build_timm(settings.name, image_size, num_classes=0)
+            from torchvision import models
+
             network: nn.Module = models.get_model(settings.name, weights=None, **options)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _size_error(settings.name, f"images of {image_size} pixels", error) from error
@@ -158,8 +201,11 @@ def _build(settings: Model, image_size: int) -> nn.Module:
 
 @contextmanager
 def _real_device(name: str) -> Iterator[None]:
-    """Leave the device `meta` for RegNets, which compute with tensors when they are built."""
-    if name.startswith("regnet_") and torch.empty(0).device.type == "meta":
+    """Leave the device `meta` where it cannot hold all values.
+
+    RegNets compute with tensors when they are built; some of timm's values are in no state dict.
+    """
+    if name.startswith(("regnet_", TIMM)) and torch.empty(0).device.type == "meta":
         with torch.device("cpu"), seeded(0):
             yield
     else:
