@@ -78,9 +78,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def read_yaml(content: bytes, source: str) -> Document:
     """Parse a YAML mapping: UTF-8, at most 64 KB and 20 levels deep, no aliases, no tags.
 
-    Args:
-        content: the bytes of the file.
-        source: the name of the file, for messages.
+    `source` is the name of the file for messages.
 
     Raises:
         UsageError: if the file is not such a mapping. Duplicate keys are listed in `problems`.

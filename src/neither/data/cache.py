@@ -173,7 +173,6 @@ def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> It
 
     Raises:
         OutputError: if neither can be written, or a lock file of another machine is in both.
-        Stopped: if a signal asks for an end while waiting.
     """
     home = _home(source)
     with ExitStack() as stack:

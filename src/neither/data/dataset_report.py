@@ -65,10 +65,6 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
     Returns:
         The report that `check_data.py --json` prints. `errors` stop a training with default
         settings, `warnings` do not.
-
-    Raises:
-        UsageError: if there is no such folder or file, or the regular expression matches nothing.
-        DataError: if there is no image, or the manifest is malformed.
     """
     table = read_manifest(source) if is_manifest(source) else find_all_images(source)
     name_sources(table, sources)
@@ -194,10 +190,7 @@ def find_shortcuts(
 ) -> list[Shortcut]:
     """Find traits that are much more frequent in one class than in the others.
 
-    Args:
-        fingerprints: (N,) records of readable images.
-        modes: (N,) their modes.
-        labels: (N,) their classes, two or more.
+    Given are (N,) records of readable images, their modes and their classes, two or more.
 
     Returns:
         The significant ones, by decreasing balanced accuracy. Of the size limits only the best is

@@ -79,12 +79,8 @@ def compute_fingerprints(
 ) -> NDArray[np.void]:
     """Compute the fingerprints of N images at once, which costs little more than of one.
 
-    Args:
-        traits: of the images.
-        digests: SHA-256 of their files, 32 bytes each.
-
-    Returns:
-        (N,) records of `FINGERPRINT`.
+    The digests are the SHA-256 of their files, 32 bytes each; the result is (N,) records of
+    `FINGERPRINT`.
     """
     fingerprints = np.zeros(len(traits), FINGERPRINT)
     if not traits:

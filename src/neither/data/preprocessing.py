@@ -49,12 +49,7 @@ class Preprocessing:
 def normalize(pixels: "Tensor", preprocessing: Preprocessing) -> "Tensor":
     """Turn pixels into the network's input: subtract the mean, divide by the standard deviation.
 
-    Args:
-        pixels: (B, H, W, 3) uint8 RGB.
-        preprocessing: its mean and standard deviation.
-
-    Returns:
-        (B, 3, H, W) float32, channels last in memory.
+    Pixels are (B, H, W, 3) uint8 RGB, the input is (B, 3, H, W) float32, channels last in memory.
     """
     values = pixels.float()
     mean = 255 * values.new_tensor(preprocessing.mean)

@@ -151,11 +151,7 @@ def spelled_on_disk(root: Path, path: str, listings: dict[Path, dict[str, str]])
     """Return a path below a folder as the disk spells it, or unchanged if there is no such file.
 
     A file whose path has backslashes between its parts, or parts in another Unicode form, is found.
-
-    Args:
-        root: the folder.
-        path: relative to it, or absolute.
-        listings: names in each folder by their NFC, kept between calls.
+    `listings` holds the names in each folder by their NFC, and is kept between calls.
     """
     if (path.isascii() and "\\" not in path) or os.path.lexists(root / path):
         return path

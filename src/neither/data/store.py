@@ -67,11 +67,10 @@ def build_store(
         table: the images.
         preprocessing: how to decode them.
         fallback: a folder for decoded images where the cache cannot be written.
-        max_unreadable: the fraction of images, in [0, 1], that may be unreadable.
+        max_unreadable: the fraction of images, in [0, 1], that may be unreadable; with more, a
+            `DataError` ends the work.
 
     Raises:
-        DataError: as soon as more are unreadable.
-        OutputError: if the disk is full, or a decoding process was killed.
         Stopped: if a signal asks to stop; what was decoded so far is kept.
     """
     keys = file_keys(table.root, table.paths)

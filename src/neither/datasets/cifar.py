@@ -94,10 +94,6 @@ def write_images(
         sets: train and test of CIFAR-10 and CIFAR-100.
         output_dir: gets `{train,val,test}/{dog,human,neither}/`, `unseen/<kind>/` and `cifar.json`.
         report: called with the numbers of images written and of all, now and then.
-
-    Raises:
-        OutputError: if the folder cannot be written; nothing is left then.
-        Stopped: if a signal arrives; nothing is left then.
     """
     chosen = choose_images(sets)
     with files.output_folder(output_dir, _RECORD_NAME, _RECORD) as partial:

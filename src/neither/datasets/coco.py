@@ -16,10 +16,9 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -92,20 +91,11 @@ class _Document(_Entry):
 _BBOX = TypeAdapter(Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)])
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """One box: its fraction of the image in [0, 1], and whether it holds an uncounted group."""
+class AnnotatedImage(NamedTuple):
+    """The boxes of an image, each as the fraction of the image that it covers; 0 for a crowd."""
 
-    area: float
-    is_crowd: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatedImage:
-    """The relative path of an image, without `..`, and its boxes of each category."""
-
-    file_name: str
-    boxes: dict[str, list[Box]]
+    file_name: str  # a relative path without ..
+    boxes: dict[str, list[float]]  # of each category
 
 
 def sort_images(
@@ -128,12 +118,6 @@ def sort_images(
     Returns:
         The number of images of each class, and left out for each reason; None if the folder is
         complete already and made of the same input.
-
-    Raises:
-        UsageError: if a path does not exist, or the output is inside the image folder.
-        DataError: if the annotations cannot be used, or no image is of any class.
-        OutputError: if `output_dir` holds anything else, or cannot be written.
-        Stopped: if a signal arrives; nothing is left then.
     """
     if not annotations.is_file():
         raise UsageError(f"{annotations}: no such file; want annotations in COCO's format")
@@ -227,8 +211,8 @@ def _read(document: _Document) -> Iterable[AnnotatedImage]:
                 bbox = _BBOX.validate_python(annotation.bbox, strict=True)
             except ValidationError as error:
                 raise ValueError(_first_error(error, f"{where}.bbox")) from error
-            box = Box(_area(bbox, *sizes[annotation.image_id]), bool(annotation.iscrowd))
-            annotated[annotation.image_id].boxes[name].append(box)
+            area = 0.0 if annotation.iscrowd else _area(bbox, *sizes[annotation.image_id])
+            annotated[annotation.image_id].boxes[name].append(area)
     return annotated.values()
 
 
@@ -265,9 +249,9 @@ def choose_label(image: AnnotatedImage) -> str:
         return BOTH
     if not people and not dogs:
         return "neither"
-    if any(box.area >= MIN_AREA and not box.is_crowd for box in people or dogs):
-        return "human" if people else "dog"
-    return SMALL
+    if max(people or dogs) < MIN_AREA:
+        return SMALL
+    return "human" if people else "dog"
 
 
 def _name_outputs(labelled: Sequence[tuple[str, str]]) -> dict[str, str]:

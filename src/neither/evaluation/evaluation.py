@@ -297,9 +297,6 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
         classifier: that computed the logits.
         logits: (N, C), N of 1 or more.
         labels: (N,) int64.
-
-    Returns:
-        The part of `metrics.json` that needs labels.
     """
     classes = classifier.classes
     scores = classifier.scores(logits)

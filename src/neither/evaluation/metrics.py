@@ -19,12 +19,7 @@ _OUTER = torch.tensor([0.025, 0.975], dtype=torch.float64)
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Count each pair of true and predicted class.
-
-    Args:
-        labels: (N,) int64, the true classes.
-        predicted: (N,) int64.
-        num_classes: C.
+    """Count each pair of true and predicted class, from (N,) int64 labels and predictions.
 
     Returns:
         (C, C) int64 on the same device; row = true class, column = predicted class.

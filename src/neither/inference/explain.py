@@ -42,13 +42,9 @@ class Explainer:
         """Write `folder/<relative_path>.png`.
 
         Args:
-            path: of the image.
+            path: of the image; if it has become unreadable, that is a `DataError`.
             relative_path: of the image, below the folder that the user gave; with / as separator.
             prediction: for this image.
-
-        Raises:
-            DataError: if the file has become unreadable since the prediction.
-            OSError: if the heat map cannot be written.
         """
         decoded = decode_file(path, self._classifier.preprocessing)
         if (pixels := decoded.pixels) is None:
@@ -64,15 +60,9 @@ class Explainer:
 
 @torch.inference_mode()
 def compute_heat_map(classifier: Classifier, pixels: NDArray[np.uint8], label: int) -> Tensor:
-    """Compute the class-contrast CAM of one image.
+    """Compute the class-contrast CAM of one image for the class of index `label`.
 
-    Args:
-        classifier: has the network.
-        pixels: (S, S, 3) uint8 RGB, as `decode` returns them.
-        label: index of the class.
-
-    Returns:
-        (h, w) float32 on the CPU.
+    Pixels are (S, S, 3) uint8 RGB; the result is (h, w) float32 on the CPU.
     """
     batch = torch.from_numpy(pixels[None]).to(classifier.device)
     images = normalize(batch, classifier.preprocessing)
@@ -82,15 +72,8 @@ def compute_heat_map(classifier: Classifier, pixels: NDArray[np.uint8], label: i
 def draw_heat_map(pixels: NDArray[np.uint8], cam: Tensor, side: int = _SIDE) -> NDArray[np.uint8]:
     """Draw an image, and beside it the same in grey under its CAM: red for positive, blue negative.
 
-    The strongest position has the full colour, so colours of two images cannot be compared.
-
-    Args:
-        pixels: (S, S, 3) uint8 RGB.
-        cam: (h, w) float.
-        side: A, pixels of each of the two.
-
-    Returns:
-        (A, 2A, 3) uint8 RGB.
+    The strongest position has the full colour, so colours of two images cannot be compared. Pixels
+    are (S, S, 3) uint8 RGB, the CAM (h, w) float, the result (A, 2A, 3) uint8 RGB for a side of A.
     """
     image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
     cam = F.interpolate(cam[None, None], size=(side, side), mode="bilinear",

@@ -37,14 +37,9 @@ def check_packages(file_format: Format) -> None:
 
 
 def export_checkpoint(checkpoint: Checkpoint, file_format: Format) -> bytes:
-    """Export graph, weights and metadata.
+    """Return graph, weights and metadata as the content of one file.
 
-    Args:
-        checkpoint: to be exported.
-        file_format: `onnx`, for ONNX Runtime and others; `pt2`, for `torch.export.load`.
-
-    Returns:
-        The content of the file.
+    The format is `onnx`, for ONNX Runtime and others, or `pt2`, for `torch.export.load`.
 
     Raises:
         CheckpointError: if the weights do not fit the architecture of the checkpoint.
@@ -102,11 +97,7 @@ def verify_export(
 ) -> float:
     """Check that an exported file gives the probabilities of its classifier, also for one image.
 
-    Args:
-        content: of the file.
-        file_format: of the file.
-        classifier: on the CPU.
-        pixels: (N, S, S, 3) uint8 RGB, N at least 1.
+    The classifier is on the CPU; pixels are (N, S, S, 3) uint8 RGB, N at least 1.
 
     Returns:
         The largest difference of a probability.

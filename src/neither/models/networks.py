@@ -101,11 +101,7 @@ def build_network(
 ) -> nn.Module:
     """Build a network with random weights that depend on the seed alone.
 
-    Args:
-        settings: architecture.
-        num_classes: C, the number of logits.
-        image_size: side of the input in pixels.
-        seed: of the run; None for weights on the device `meta`, without values, to be replaced.
+    Without a seed the weights are on the device `meta`, without values, to be replaced.
 
     Raises:
         UsageError: if the architecture is unknown, or cannot take images of this size.

@@ -57,17 +57,9 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def write_report(folder: Path, image_root: Path, name: str, metrics: Mapping[str, Any]) -> None:
-    """Write `report.html` atomically.
+    """Write `report.html` of a cross-validation's folder and `metrics.json` atomically.
 
-    Args:
-        folder: of the cross-validation.
-        image_root: the paths of the mistakes are relative to it.
-        name: of the run.
-        metrics: content of `metrics.json`.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written.
-        OutputError: if a decoding process was killed.
+    The paths of the mistakes are relative to `image_root`.
     """
     rows = metrics["sources"]
     shown = [path for row in rows[:_MAX_ROWS_WITH_MISTAKES] for path in row["mistakes"]]

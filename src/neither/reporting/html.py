@@ -115,10 +115,6 @@ def write_report(
         metrics: content of `metrics.json`.
         predictions: for the labelled images; None if there are none.
         context: what else to show.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written.
-        OutputError: if a decoding process was killed.
     """
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])
@@ -200,10 +196,6 @@ def select_thumbnails(
     predictions: LabelledPredictions, classes: Sequence[str]
 ) -> tuple[list[list[ConfusionCell]], list[Thumbnail]]:
     """Select the images of a report and make their thumbnails.
-
-    Args:
-        predictions: for N labelled images.
-        classes: C names.
 
     Returns:
         C rows of C cells, none for more than 40 classes; the most confident mistakes of all.

@@ -36,10 +36,6 @@ def write_model_card(
         num_parameters: of the network.
         evaluate_command: that evaluates the run on images that were not used to select it.
         warnings: from training.
-
-    Raises:
-        DataError: if `splits.csv` cannot be read back.
-        OSError: if the disk is full or the folder cannot be written.
     """
     card = render_template(
         "model_card.md.jinja",

@@ -30,15 +30,10 @@ _MAX_NAME_CLASSES = 40
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], metric: str, as_percent: bool) -> Figure | None:
-    """Plot a metric on train and val over the epochs.
+    """Plot a metric on train and val over the epochs, from the rows of `metrics.jsonl`.
 
-    Args:
-        rows: of `metrics.jsonl`.
-        metric: its key, such as "loss".
-        as_percent: show the range from 0 to 100 %; else from 0 to the largest value.
-
-    Returns:
-        None if there are not two epochs with the metric.
+    The range is 0 to 100 % or, if not `as_percent`, to the largest value. The result is None if
+    there are not two epochs with the metric.
     """
     figure, axes = _new_figure("epoch", metric.replace("_", " "), as_percent)
     values: list[float] = []
@@ -107,10 +102,7 @@ def plot_confusion(
 ) -> Figure:
     """Plot a confusion matrix; the darker a cell, the larger its fraction of the true class.
 
-    Args:
-        counts: C rows of C; row = true class, column = predicted class.
-        classes: C names.
-        title: of the plot.
+    The counts are C rows of C; row = true class, column = predicted class.
     """
     figure, axes = _new_figure("predicted", "true", False, title)
     figure.set_size_inches(4.4, 3.9)

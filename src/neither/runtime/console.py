@@ -302,11 +302,8 @@ def progress_bar(
 ) -> Iterator[ProgressBar]:
     """Show a progress bar for the block.
 
-    Args:
-        title: of the task.
-        total: number of steps; 0 if `ProgressBar.update` sets it later.
-        unit: plural noun for the steps.
-        done: number of steps finished before the block.
+    `total` can be 0 if `ProgressBar.update` sets it later; `unit` is plural; `done` steps were
+    finished before the block.
     """
     if not _console("stderr").is_terminal:
         yield ProgressBar(title, total, done, unit, None)

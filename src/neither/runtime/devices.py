@@ -41,12 +41,9 @@ def choose_device_config(
     """Resolve `auto` by the hardware alone, and configure torch for work there.
 
     Args:
-        device: auto, cpu, cuda, cuda:N or mps.
+        device: auto, cpu, cuda, cuda:N or mps; a missing one is an `OutputError`.
         precision: auto is bfloat16 where the hardware multiplies it faster than float32.
         world: each of its ranks takes a GPU of its own.
-
-    Raises:
-        OutputError: if the device does not exist.
     """
     if world.size > 1:
         requested = torch.device(_find_device() if device == "auto" else device)

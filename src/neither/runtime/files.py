@@ -151,11 +151,7 @@ def new_folder(folder: Path) -> Iterator[None]:
 
 
 def require_usable(folder: Path, error: OSError) -> None:
-    """Tell a failure of one file from a failure of the folder that it was to be written into.
-
-    Args:
-        folder: the output folder.
-        error: of one file.
+    """Tell a failure of one file from a failure of the output folder that it was written into.
 
     Raises:
         OutputError: if the folder is full, or a file of another name cannot be written either.
@@ -211,12 +207,9 @@ def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) 
     """Return whether `output_folder` made this folder before; False if it is missing or empty.
 
     Args:
-        folder: the folder.
+        folder: with any other content it is an `OutputError`.
         record_name: JSON file in it that holds the settings it was made with.
         expected: settings; the file may hold more keys.
-
-    Raises:
-        OutputError: if the folder has any other content.
     """
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if not folder.is_symlink() and (is_empty or not folder.exists()):
@@ -233,10 +226,7 @@ def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) 
 def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `folder` when the block ends without an exception.
 
-    Args:
-        folder: missing or empty.
-        record_name: JSON file that is added to the folder, see `is_complete`.
-        record: content of that file.
+    The folder must be missing or empty. The JSON file `record_name` is added to it last.
 
     Raises:
         OutputError: if something cannot be read or written; nothing is left then.
@@ -271,13 +261,9 @@ def download(function: Callable[[], Result], what: str, url: str, otherwise: str
 
     Args:
         function: must detect by itself what an interrupted call left behind, such as by a checksum.
-        what: name of the download, for messages.
-        url: source, for messages.
-        otherwise: what a user without a network can do, for messages.
-
-    Raises:
-        OutputError: if the download fails.
-        Stopped: if a signal asks to stop.
+        what: name of the download, for the `OutputError` if it fails.
+        url: source, likewise.
+        otherwise: what a user without a network can do, likewise.
     """
     from http.client import HTTPException  # most commands and all decoding processes load nothing
     from tarfile import TarError

@@ -119,11 +119,6 @@ def find_label_issues(
 ) -> list[dict[str, str]]:
     """Return a row for each training image with another class predicted in most epochs.
 
-    Args:
-        stats: of the images of `split`.
-        split: the train split.
-        classes: C names.
-
     Returns:
         Rows of `path`, `label`, `predicted` (the majority class of the disagreements),
         `disagreement` (fraction of the counted epochs), `confidence` (mean probability of the
@@ -147,13 +142,7 @@ def find_label_issues(
 def find_out_of_fold_issues(
     logits: Tensor, split: Split, classes: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Return the rows of `find_label_issues` from out-of-fold predictions.
-
-    Args:
-        logits: (N, C), each image's from a head that was fitted without it.
-        split: the train split.
-        classes: C names.
-    """
+    """Return the rows of `find_label_issues` from (N, C) logits of heads fitted without it."""
     losses = F.cross_entropy(logits, split.labels, reduction="none")
     predicted, confidences = logits.argmax(dim=1), label_probabilities(losses)
     numbers = {"disagreement": torch.ones(len(losses)), "confidence": confidences, "loss": losses}

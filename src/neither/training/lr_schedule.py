@@ -8,17 +8,10 @@ from neither.config.schema import Train
 
 
 def scheduled_lr_factor(settings: Train, epoch: float) -> float:
-    """Return the learning rate at a time of training, as a fraction of the peak.
+    """Return the learning rate at a time of training, as a fraction of the peak, in [0, 1].
 
     It rises linearly over `warmup_epochs` and then falls along half a cosine to zero (Loshchilov
-    and Hutter, "SGDR", 2017, without restarts).
-
-    Args:
-        settings: number of epochs and of warmup epochs.
-        epoch: time in epochs, in [0, `settings.epochs`], not only whole numbers.
-
-    Returns:
-        A factor in [0, 1].
+    and Hutter, "SGDR", 2017, without restarts). The time is in epochs, not only whole numbers.
     """
     if epoch < settings.warmup_epochs:
         return epoch / settings.warmup_epochs

@@ -147,13 +147,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Bring all singular values of matrices near one and keep their singular vectors.
+    """Bring all singular values of (N, R, K) matrices near one and keep their singular vectors.
 
-    Args:
-        matrices: (N, R, K), any floating-point type; the arithmetic uses the same.
-
-    Returns:
-        (N, R, K); a matrix of zeros stays zero.
+    The arithmetic uses the type of the matrices; a matrix of zeros stays zero.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if is_tall else matrices

@@ -97,12 +97,8 @@ class RunFolder:
 def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolder]:
     """Open the folder of a run for this process alone, and log to it inside the block.
 
-    If the block raises before anything is saved, no empty folders are left.
-
-    Args:
-        config: of the run.
-        folder: need not exist.
-        fresh: rename what is there and start again.
+    If the block raises before anything is saved, no empty folders are left. `fresh` renames what is
+    there.
 
     Raises:
         OutputError: if the folder cannot be written, is not a run, or is in use.

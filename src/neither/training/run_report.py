@@ -36,19 +36,13 @@ _CAUTION = (
 
 
 def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor]) -> None:
-    """Evaluate `best.pt` on val, and write report and model card into the run's folder.
+    """Evaluate `best.pt` on val, and write report and model card into the folder of a finished run.
 
-    Args:
-        config: of the run.
-        run: finished.
-        val_logits: (C,) of `best.pt` by path, as far as they are known.
+    `val_logits` are (C,) of `best.pt` by path, as far as they are known.
 
     Raises:
         CheckpointError: if `best.pt` cannot be used.
         DataError: if the run's `splits.csv` cannot be read back, or the images are gone.
-        OutputError: if the device is missing, or a decoding process was killed.
-        OSError: if the disk is full.
-        Stopped: if a signal asks to stop.
     """
     source, splits_file = config.data.source, run.folder / "splits.csv"
     classifier = load_classifier(run.best, choose_device_config(config.device, "float32").device)

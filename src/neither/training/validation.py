@@ -26,18 +26,11 @@ def compute_val_logits(
 ) -> Tensor:
     """Compute the logits of the EMA weights, as `evaluate` does, each rank for its shard.
 
-    Args:
-        state: with the weights.
-        pixels: (M, S, S, 3) uint8, of the dataset.
-        split: N rows of `pixels`.
-        device: where to compute.
-
     Returns:
-        (N, C) float32 logits on the CPU.
+        (N, C) float32 logits on the CPU, for the N rows of a split.
 
     Raises:
         DivergedError: if a logit is not finite.
-        Stopped: if a signal asks to stop.
     """
     shards, world = [], state.world
     for start in range(0, len(split.rows), world.size * _IMAGES_PER_POLL):
