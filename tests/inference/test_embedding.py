@@ -194,19 +194,17 @@ def test_another_environment_has_another_folder(what: str, call: Call, monkeypat
 
 def damage(path: Path, kind: str) -> None:
     content = path.read_bytes()
-    middle = len(content) // 2
+    middle = 3 * len(content) // 4  # in the features
     path.write_bytes({
         "bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
-        "width": bytes([content[0] ^ 1]) + content[1:],
+        "kind": bytes([content[0] ^ 1]) + content[1:],
         "cut": content[:-1],
         "short": content[:5],
         "empty": b"",
-        "checksum": sha256(b"").digest(),
-        "longer": content + b"x",
     }[kind])  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["bit", "width", "cut", "short", "empty", "checksum", "longer"])
+@pytest.mark.parametrize("kind", ["bit", "kind", "cut", "short", "empty"])
 def test_a_damaged_block_is_computed_again(kind: str, call: Call, cache: Path) -> None:
     call()
     damage(blocks(cache)[0], kind)

@@ -8,7 +8,6 @@ recognised by their content.
 
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -28,10 +27,9 @@ from neither.runtime import files
 from neither.runtime.console import progress_bar, warn
 from neither.runtime.errors import OutputError, UsageError
 
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK_IMAGES = 1024
 _NOTE_IMAGES = 64  # between two updates of the progress bar
-_CHECKSUM_BYTES = 32
 
 
 def embed(
@@ -64,9 +62,11 @@ def embed(
     """
     folder = _open_folder(backbone, preprocessing, device, source)
     known: dict[bytes, NDArray[np.float32]] = {}
-    for block in _read_blocks(folder):
-        known.update(zip((key.tobytes() for key in block["key"]), block["features"], strict=True))
-    missing = np.array([row for row, key in enumerate(keys) if key.tobytes() not in known], int)
+    for path in sorted(folder.glob("*.npz")) if folder else ():
+        with suppress(Exception), path.open("rb") as file:  # damage raises any of a dozen types
+            block = np.load(file)
+            known |= dict(zip(map(bytes, block["keys"]), block["features"], strict=True))
+    missing = np.array([row for row, key in enumerate(keys) if bytes(key) not in known], int)
     with progress_bar("embedding", len(missing)) as bar:
         start_time = time.monotonic()
         for start in range(0, len(missing), _BLOCK_IMAGES):
@@ -80,10 +80,10 @@ def embed(
                 bar.set_note(f"{done / (time.monotonic() - start_time):,.0f} images/s")
                 bar.update(done, len(missing))
             features = np.concatenate(parts)
-            known.update(zip((keys[row].tobytes() for row in rows), features, strict=True))
+            known |= dict(zip(map(bytes, keys[rows]), features, strict=True))
             if folder is not None:
                 folder = _write_block(folder, keys[rows], features)
-    return torch.from_numpy(np.stack([known[key.tobytes()] for key in keys]))
+    return torch.from_numpy(np.stack([known[bytes(key)] for key in keys]))
 
 
 @torch.inference_mode()
@@ -106,10 +106,6 @@ def compute_head_logits(network: nn.Module, features: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _block_dtype(num_features: int) -> np.dtype[np.void]:
-    return np.dtype([("key", "u1", 32), ("features", "<f4", (num_features,))])
-
-
 def _open_folder(
     backbone: nn.Module, preprocessing: Preprocessing, device: torch.device, source: Path
 ) -> Path | None:
@@ -125,7 +121,7 @@ def _open_folder(
         home = files.cache_folder() / "features"
         files.require_outside(home, source)
         folder = home / sha256(repr(key).encode()).hexdigest()[:32]
-        for path in folder.glob("*.features"):  # used today, whatever a month has made of them
+        for path in folder.glob("*.npz"):  # used today, whatever a month has made of them
             with suppress(OSError):
                 os.utime(path)
         delete_unused(home)  # also what killed processes left: others may be writing here now
@@ -138,28 +134,13 @@ def _open_folder(
     return folder
 
 
-def _read_blocks(folder: Path | None) -> Iterator[NDArray[np.void]]:
-    """Yield the blocks of a folder, and mark them as used; damaged ones are ignored."""
-    for path in sorted(folder.glob("*.features")) if folder else ():
-        with suppress(OSError, ValueError):
-            content = path.read_bytes()
-            body, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-            (num_features,) = np.frombuffer(body[:8], "<i8")
-            if sha256(body).digest() == checksum:
-                with suppress(OSError):  # of another user, or just deleted
-                    os.utime(path)
-                yield np.frombuffer(body[8:], _block_dtype(int(num_features)))
-
-
 def _write_block(
     folder: Path, keys: NDArray[np.uint8], features: NDArray[np.float32]
 ) -> Path | None:
     """Publish a block; return None if the disk refuses it, so that no further one is tried."""
-    block = np.empty(len(keys), _block_dtype(features.shape[1]))
-    block["key"], block["features"] = keys, features
-    body = np.array(features.shape[1], "<i8").tobytes() + block.tobytes()
     try:
-        files.write_atomic(folder / f"{uuid4().hex}.features", body + sha256(body).digest())
+        with files.atomic_writer(folder / f"{uuid4().hex}.npz") as file:
+            np.savez(file, keys=keys, features=features)
     except OSError as error:
         warn(f"{folder}: features are not kept for later runs: {error.strerror}")
         return None
