@@ -29,18 +29,14 @@ def main() -> int:
         epilog="example: evaluate.py runs/photos_quick my/photos --unseen my/other_things",
     )
     parser.add_argument("model", type=Path, help="a run's folder (its best.pt) or a checkpoint")
-    parser.add_argument(
-        "images", type=Path, help="a folder with or without labels, a CSV file, or an image"
-    )
+    parser.add_argument("images", type=Path, help="a folder, labelled or not, a CSV or an image")
     parser.add_argument(
         "--split",
         choices=["train", "val", "test"],
         help="which split, of a folder or CSV file that has them (default: test) or that the run "
         "was trained on and split itself (default: all of it)",
     )
-    parser.add_argument(
-        "--unseen", type=Path, metavar="DIR", help="folders of images that belong to no class"
-    )
+    parser.add_argument("--unseen", type=Path, metavar="DIR", help="folders of images of no class")
     parser.add_argument(
         "--priors",
         metavar="CLASS=FRACTION,...",
@@ -55,9 +51,7 @@ def main() -> int:
         help="exit with code 4 if a number in metrics.json misses this, such as "
         "'macro_recall>=0.9' or 'per_class.neither.recall>=0.85'; may be given several times",
     )
-    parser.add_argument(
-        "--output-dir", type=Path, help="default: evaluations/<a>-<b> in the run's folder"
-    )
+    parser.add_argument("--output-dir", type=Path, help="default: evaluations/<a>-<b> of the run")
     arguments = parser.parse_args()
     return run_command(lambda: _evaluate(arguments))
 

@@ -147,9 +147,7 @@ def _read_shard(path: Path, image_size: int) -> DecodedImages:
     with path.open("rb") as file:
         (num_bytes,) = _HEADER_BYTES.unpack(file.read(_HEADER_BYTES.size))
         with np.load(BytesIO(file.read(num_bytes)), allow_pickle=False) as header:
-            keys, fingerprints, reasons = (
-                header[name] for name in ("keys", "fingerprints", "reasons")
-            )
+            keys, fingerprints, reasons = map(header.get, ("keys", "fingerprints", "reasons"))
         shape = (len(keys), image_size, image_size, 3)
         start = _HEADER_BYTES.size + num_bytes
         if (

@@ -70,9 +70,8 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
     name_sources(table, sources)
     files = inspect_images(table)
     fingerprints = np.concatenate([file.fingerprint for file in files])
-    store = ImageStore(
-        fingerprints, {i: file.reason for i, file in enumerate(files) if file.reason}
-    )
+    reasons = {index: file.reason for index, file in enumerate(files) if file.reason}
+    store = ImageStore(fingerprints, reasons)
     readable = store.is_readable
     modes = np.array([file.mode for file in files])
     spread = np.array([file.spread for file in files])

@@ -157,9 +157,8 @@ def find_unseen_images(root: Path, classes: Sequence[str]) -> ImageTable:
     known_names = {*map(nfc, classes)}
     for folder in (root, *(root / name for name in _named_splits(root))):
         if known := [name for name in list_folders(folder) if nfc(name) in known_names]:
-            raise DataError(
-                f"{folder}: --unseen is for other kinds, but {_join_names(known)} is a class"
-            )
+            names = _join_names(known)
+            raise DataError(f"{folder}: --unseen is for other kinds, but {names} is a class")
     own_name = root.resolve().name
     if nfc(own_name) in known_names and count_loose_images(root):
         raise DataError(f"{root}: --unseen is for other kinds, but {own_name} is a class")
@@ -302,13 +301,11 @@ def _find_class_problems(
     """Describe missing and extra class folders, given the label of each folder."""
     extra = [name for name, label in labels.items() if label not in classes]
     absent = [name for name in classes if name not in labels.values()]
-    problems = describe_mismatches(
-        "folder", absent, {f"folder {printable(name)}": name for name in extra}
-    )
+    described = {f"folder {printable(name)}": name for name in extra}
+    problems = describe_mismatches("folder", absent, described)
     if extra:
-        suggestion = ", ".join(
-            f"{printable(name)}: {near_miss(name, classes) or 'CLASS'}" for name in extra
-        )
+        meant = [f"{printable(name)}: {near_miss(name, classes) or 'CLASS'}" for name in extra]
+        suggestion = ", ".join(meant)
         problems.append(
             "rename or move such folders, or leave them out, "
             f"'data.ignored_folders=[{_join_names([*ignored, *extra])}]'"
@@ -335,9 +332,8 @@ def _note_unread(table: ImageTable, splits: Mapping[str, str]) -> None:
         close = filter(None, [near_miss(name, absent) for name in unread])
         suggestion = ", ".join(dict.fromkeys(close))
         hint = f"; did you mean {suggestion}?" if suggestion else ""
-        table.notes.append(
-            f"{table.root}: not read, as no split has this name: {_join_names(unread)}{hint}"
-        )
+        names = _join_names(unread)
+        table.notes.append(f"{table.root}: not read, as no split has this name: {names}{hint}")
 
 
 def _count_loose(folder: Path) -> list[str]:

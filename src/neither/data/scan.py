@@ -231,9 +231,8 @@ def _entries(folder: Path, listing: Listing) -> Iterator[os.DirEntry[str]]:
                 else:
                     yield entry
     except OSError as error:
-        raise DataError(
-            f"{printable(folder)}: this folder cannot be read: {error.strerror}"
-        ) from error
+        where = printable(folder)
+        raise DataError(f"{where}: this folder cannot be read: {error.strerror}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -33,9 +33,7 @@ def name_sources(table: ImageTable, pattern: str | None) -> None:
     """
     if pattern is not None:
         if any(table.sources):
-            raise UsageError(
-                f"data.sources: {table.source} has a column source too; leave out one of the two"
-            )
+            raise UsageError(f"data.sources: {table.source} has a column source too; leave out one")
         table.sources = [intern(nfc(found)) for found in search_paths(pattern, table.paths)]
         if not any(table.sources):
             raise UsageError(

@@ -181,9 +181,7 @@ def separate_duplicates(
     flat = (nodes < 0) & (contents >= 0)
     nodes = np.where(flat, contents + nodes.max(initial=-1) + 1, nodes)
     numbers: dict[str | None, int] = {None: -1}
-    group_numbers = np.array(
-        [numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64
-    )
+    group_numbers = np.array([numbers.setdefault(name, len(numbers)) for name in groups], np.int64)
     partner = np.full(len(indices), -1, np.int64)
     indices = indices.copy()
     for split in (_VAL, _TRAIN):  # val first: train images linked to what it loses may stay
@@ -239,9 +237,8 @@ def _choose_exclusions(
     divided = np.flatnonzero((counts > 0).sum(axis=1) > 1)
     edges = np.concatenate([pairs, np.stack([divided, divided], axis=1)])
     first, second = counts[edges[:, 0]] > 0, counts[edges[:, 1]] > 0
-    across = ((first[:, :, None] & second[:, None, :]) & ~np.eye(len(SPLITS), dtype=bool)).any(
-        (1, 2)
-    )
+    others = ~np.eye(len(SPLITS), dtype=bool)
+    across = (first[:, :, None] & second[:, None, :] & others).any((1, 2))
     linked_units: dict[tuple[int, int], set[tuple[int, int]]] = {}
     for low, high in edges[across].tolist():
         for a in np.flatnonzero(counts[low]).tolist():

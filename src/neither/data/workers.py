@@ -140,9 +140,7 @@ def _wait_for(future: Future[list[Result]], slots: Any) -> list[Result]:  # noqa
 def _current_files(slots: Any) -> list[tuple[int, str]]:  # noqa: ANN401
     """Return the IDs of the processes that work on a file, each with its path."""
     parts = (_SLOT.unpack_from(slots, start) for start in range(0, len(slots), _SLOT.size))
-    return [
-        (process, printable(os.fsdecode(name.rstrip(b"\0")))) for process, name in parts if process
-    ]
+    return [(id_, printable(os.fsdecode(name.rstrip(b"\0")))) for id_, name in parts if id_]
 
 
 def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:

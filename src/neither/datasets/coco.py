@@ -203,9 +203,7 @@ def _read(document: _Document) -> Iterable[AnnotatedImage]:
         if annotation.image_id not in annotated:
             raise ValueError(f"{where}.image_id: no image has the id {annotation.image_id}")
         if annotation.category_id not in names:
-            raise ValueError(
-                f"{where}.category_id: no category has the id {annotation.category_id}"
-            )
+            raise ValueError(f"{where}.category_id: there is no category {annotation.category_id}")
         if (name := names[annotation.category_id]) in _CATEGORIES:
             try:
                 bbox = _BBOX.validate_python(annotation.bbox, strict=True)

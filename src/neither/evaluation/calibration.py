@@ -88,9 +88,8 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor) -> Calibr
         return outcomes(torch.searchsorted(cumulative, uniform.mT.contiguous(), right=True))
 
     error = _calibration_error(sums, outcomes(labels[:, None]), simulate)
-    return CalibrationError(
-        *(each / num_classes for each in (error.value, error.expected, error.bound))
-    )
+    bounds = (error.value, error.expected, error.bound)
+    return CalibrationError(*(each / num_classes for each in bounds))
 
 
 def reliability_bins(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
@@ -165,9 +164,8 @@ def _calibration_error(
         errors(*simulate(torch.rand((num, num_images), dtype=torch.float64, generator=generator)))
         for num in chunk_draws(max(num_images, len(sums)))
     ])  # fmt: skip
-    return CalibrationError(
-        float(errors(*observed)), float(simulated.mean()), float(simulated.quantile(0.95))
-    )
+    expected, bound = float(simulated.mean()), float(simulated.quantile(0.95))
+    return CalibrationError(float(errors(*observed)), expected, bound)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR_WEIGHT) -> float:

@@ -127,9 +127,7 @@ def evaluate_path(
     if (splits_file := model / "splits.csv").is_file():
         trained_on = read_hashes(splits_file, "train")
     else:
-        info(
-            "a bare checkpoint does not record which images it was trained on; its run folder does"
-        )
+        info("a bare checkpoint does not record which images it was trained on; its run does")
     evaluation = evaluate(classifier, images, output_dir, unseen, trained_on)
     return replace(evaluation, name=name, source=source)
 

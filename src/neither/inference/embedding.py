@@ -73,9 +73,8 @@ def embed(
             rows = missing[start : start + _BLOCK_IMAGES]
             parts = []
             for batch in np.split(rows, range(_NOTE_IMAGES, len(rows), _NOTE_IMAGES)):
-                parts.append(
-                    compute_outputs(backbone, pixels, indices[batch], preprocessing, device).numpy()
-                )
+                outputs = compute_outputs(backbone, pixels, indices[batch], preprocessing, device)
+                parts.append(outputs.numpy())
                 done = start + sum(map(len, parts))
                 bar.set_note(f"{done / (time.monotonic() - start_time):,.0f} images/s")
                 bar.update(done, len(missing))

@@ -208,9 +208,7 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{field} of this checkpoint is missing or wrong: {first['msg']}"
-        ) from error
+        raise CheckpointError(f"{field} of this checkpoint is wrong: {first['msg']}") from error
     classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
     if (
         len(set(classes)) < len(classes)

@@ -63,9 +63,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(
-            *_conv_bn(in_channels, out_channels, stride), nn.ReLU(inplace=True)
-        )
+        relu = nn.ReLU(inplace=True)
+        self.first = nn.Sequential(*_conv_bn(in_channels, out_channels, stride), relu)
         self.second = nn.Sequential(*_conv_bn(out_channels, out_channels, stride=1))
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:

@@ -146,9 +146,8 @@ def write_report(
 
 def _key_results(metrics: Mapping[str, Any]) -> list[str]:
     """Return sentences about the best and worst class, the most frequent mistake, calibration."""
-    recalls = {
-        name: row["recall"] for name, row in metrics.get("per_class", {}).items() if "recall" in row
-    }
+    per_class = metrics.get("per_class", {}).items()
+    recalls = {name: row["recall"] for name, row in per_class if "recall" in row}
     findings = []
     if len(set(recalls.values())) > 1:
         best, worst = max(recalls, key=recalls.__getitem__), min(recalls, key=recalls.__getitem__)
@@ -164,9 +163,8 @@ def _key_results(metrics: Mapping[str, Any]) -> list[str]:
     ]
     if mistakes:
         num, _, true, predicted, total = max(mistakes, key=lambda mistake: mistake[:2])
-        findings.append(
-            f"Most frequent mistake: {true} classified as {predicted}, {num:,} of {total:,}."
-        )
+        counts = f"{num:,} of {total:,}"
+        findings.append(f"Most frequent mistake: {true} classified as {predicted}, {counts}.")
     if "ece" in metrics:
         findings.append(calibration_sentence(metrics))
     return findings

@@ -82,9 +82,7 @@ def plot_risk_coverage(
 
     A dashed line shows the error rate that the target precision of the threshold allows.
     """
-    figure, axes = _new_figure(
-        "predictions accepted, most confident first", "error rate", True, title
-    )
+    figure, axes = _new_figure("accepted, most confident first", "error rate", True, title)
     target = 1 - target_precision
     axes.plot([0, 1], [target, target], color=_TEXT, linestyle="--", linewidth=1.2, label="target")
     for (name, points), color in zip(curves.items(), (_VAL, _TRAIN), strict=False):

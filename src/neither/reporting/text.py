@@ -45,9 +45,8 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
     reject = metrics.get("reject_class")
     recall = metrics["per_class"].get(reject, {}).get("recall") if reject else None
     if recall is not None:
-        sentences.append(
-            f"Of 100 images of {reject}, {_of_100(recall)} are classified as {reject}."
-        )
+        num = _of_100(recall)
+        sentences.append(f"Of 100 images of {reject}, {num} are classified as {reject}.")
     return sentences
 
 

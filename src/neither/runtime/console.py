@@ -82,9 +82,7 @@ class _LossyStderr:
 
 def printable(text: object) -> str:
     """Escape what could control a terminal or break a line, and bytes that are not UTF-8."""
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in str(text)
-    )
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
 
 
 def format_percent(fraction: float) -> str:

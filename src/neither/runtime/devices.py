@@ -77,9 +77,7 @@ def choose_device(device: str) -> torch.device:
     chosen = torch.device(_find_device() if device == "auto" else device)
     num_cuda = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= num_cuda:
-        raise OutputError(
-            f"device: {device}: this machine has {num_cuda} CUDA devices; choose auto or cpu"
-        )
+        raise OutputError(f"device: {device}: found {num_cuda} CUDA devices; choose auto or cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise OutputError(f"device: {device}: this machine has no MPS device; choose auto or cpu")
     return chosen

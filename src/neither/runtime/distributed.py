@@ -56,10 +56,8 @@ class World:
         Every shard starts at an even index, so that CutMix pairs stay together. The last shards may
         be empty; that of rank 0 is not.
         """
-        start, stop = (
-            min(num, 2 * -(-num * rank // (2 * self.size))) for rank in (self.rank, self.rank + 1)
-        )
-        return slice(start, stop)
+        ends = (2 * -(-num * rank // (2 * self.size)) for rank in (self.rank, self.rank + 1))
+        return slice(*(min(num, end) for end in ends))
 
     def poll_signals(self) -> None:
         """Raise `Stopped` in all ranks at the same point if any of them received a signal."""

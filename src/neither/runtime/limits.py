@@ -40,9 +40,8 @@ def free_memory() -> int:
     Memory with cached files counts as free, since the kernel drops these when it is needed. Where
     the system does not say, as on macOS, the result is 4 GB.
     """
-    match = re.search(
-        r"^MemAvailable: +(\d+) kB$", read_system_file(ROOT / "proc/meminfo"), re.MULTILINE
-    )
+    text = read_system_file(ROOT / "proc/meminfo")
+    match = re.search(r"^MemAvailable: +(\d+) kB$", text, re.MULTILINE)
     available = int(match[1]) * 1024 if match else _UNKNOWN_MEMORY
     return max(0, min([available, *map(_unused_memory, _cgroups("memory"))]))
 
@@ -65,18 +64,16 @@ def _unused_memory(cgroup: Path) -> int:
     for limit, usage, cache in _MEMORY_FILES:
         with suppress(ValueError):  # "max", or no such files
             left = int(read_system_file(cgroup / limit)) - int(read_system_file(cgroup / usage))
-            match = re.search(
-                rf"^{cache} (\d+)$", read_system_file(cgroup / "memory.stat"), re.MULTILINE
-            )
+            text = read_system_file(cgroup / "memory.stat")
+            match = re.search(rf"^{cache} (\d+)$", text, re.MULTILINE)
             unused.append(left + (int(match[1]) if match else 0))
     return min(unused)
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
     """Yield the folder of this process's group, and of each group around it that is visible."""
-    lines = (
-        line.split(":", 2) for line in read_system_file(ROOT / "proc/self/cgroup").splitlines()
-    )
+    text = read_system_file(ROOT / "proc/self/cgroup")
+    lines = (line.split(":", 2) for line in text.splitlines())
     groups = {name: group for _, names, group in lines for name in names.split(",")}
     for line in read_system_file(ROOT / "proc/self/mountinfo").splitlines():
         # ID, parent, device, top, mount point, options ... - file system, source, its options

@@ -226,9 +226,7 @@ def read_decision(folder: Path, config: Config) -> tuple[float, DecisionRule]:
             "scripts/cross_validate.py with this config first"
         ) from error
     if digest != config_digest(config):
-        raise UsageError(
-            f"decision.cross_validation: {folder}: this cross-validation has another config"
-        )
+        raise UsageError(f"decision.cross_validation: {folder}: it has another config")
     return temperature, rule
 
 

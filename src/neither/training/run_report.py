@@ -49,10 +49,8 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
     folder = _val_folder(config, run.folder)
     val = read_split(splits_file, source, "val")
     known = [val_logits[path] for path in val.paths if path in val_logits]
-    is_known = len(known) == len(val.paths) > 0
-    evaluation = evaluate(
-        classifier, val, folder, known_logits=torch.stack(known) if is_known else None
-    )
+    logits = torch.stack(known) if len(known) == len(val.paths) > 0 else None
+    evaluation = evaluate(classifier, val, folder, known_logits=logits)
     if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
     evaluate_text = evaluate_command(config, run.folder)

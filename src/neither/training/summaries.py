@@ -105,9 +105,8 @@ def _log_val(
     mistakes = draw_worst_mistakes(state, data, probabilities)
     writer.add_image("val/worst_mistakes", mistakes, step, dataformats="HWC")
     for number, name in enumerate(config.classes):
-        writer.add_pr_curve(
-            f"precision_recall/{name}", labels == number, probabilities[:, number], step
-        )
+        is_class, scores = labels == number, probabilities[:, number]
+        writer.add_pr_curve(f"precision_recall/{name}", is_class, scores, step)
 
 
 def _log_weights(writer: "SummaryWriter", state: TrainState) -> None:

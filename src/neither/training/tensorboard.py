@@ -45,9 +45,8 @@ class MetricsLogger:
             for split in ("train", "val"):
                 folder = run_folder / "tensorboard" / split
                 order_event_files(folder)
-                self._writers[split] = Writer(
-                    str(folder), purge_step=0 if step is None else step + 1
-                )
+                first_dropped = 0 if step is None else step + 1
+                self._writers[split] = Writer(str(folder), purge_step=first_dropped)
         except (ImportError, OSError) as error:
             self._give_up(error)
 
