@@ -207,8 +207,8 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         checkpoint = TypeAdapter(Checkpoint).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{field} of this checkpoint is wrong: {first['msg']}") from error
+        what = f"{'.'.join(map(str, first['loc']))} of this checkpoint is missing or wrong"
+        raise CheckpointError(f"{what}: {first['msg']}") from error
     classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
     if (
         len(set(classes)) < len(classes)
