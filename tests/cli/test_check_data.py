@@ -1,10 +1,13 @@
 import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from calls import Call
 from images import draw_shape
+from neither.data.corrections import DROPPED, Answer, append_answers
 
 
 @pytest.fixture
@@ -74,6 +77,25 @@ def test_images_are_counted_by_class_and_source(call: Call, root: Path) -> None:
     assert json.loads(call("check_data", root, "--json").out)["sources"] == {}
     many = call("check_data", root, "--sources", "/([0-9]+)")
     assert "and 40 more; --json lists all" in many.out
+
+
+def test_corrections_are_counted_and_dropped_images_no_duplicates(call: Call, root: Path) -> None:
+    review = root.with_name("corrections.csv")
+    files = [root / "dog" / "1.png", root / "dog" / "2.png", root / "neither" / "1.png"]
+    shutil.copy(files[0], root / "dog" / "copy.png")
+    labels = (DROPPED, "neither", "neither")
+    answers = [Answer(sha256(file.read_bytes()).hexdigest(), "", "", label, "unsure")
+               for file, label in zip(files, labels, strict=True)]  # fmt: skip
+    append_answers(review, answers, ("dog", "neither"))
+    done = call("check_data", root, "--json", "--corrections", review)
+    report = json.loads(done.out)
+    assert done.code == 0, done.err
+    assert report["counts"] == {"all": {"dog": 58, "neither": 61}}
+    assert report["dropped_in_review"] == ["dog/1.png", "dog/copy.png"]
+    assert report["exact_duplicates"] == report["near_duplicates"] == []
+    review.write_text(review.read_text().replace(",neither,unsure", ",cat,unsure"))
+    done = call("check_data", root, "--corrections", review)
+    assert (done.code, done.err.count("\n")) == (3, 1)
 
 
 @pytest.mark.parametrize("pattern", ["(", "(cam)"])

@@ -1,7 +1,9 @@
 """Evaluate: what it scores, `--priors` and `--require`."""
 
+import csv
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from checkpoints import save_run
 from cli.runs import CONFIG, SMALL, make_flat, results, run_printed, splits_of, train
 from images import draw_shape, make_splits
 from neither.cli.evaluate import Requirement, read_priors, read_requirement
+from neither.data.corrections import DROPPED, Answer, append_answers
 from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 from neither.runtime.errors import UsageError
@@ -239,3 +242,28 @@ def test_aliases_of_a_checkpoint_hold_in_folders_and_manifests(call: Call, tmp_p
     (tmp_path / "some.csv").write_text("label,path\npeople,other/people/000.png\n")
     assert call("evaluate", run, tmp_path / "some.csv", "--output-dir", tmp_path / "out").code == 0
     assert results(tmp_path / "out")[1]["other/people/000.png"]["true_label"] == "human"
+
+
+def test_corrections_of_reviewed_images_are_followed(
+    call: Call, flat: Flat, tmp_path: Path
+) -> None:
+    root, run, _ = flat
+    with (run / "splits.csv").open(newline="") as file:
+        test = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    review, out = tmp_path / "corrections.csv", tmp_path / "out"
+    answers = [Answer(row["sha256"], "", row["label"], "dog", "unsure") for row in test]
+    answers[0] = replace(answers[0], new_label=DROPPED)
+    for number, more in ((1, answers[1:]), (0, answers)):
+        append_answers(review, more, ("dog", "human", "neither"))
+        for moved in (root, shutil.copytree(root, tmp_path / f"moved{number}")):
+            options = ("--split", "test", "--corrections", review, "--output-dir", out)
+            done = call("evaluate", run, moved, *options)
+            assert done.code == 0, done.err
+            labels = {path: row["true_label"] for path, row in results(out)[1].items()}
+            if number:  # not all of test is reviewed
+                assert labels == {row["path"]: row["label"] for row in test}
+            else:
+                assert labels == {row["path"]: "dog" for row in test[1:]}
+    done = call("evaluate", run, root / "human", "--corrections", review, "--output-dir", out)
+    assert {row["true_label"] for row in results(out)[1].values()} == {""}
+    assert call("evaluate", run, root, "--corrections", tmp_path / "gone.csv").code == 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neither.config.schema import Data
 from neither.data import dataset
+from neither.data.corrections import DROPPED, Answer, append_answers
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
@@ -233,3 +234,37 @@ def test_images_carry_their_source_into_train_and_val(
     for source, pattern in ((manifest, "^photos"), (root, "(cam)")):
         with pytest.raises(UsageError, match=r"\Adata\.sources: "):
             load(source, run, sources=pattern)
+
+
+def test_corrections_replace_labels_and_drop_images_but_move_none(
+    root: Path, run: Path, tmp_path: Path
+) -> None:
+    load(root, run)
+    before = read_splits(run)
+    train = [row for row in before if row["split"] == "train"]
+    val = [row for row in before if row["split"] == "val"]
+
+    def review(row: dict[str, str], new: str) -> None:
+        queue = "label issues"
+        answer = Answer(row["sha256"], row["path"], row["label"], new, queue)
+        append_answers(tmp_path / "corrections.csv", [answer], CLASSES)
+
+    other = {"dog": "human", "human": "dog"}
+    review(train[0], DROPPED)
+    review(train[1], other[train[1]["label"]])
+    review(val[0], other[val[0]["label"]])  # alone it does not count
+    (run / "splits.csv").unlink()
+    dataset = load(root, run, corrections=str(tmp_path / "corrections.csv"))
+    changes = {train[0]["path"]: {"split": "", "reason": "dropped in a review"},
+               train[1]["path"]: {"label": other[train[1]["label"]]}}  # fmt: skip
+    assert read_splits(run) == [row | changes.get(row["path"], {}) for row in before]
+    assert dataset.train.paths == [row["path"] for row in train[1:]]
+    assert CLASSES[int(dataset.train.labels[0])] == other[train[1]["label"]]
+
+    review(train[1], train[1]["label"])
+    review(train[2], DROPPED)  # while it trains: the run keeps to its splits.csv
+    resumed = load(root, run, corrections=str(tmp_path / "corrections.csv"))
+    assert resumed.fingerprint == dataset.fingerprint
+    assert torch.equal(resumed.train.labels, dataset.train.labels)
+    with pytest.raises(DataError, match="of another label now"):
+        load(root, run)

@@ -1,5 +1,6 @@
 """Report and model card of a finished run, and what happens to them later."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 import neither
 from images import make_splits
+from neither.data.corrections import DROPPED, Answer, append_answers
 from neither.models.checkpoint import load_checkpoint, save_checkpoint
 from neither.models.decision_rule import DecisionRule
 from neither.training import summaries
@@ -100,3 +102,37 @@ def test_odd_names_and_a_run_that_accepts_nothing_have_a_model_card_too(
     for text in (card, done.out, (odd / "report.html").read_text()):  # it never passes in silence
         assert "99 more predictions of neither" in text
     assert "No prediction is confident" in (odd / "report.html").read_text()
+
+
+def test_after_a_review_both_models_are_scored_on_the_same_corrected_val(
+    run: Path, call: Callable[..., Any]
+) -> None:
+    with (run / "splits.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] in ("train", "val")]
+    answers = [Answer(row["sha256"], "", row["label"], row["label"], "unsure") for row in rows]
+    (dog,) = [index for index, row in enumerate(rows) if row["path"] == "train/dog/000.png"]
+    (cat,) = [index for index, row in enumerate(rows) if row["path"] == "val/human/000.png"]
+    answers[dog] = replace(answers[dog], new_label=DROPPED)
+    answers[cat] = replace(answers[cat], new_label="neither")
+    append_answers(run / "corrections.csv", answers[:-1], ("dog", "human", "neither"))
+    new = ("train", "test.yaml", "name=second", "data.corrections=runs/test/corrections.csv")
+    done = call(*new)
+    assert done.code == 0, done.err
+    metrics = json.loads(Path("runs/second/evaluations/images-val/metrics.json").read_text())
+    assert metrics["review"] == {
+        "num_reviewed": 34, "num_changed": 1, "macro_recall_before": pytest.approx(0, abs=1)
+    }  # fmt: skip
+    assert [sum(row) for row in metrics["confusion_matrix"]] == [4, 4, 4]  # not all val is reviewed
+
+    append_answers(run / "corrections.csv", answers, ("dog", "human", "neither"))
+    done = call(*new, "--fresh")
+    assert "2 of 36 reviewed labels changed; macro recall on the same corrected val: " in done.out
+    metrics = json.loads(Path("runs/second/evaluations/images-val/metrics.json").read_text())
+    assert [sum(row) for row in metrics["confusion_matrix"]] == [4, 3, 5]
+    before = Path("runs/second/evaluations/images-val-before-review/metrics.json").read_text()
+    assert metrics["review"]["macro_recall_before"] == json.loads(before)["macro_recall"]
+    assert "2 of 36 reviewed labels changed" in Path("runs/second/report.html").read_text()
+    # The answers stay where the next review finds them.
+    assert call("train", "test.yaml", "--fresh").code == 0
+    assert (run / "corrections.csv").exists()
+    assert call(*new, "data.corrections=gone.csv").code == 2

@@ -1,4 +1,4 @@
-"""Command `check_data FOLDER_OR_CSV [--sources REGEX] [--json]`."""
+"""Command `check_data FOLDER_OR_CSV [--sources REGEX] [--corrections FILE] [--json]`."""
 
 import argparse
 import json
@@ -36,6 +36,12 @@ def main() -> int:
         metavar="REGEX",
         help="finds the source of an image (camera, site, shoot) in its path, as data.sources does",
     )
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="FILE",
+        help="follow the answers of a review, as data.corrections does",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     arguments = parser.parse_args()
     return run_command(lambda: _check(arguments))
@@ -52,7 +58,7 @@ def _pattern(text: str) -> str:
 def _check(arguments: argparse.Namespace) -> int:
     from neither.data.dataset_report import report_dataset
 
-    report = report_dataset(arguments.images, arguments.sources)
+    report = report_dataset(arguments.images, arguments.sources, arguments.corrections)
     if arguments.json:
         print_line(json.dumps(report, indent=2))
     else:
@@ -115,7 +121,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for key, what in (("exact_duplicates", "same bytes"), ("near_duplicates", "near-duplicates")):
         groups = [" = ".join(group["paths"]) for group in report[key]]
         _print_list(f"groups of images: {what}", groups)
-    for key in ("single_color", "dark", "blurred"):
+    for key in ("single_color", "dark", "blurred", "dropped_in_review"):
         _print_list(f"{key.replace('_', '-')} images", report[key])
 
 

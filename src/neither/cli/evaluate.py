@@ -44,6 +44,12 @@ def main() -> int:
         "probabilities are corrected for it",
     )
     parser.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="FILE",
+        help="follow the answers of a review (default: those that the run was trained with)",
+    )
+    parser.add_argument(
         "--require",
         action="append",
         default=[],
@@ -71,6 +77,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.split,
         arguments.unseen,
         arguments.output_dir,
+        arguments.corrections,
     )
     report_evaluation(arguments.model, evaluation)
     metrics, output_dir = evaluation.metrics, evaluation.output_dir

@@ -73,6 +73,7 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
         count_accepted,
         decision_rule_sentences,
         is_near_chance,
+        review_sentence,
     )
 
     metrics = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _METRICS)
@@ -85,6 +86,8 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
         if num_accepted < FEW_IMAGES:
             accepted += ", too few to rely on"
     print_line(accepted)
+    if sentence := review_sentence(val_metrics):
+        print_line(sentence)
     known = {"classes": best.classes, "reject_class": best.reject_class}
     for line in decision_rule_sentences(known | {"calibrated_on": best.calibrated_on} | rule):
         print_line(line)

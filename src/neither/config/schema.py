@@ -124,6 +124,10 @@ class Data(Section):
     """Regular expression searched in each path. What its group matches names the source of the
     image: the camera, site, collection or shoot. Images without a match have no source. A manifest
     with a column `source` names them instead."""
+    corrections: PathText | None = None
+    """CSV file with the answers of a review (docs/review.md): labels are replaced, and dropped
+    images left out. Answers about images of val and test count if they come from the random sample,
+    or if every image of that split has one."""
     max_unreadable: Fraction = 0.01
     """Fraction of the images that may be unreadable. With more, training does not start."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Data
+from neither.data.corrections import follow_answers, read_answers
 from neither.data.fingerprints import FINGERPRINT
 from neither.data.layout import find_training_images
 from neither.data.manifest import find_training_rows
@@ -101,11 +102,13 @@ def load_dataset(
     A run that has a `splits.csv` keeps to it.
 
     Raises:
-        UsageError: if the folder or manifest does not exist, or `data.sources` does not fit it.
-        DataError: if the folders are not as required, too many images are unreadable, or images of
-            the run are changed or missing.
+        UsageError: if the folder, manifest or file of corrections does not exist, or `data.sources`
+            does not fit it.
+        DataError: if folders or corrections are not as required, too many images are unreadable, or
+            images of the run are changed or missing.
         OutputError: if decoded images cannot be kept, or a decoding process was killed.
     """
+    answers = read_answers(settings.corrections, classes, settings.aliases)
     table = find_images(settings, classes)
     for note in table.notes:
         info(note)
@@ -114,12 +117,13 @@ def load_dataset(
     store = build_store(table, preprocessing, run_folder / "cache", settings.max_unreadable)
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
-        assignment, added = match_splits(splits_file, table, store)
+        assignment, added = match_splits(splits_file, table, store, answers)
         if added:
             info(f"{len(added):,} images added since this run began are left out, "
                 f"{printable(added[0])} among them; --fresh takes them in")  # fmt: skip
     else:
         assignment = assign_splits(table, store, seed, settings)
+        assignment = follow_answers(table, store, assignment, answers)
         check_class_counts(table, assignment, classes)
         write_splits(splits_file, table, store, assignment)
     log_split_summary(table, store, assignment, classes)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neither.config.schema import Data
+from neither.data.corrections import apply_answers, read_answers
 from neither.data.decode import TRAITS_SIDE, extract_traits, open_upright
 from neither.data.fingerprints import (
     FINGERPRINT,
@@ -55,12 +56,16 @@ _LARGE_DIFFERENCE = 0.15  # with any ratio
 _MIN_STANDARD_ERRORS = 4.0  # as dozens of traits are tested
 
 
-def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
+def report_dataset(
+    source: Path, sources: str | None = None, corrections: Path | None = None
+) -> dict[str, Any]:
     """Decode every image of a folder or manifest and report on it; nothing is written.
 
     Args:
         source: the folder or manifest.
         sources: regular expression that finds the source of an image in its path.
+        corrections: answers of a review, whose labels replace those of the images; images that it
+            dropped are reported as such alone.
 
     Returns:
         The report that `check_data.py --json` prints. `errors` stop a training with default
@@ -68,11 +73,15 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
     """
     table = read_manifest(source) if is_manifest(source) else find_all_images(source)
     name_sources(table, sources)
+    classes = sorted({label for label in table.labels if label})
+    answers = read_answers(corrections, classes, {})
     files = inspect_images(table)
     fingerprints = np.concatenate([file.fingerprint for file in files])
     reasons = {index: file.reason for index, file in enumerate(files) if file.reason}
     store = ImageStore(fingerprints, reasons)
+    dropped = apply_answers(table, store.hashes, table.splits, answers)
     readable = store.is_readable
+    readable[dropped] = False
     modes = np.array([file.mode for file in files])
     spread = np.array([file.spread for file in files])
     sharpness = np.array([file.sharpness for file in files])
@@ -80,7 +89,6 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
     flags = fingerprints["flags"][readable]
     formats = [KNOWN_FORMATS[number] for number in fingerprints["format"][readable]]
     sizes = np.stack([fingerprints["width"], fingerprints["height"]], axis=1)[readable]
-    classes = sorted({label for label in table.labels if label})
 
     def select(mask: NDArray[np.bool_]) -> list[str]:
         return [table.paths[index] for index in np.flatnonzero(mask)]
@@ -111,9 +119,12 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
         "other_files": dict(sorted(table.listing.others.items())),
         "num_hidden": table.listing.num_hidden,
         "irregular_files": table.listing.irregular,
+        "dropped_in_review": [table.paths[index] for index in dropped],
         "unreadable_folders": table.unreadable_folders,
         "exact_duplicates": _groups(table, contents),
-        "near_duplicates": _groups(table, _near_duplicate_clusters(fingerprints), contents),
+        "near_duplicates": _groups(
+            table, np.where(readable, _near_duplicate_clusters(fingerprints), -1), contents
+        ),
         "dark": select(readable & (fingerprints["brightness"] < _DARK)),
         "blurred": select(readable & (sharpness < _BLURRED) & (spread >= _SINGLE_COLOR)),
         "single_color": select(readable & (spread < _SINGLE_COLOR)),
@@ -124,7 +135,7 @@ def report_dataset(source: Path, sources: str | None = None) -> dict[str, Any]:
         known = fingerprints[labelled], modes[labelled], labels[labelled]
         report["shortcuts"] = [each._asdict() for each in find_shortcuts(*known)]
         report["macro_recall_from_metadata"] = predict_from_metadata(*known)
-    report["errors"] = _errors(table, store, classes)
+    report["errors"] = _errors(table, store, classes, dropped)
     report["warnings"] = _warnings(table, report)
     return report
 
@@ -271,7 +282,9 @@ def _shape(fingerprints: NDArray[np.void]) -> tuple[NDArray[np.uint32], NDArray[
     return np.minimum(width, height), width / np.maximum(height, 1)
 
 
-def _errors(table: ImageTable, store: ImageStore, classes: Sequence[str]) -> list[str]:
+def _errors(
+    table: ImageTable, store: ImageStore, classes: Sequence[str], dropped: Sequence[int]
+) -> list[str]:
     """Return the errors that a training with default settings would stop with."""
     errors = list(table.unreadable_folders)
     unreadable = [f"{printable(table.paths[i])}: {reason}" for i, reason in store.reasons.items()]
@@ -288,6 +301,7 @@ def _errors(table: ImageTable, store: ImageStore, classes: Sequence[str]) -> lis
         find = find_training_rows if is_manifest(table.source) else find_training_images
         if find(table.source, classes).paths == table.paths:
             assignment = assign_splits(table, store, seed=0, settings=settings)
+            assignment.split_indices[dropped] = 0
             check_class_counts(table, assignment, classes)
     except DataError as error:
         errors.append(str(error))

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image, features
@@ -97,6 +98,14 @@ def read_file(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise UnreadableError(f"larger than {MAX_BYTES:,} bytes")
     return content
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hex; empty if it cannot be read."""
+    try:
+        return sha256(read_file(path)).hexdigest()
+    except UnreadableError:
+        return ""
 
 
 def is_image_start(content: bytes) -> bool:

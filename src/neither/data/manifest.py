@@ -10,7 +10,7 @@ import io
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
 
@@ -145,7 +145,7 @@ def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str
 
     `labels` are the class of each name, as `labels_by_name` returns them.
     """
-    rows = _rows(path)
+    rows = split_rows(path, read_text(path, "path,label"), ("path", "label"))
     columns = next(rows, (0, []))[1]
     plain = [name.strip().casefold() for name in columns]  # so that " Split" is an error
     if any(plain.count(name) != columns.count(name) for name in _COLUMNS) or not (
@@ -184,32 +184,47 @@ def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str
         raise DataError(f"{path}: no images are listed here")
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_text(path: Path, columns: str) -> str:
+    """Return the text of a CSV file in any encoding of a spreadsheet; `columns` are for errors."""
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; want a CSV file with the columns path,label")
+        raise UsageError(f"{path}: no such file; want a CSV file with the columns {columns}")
     try:
-        content = path.read_bytes()
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
-            text = content.decode("utf-16", "replace")
-        else:  # surrogateescape: bytes that are not UTF-8 name a file too
-            text = content.decode("utf-8-sig", "surrogateescape")
-        given = _SEPARATOR.match(text)
-        delimiter = given[1] if given else _delimiter(text)
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        for cells in lines:
-            # Spreadsheets write rows of separators.
-            if any(cells) and not (given and lines.line_num == 1):
-                yield lines.line_num, cells
+        return decode_text(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def decode_text(content: bytes) -> str:
+    """Decode UTF-8 with or without a byte order mark, or UTF-16 with one."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Excel's "Unicode text"
+        return content.decode("utf-16", "replace")
+    # surrogateescape: bytes that are not UTF-8 name a file too
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def split_rows(path: Path, text: str, columns: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of each row, the one with the names of the columns first.
+
+    Raises:
+        DataError: if a row is malformed.
+    """
+    delimiter = find_delimiter(text, columns)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in lines:
+            # Spreadsheets write rows of separators.
+            if any(cells) and not (lines.line_num == 1 and _SEPARATOR.match(text)):
+                yield lines.line_num, cells
     except csv.Error as error:
         raise DataError(f"{path}:{lines.line_num}: not a CSV file: {error}") from error
 
 
-def _delimiter(text: str) -> str:
-    """Return what separates the columns in the first line; Excel writes ; in much of Europe."""
+def find_delimiter(text: str, columns: Collection[str]) -> str:
+    """Return what separates the columns of the first line; Excel writes ; in much of Europe."""
+    if given := _SEPARATOR.match(text):
+        return given[1]
     first = text.lstrip().partition("\n")[0].strip()
     for delimiter in ",;\t":
-        if {"path", "label"} <= {*next(csv.reader([first], delimiter=delimiter), [])}:
+        if {*columns} <= {*next(csv.reader([first], delimiter=delimiter), [])}:
             return delimiter
     return ","

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,10 +71,12 @@ class ImageTable:
         if root not in excluded.parents:
             return
         prefix = f"{excluded.relative_to(root).as_posix()}/"
-        kept = [index for index, path in enumerate(self.paths) if not path.startswith(prefix)]
-        columns = self.paths, self.labels, self.splits, self.sources, self.hashes
-        for column in filter(None, columns):
-            column[:] = [column[index] for index in kept]
+        self.remove({i for i, path in enumerate(self.paths) if path.startswith(prefix)})
+
+    def remove(self, indices: Collection[int]) -> None:
+        """Remove the images of these indices."""
+        for column in (self.paths, self.labels, self.splits, self.sources, self.hashes):
+            column[:] = [value for index, value in enumerate(column) if index not in indices]
 
     def scan(
         self, folder: Path, visited: set[Identity] | None = None, prefix: str = ""

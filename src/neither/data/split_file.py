@@ -5,15 +5,14 @@ If any image has a source, that is one more column, for people: no run reads it 
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from sys import intern
 
 import numpy as np
 
-from neither.data.image_file import UnreadableError, read_file
+from neither.data.image_file import hash_file
 from neither.data.manifest import is_manifest, read_manifest
 from neither.data.scan import ImageTable, nfc, spelled_on_disk
 from neither.data.splits import ADDED, SPLITS, SplitAssignment
@@ -48,9 +47,15 @@ def data_fingerprint(table: ImageTable, store: ImageStore, assignment: SplitAssi
 
 
 def match_splits(
-    path: Path, table: ImageTable, store: ImageStore
+    path: Path, table: ImageTable, store: ImageStore, answers: Collection[str] = ()
 ) -> tuple[SplitAssignment, list[str]]:
     """Assign the present images to the splits that an existing `splits.csv` gives them.
+
+    Args:
+        path: of the file.
+        table: the images; those with an answer get the label that the run has.
+        store: the images.
+        answers: SHA-256 of the images that a review has answered by now.
 
     Returns:
         The assignment, and the paths of images that were added since, which are excluded.
@@ -61,7 +66,7 @@ def match_splits(
     """
     index_of = {nfc(image): index for index, image in enumerate(table.paths)}
     index_of |= {image: index for index, image in enumerate(table.paths)}
-    split_indices = np.zeros(len(table.paths), np.int8)
+    split_indices, hashes = np.zeros(len(table.paths), np.int8), store.hashes
     added = set(range(len(table.paths)))
     reasons: dict[int, str] = {}
     changes = ("missing", "unreadable", "changed", "of another label now")
@@ -77,8 +82,11 @@ def match_splits(
             wrong["missing"].append(printable(image))
         elif index in store.reasons:
             wrong["unreadable"].append(f"{printable(image)} ({store.reasons[index]})")
-        elif store.fingerprints["sha256"][index].tobytes().hex() != digest:
+        elif hashes[index] != digest:
             wrong["changed"].append(printable(image))
+        elif digest in answers:  # the run may have its label from an earlier answer
+            table.labels[index] = label
+            split_indices[index] = SPLITS.index(split)
         elif nfc(label) != nfc(table.labels[index]):
             wrong["of another label now"].append(printable(image))
         else:
@@ -110,11 +118,8 @@ def holds_split(path: Path, source: Path, split: str) -> bool:
     found = [(table.root / image, digest)
              for image, digest in zip(table.paths, table.hashes, strict=True)
              if (listed is None or image in listed) and (table.root / image).is_file()]  # fmt: skip
-    for file, digest in found[:: max(1, len(found) // _MAX_COMPARED)]:
-        with suppress(UnreadableError):
-            if sha256(read_file(file)).hexdigest() == digest:
-                return True
-    return False
+    some = found[:: max(1, len(found) // _MAX_COMPARED)]
+    return any(hash_file(file) == digest for file, digest in some)
 
 
 def read_hashes(path: Path, split: str) -> set[str]:
@@ -147,11 +152,10 @@ def _read_split(path: Path, source: Path, split: str) -> ImageTable:
 
 
 def _rows(table: ImageTable, store: ImageStore, assignment: SplitAssignment) -> Iterator[list[str]]:
-    sources = table.sources if any(table.sources) else []
+    sources, hashes = (table.sources if any(table.sources) else []), store.hashes
     for index, (image, label) in enumerate(zip(table.paths, table.labels, strict=True)):
-        digest = store.fingerprints["sha256"][index]
         yield [image, label, SPLITS[assignment.split_indices[index]],
-               digest.tobytes().hex() if digest.any() else "",
+               hashes[index] if hashes[index].strip("0") else "",
                assignment.reasons.get(index, ""), *sources[index : index + 1]]  # fmt: skip
 
 
@@ -177,7 +181,7 @@ def read_splits(path: Path) -> Iterator[tuple[str, str, str, str, str]]:
         raise DataError(f"{path}: cannot be read back: {error}; start over with --fresh") from error
 
 
-def csv_line(cells: Sequence[str]) -> bytes:
+def csv_line(cells: Sequence[str], delimiter: str = ",") -> bytes:
     """Return one CSV row that ends in a line feed, as UTF-8.
 
     Bytes of a file name that are not UTF-8 are kept as they are (`surrogateescape`). With a line
@@ -185,7 +189,7 @@ def csv_line(cells: Sequence[str]) -> bytes:
     and the row cannot be read back.
     """
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
     return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
 
 

@@ -26,6 +26,7 @@ from neither.runtime.errors import DataError
 from neither.runtime.rng import hash_fraction
 
 ADDED = "added since this run began"  # the reason in a resumed run
+DROPPED_IN_REVIEW = "dropped in a review"
 SPLITS = ("", "train", "val", "test")  # a lower index gives way to a higher one; "" is excluded
 
 _TRAIN, _VAL, _TEST = 1, 2, 3
@@ -143,8 +144,9 @@ def log_split_summary(
     ):
         if num := int(np.count_nonzero(flags & flag)):
             info(f"images {description}: {num:,}")
+    unlinked = (ADDED, DROPPED_IN_REVIEW)
     linked = [index for index, reason in assignment.reasons.items()
-              if index not in store.reasons and reason != ADDED]  # fmt: skip
+              if index not in store.reasons and reason not in unlinked]  # fmt: skip
     for indices, description in (
         (list(store.reasons), "unreadable images"),
         (linked, "images that duplicate, or share a group with, images in another split"),

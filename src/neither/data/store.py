@@ -46,6 +46,11 @@ class ImageStore:
         readable[list(self.reasons)] = False
         return readable
 
+    @property
+    def hashes(self) -> list[str]:
+        """Return the SHA-256 of each file in hex, zeros for one that could not be read."""
+        return [each.tobytes().hex() for each in self.fingerprints["sha256"]]
+
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the pixels of (B,) readable images from disk; return (B, S, S, 3) uint8."""
         numbers = self.shard_rows[indices]

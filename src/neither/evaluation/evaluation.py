@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from neither.data.corrections import Answer, apply_answers, read_answers
+from neither.data.image_file import hash_file
 from neither.data.layout import find_evaluation_images, find_unseen_images, labels_by_name
 from neither.data.manifest import find_evaluation_rows, given_splits, is_manifest
 from neither.data.scan import ImageTable, nfc
@@ -38,6 +40,7 @@ from neither.inference.prediction import UNSURE, csv_header, to_csv
 from neither.models.checkpoint import find_checkpoint
 from neither.runtime import files
 from neither.runtime.console import info, printable, progress_bar, warn
+from neither.runtime.errors import DataError
 
 SCHEMA_VERSION = 1
 _MAX_LISTED = 10
@@ -83,6 +86,7 @@ def evaluate_path(
     split: str | None,
     unseen_root: Path | None,
     output_dir: Path | None,
+    corrections: Path | None = None,
 ) -> Evaluation:
     """Evaluate a model's classifier on a path and write the results.
 
@@ -94,6 +98,7 @@ def evaluate_path(
         unseen_root: folders of out-of-distribution images, if any.
         output_dir: None for `evaluations/<a>-<b>` in the run folder, or beside the checkpoint; with
             priors `-priors` is appended.
+        corrections: answers of a review to follow; None for those that the training run followed.
 
     Raises:
         UsageError: if a path does not exist, or the results would be written among the images.
@@ -112,6 +117,19 @@ def evaluate_path(
     for table in filter(None, (images, unseen)):
         for note in table.notes:
             info(note)
+    trained_on: Collection[str] = ()
+    if (splits_file := model / "splits.csv").is_file():
+        trained_on = read_hashes(splits_file, "train")
+    else:
+        info("a bare checkpoint does not record which images it was trained on; its run does")
+    if corrections is None and classifier.corrections is not None:
+        if classifier.corrections.is_file():
+            corrections = classifier.corrections
+        else:
+            warn(f"{classifier.corrections}: the corrections of this run are gone; "
+                 "--corrections names them")  # fmt: skip
+    answers = read_answers(corrections, classifier.classes, classifier.aliases)
+    _follow_answers(images, answers, trained_on)
     info(f"images are decoded as in training: {classifier.preprocessing}")
     source = images.root if path.is_dir() else path
     name = "-".join(source.resolve().parts[1:][-2:]) or "root"  # without the / or C:\ before them
@@ -123,13 +141,25 @@ def evaluate_path(
     output_dir = output_dir or home / "evaluations" / name
     for root in roots:
         files.require_outside(output_dir, root)
-    trained_on: Collection[str] = ()
-    if (splits_file := model / "splits.csv").is_file():
-        trained_on = read_hashes(splits_file, "train")
-    else:
-        info("a bare checkpoint does not record which images it was trained on; its run does")
     evaluation = evaluate(classifier, images, output_dir, unseen, trained_on)
     return replace(evaluation, name=name, source=source)
+
+
+def _follow_answers(
+    images: ImageTable, answers: Mapping[str, Answer], trained_on: Collection[str]
+) -> None:
+    """Replace labels, and remove what a review dropped; all but the training images count as test.
+
+    Raises:
+        DataError: if no image is left.
+    """
+    if not answers or not any(images.labels):
+        return
+    hashes = images.hashes or [hash_file(images.root / path) for path in images.paths]
+    splits = ["train" if digest in trained_on else "test" for digest in hashes]
+    images.remove({*apply_answers(images, hashes, splits, answers, is_expected=False)})
+    if not images.paths:
+        raise DataError(f"{images.source}: the corrections drop all images")
 
 
 def _find_images(model: Path, path: Path, split: str | None, classifier: Classifier) -> ImageTable:

@@ -64,6 +64,7 @@ class Classifier:
         temperature: divisor of the logits before softmax.
         source: the folder or manifest of the training run.
         aliases: class of each folder that has another name than its class.
+        corrections: answers of a review that the training run followed, if it did.
         device: of the network.
         decision_rule: which predictions are accepted.
         calibrated_on: the images that temperature and decision rule were fitted to.
@@ -83,6 +84,7 @@ class Classifier:
     calibrated_on: CalibratedOn = "val"
     class_frequencies: tuple[float, ...] = ()
     priors: tuple[float, ...] = ()
+    corrections: Path | None = None
 
     @overload
     def __call__(self, image: str | Path | Image.Image | _Array) -> Prediction: ...
@@ -269,6 +271,7 @@ def load_classifier(path: Path, device: torch.device) -> Classifier:
         decision_rule=checkpoint.decision_rule,
         calibrated_on=checkpoint.calibrated_on,
         class_frequencies=checkpoint.class_frequencies,
+        corrections=checkpoint.corrections,
     )
 
 

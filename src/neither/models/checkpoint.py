@@ -70,6 +70,13 @@ class Checkpoint:
     # what resuming needs besides; None in a checkpoint that is only for inference
     training: dict[str, Any] | None = None
 
+    @property
+    def corrections(self) -> Path | None:
+        """The answers of a review that the training run followed, if it did."""
+        data = self.config.get("data")
+        path = data.get("corrections") if isinstance(data, dict) else None
+        return Path(path).expanduser() if isinstance(path, str) else None
+
     def build(self) -> nn.Module:
         """Return the network with these weights, on the CPU, in evaluation mode.
 

@@ -27,6 +27,7 @@ from neither.reporting.text import (
     count_unseen,
     decision_rule_sentences,
     render_template,
+    review_sentence,
     summary_sentences,
 )
 from neither.runtime import files
@@ -148,7 +149,7 @@ def _key_results(metrics: Mapping[str, Any]) -> list[str]:
     """Return sentences about the best and worst class, the most frequent mistake, calibration."""
     per_class = metrics.get("per_class", {}).items()
     recalls = {name: row["recall"] for name, row in per_class if "recall" in row}
-    findings = []
+    findings = [sentence] if (sentence := review_sentence(metrics)) else []
     if len(set(recalls.values())) > 1:
         best, worst = max(recalls, key=recalls.__getitem__), min(recalls, key=recalls.__getitem__)
         findings.append(

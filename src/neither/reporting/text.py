@@ -50,6 +50,19 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def review_sentence(metrics: Mapping[str, Any]) -> str:
+    """Say what a review of labels changed; empty if there was none."""
+    if (review := metrics.get("review")) is None:
+        return ""
+    text = f"{review['num_changed']:,} of {review['num_reviewed']:,} reviewed labels changed"
+    if (before := review.get("macro_recall_before")) is not None:
+        text += (
+            f"; macro recall on the same corrected val: {_percent(before)} before, "
+            f"{_percent(metrics['macro_recall'])} now"
+        )
+    return f"{text}."
+
+
 def count_unseen(metrics: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many images of unseen kinds are decided as a class, and how many there are.
 

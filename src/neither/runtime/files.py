@@ -52,7 +52,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
-                _sync(file.fileno(), path)
+                sync(file.fileno(), path)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -61,12 +61,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         with named(path.parent), suppress(PermissionError):  # it may be written, but not be read
             handle = os.open(path.parent, os.O_RDONLY)
             try:
-                _sync(handle, path.parent)
+                sync(handle, path.parent)
             finally:
                 os.close(handle)
 
 
-def _sync(handle: int, path: Path) -> None:
+def sync(handle: int, path: Path) -> None:
     """Bring a file, or the names in a folder, to disk; warn where the file system cannot do so."""
     try:
         os.fsync(handle)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 from neither.runtime import signals
@@ -74,6 +74,32 @@ def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
         time.sleep(_POLL_SECONDS)
 
 
+@contextmanager
+def locked_file(path: Path, wait: bool) -> Iterator[BinaryIO]:
+    """Open a file to read it and to append to it, made if it is missing, for one process at a time.
+
+    Args:
+        path: of the file.
+        wait: wait until no other process has it, instead of raising.
+
+    Raises:
+        OSError: if the file cannot be opened.
+        OutputError: if another process has it.
+    """
+    with named(path), path.open("a+b") as file:
+        try:
+            while not _flock(file):
+                if not wait:
+                    raise OutputError(f"{path}: another process writes this file; wait for it")
+                time.sleep(_POLL_SECONDS / 10)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+            warn_once("locks", f"{path}: this file system has no locks: let one process write it")
+        file.seek(0)
+        yield file
+
+
 def _try_lock(folder: Path, stack: ExitStack) -> str:
     """Lock a folder until the stack unwinds; or name the process of this machine that has."""
     path = folder / NAME
@@ -102,7 +128,7 @@ def _try_lock(folder: Path, stack: ExitStack) -> str:
     return ""
 
 
-def _flock(file: FileIO) -> bool:
+def _flock(file: FileIO | BinaryIO) -> bool:
     """Lock a file until it is closed; return False if another process has locked it."""
     try:
         import fcntl

@@ -39,6 +39,7 @@ RESUMABLE_CHANGES = {
     "data.store",
     "checkpoint.save_every_minutes",
 }
+CORRECTIONS = "corrections.csv"  # of a review: the user's work, which no new run moves
 _KEYS_OF_EXACT_RESUME = ("torch", "device", "precision", "threads", "processes")
 
 
@@ -135,7 +136,8 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
 
 def _require_run(run: RunFolder) -> None:
     """Raise if the folder is not a run, even if it holds a config.yaml: never move its files."""
-    content = sorted(path.name for path in run.folder.iterdir() if not path.name.startswith("."))
+    content = sorted(path.name for path in run.folder.iterdir()
+                     if not path.name.startswith(".") and path.name != CORRECTIONS)  # fmt: skip
     was_opened = (run.folder / locks.NAME).exists() or run.has_checkpoint()
     if content and not (was_opened and (run.folder / "config.yaml").exists()):
         raise OutputError(
@@ -243,7 +245,8 @@ def flatten_config(config: Config) -> dict[str, Any]:
 
 def _move_aside(folder: Path) -> None:
     """Move the content of a folder to `<folder>.1`, or to the first number that is free."""
-    content = [path for path in folder.iterdir() if not path.name.startswith(locks.NAME)]
+    content = [path for path in folder.iterdir()
+               if not path.name.startswith(locks.NAME) and path.name != CORRECTIONS]  # fmt: skip
     if not content:
         return
     number, folder = 1, folder.resolve()

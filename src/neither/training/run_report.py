@@ -1,5 +1,6 @@
 """`report.html` and `MODEL_CARD.md` of a finished run: its best checkpoint on val."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from neither.config.schema import Config
+from neither.data.corrections import DROPPED, read_answers
 from neither.data.manifest import given_splits
-from neither.data.split_file import read_hashes, read_split
+from neither.data.scan import ImageTable
+from neither.data.split_file import read_hashes, read_split, read_splits
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import load_classifier
 from neither.models.networks import count_parameters
@@ -53,6 +56,11 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
     evaluation = evaluate(classifier, val, folder, known_logits=logits)
     if evaluation.labelled is None:
         raise DataError(f"{source}: no image of val can be read any more")
+    if config.data.corrections is not None:
+        with suppress(UserError):  # the file may be gone by now
+            evaluation.metrics["review"] = _describe_review(config, run, val, folder)
+            text = json.dumps(evaluation.metrics, indent=2) + "\n"
+            files.write_atomic(folder / "metrics.json", text)
     evaluate_text = evaluate_command(config, run.folder)
     predict_text = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
     warnings = read_warnings(run.folder)[:_MAX_WARNINGS]
@@ -80,6 +88,42 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
         ],
     )
     write_report(run.report, evaluation.metrics, evaluation.labelled, context)
+
+
+def _describe_review(
+    config: Config, run: RunFolder, val: ImageTable, folder: Path
+) -> dict[str, Any]:
+    """Count the answers that a run follows, and score the reviewed run on the same val.
+
+    That is the run whose folder the corrections are in, unless it was trained on images of val.
+
+    Args:
+        config: of the run, with `data.corrections`.
+        run: finished.
+        val: its images and labels, as corrected.
+        folder: with the results on val; those of the reviewed run get a folder beside it.
+
+    Returns:
+        `num_reviewed` and `num_changed`; `macro_recall_before` if the reviewed run is known.
+    """
+    path = Path(str(config.data.corrections)).expanduser()
+    answers = read_answers(path, config.classes, config.data.aliases)
+    labels = {digest: label if split else DROPPED
+              for _, label, split, digest, _ in read_splits(run.folder / "splits.csv")}  # fmt: skip
+    followed = [each for each in answers.values() if labels.get(each.sha256) == each.new_label]
+    review: dict[str, Any] = {
+        "num_reviewed": len(followed),
+        "num_changed": sum(each.is_change for each in followed),
+    }
+    old = RunFolder(path.parent, None)
+    if old.folder.resolve() != run.folder.resolve() and old.best.exists():
+        device = choose_device_config(config.device, "float32").device
+        classifier = load_classifier(old.best, device)
+        is_fair = not read_hashes(old.folder / "splits.csv", "train") & {*val.hashes}
+        if is_fair and classifier.classes == config.classes:
+            before = evaluate(classifier, val, folder.with_name(f"{folder.name}-before-review"))
+            review["macro_recall_before"] = before.metrics["macro_recall"]
+    return review
 
 
 def read_val_metrics(config: Config, folder: Path) -> dict[str, Any]:

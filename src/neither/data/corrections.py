@@ -1,0 +1,240 @@
+"""`corrections.csv`: the answers of a review, one row each, in a file that only grows.
+
+A row says of an image, known by the SHA-256 of its content: the class it belongs to, that it is
+dropped, or that its answer is undone. The last row of an image counts. A process that is killed
+while it writes leaves a part of its row, which is ignored, and overwritten by the next row.
+
+All answers about train count. In val and test, answers about the images that a model doubts would
+flatter this model. There an answer counts if it comes from the random sample, or if every image of
+the split has one.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from neither.data.layout import labels_by_name, near_miss
+from neither.data.manifest import decode_text, find_delimiter, read_text, split_rows
+from neither.data.scan import ImageTable, nfc
+from neither.data.split_file import csv_line, safe_cell
+from neither.data.splits import DROPPED_IN_REVIEW, SPLITS, SplitAssignment
+from neither.data.store import ImageStore
+from neither.runtime import files
+from neither.runtime.console import info, printable, warn
+from neither.runtime.errors import DataError, named
+from neither.runtime.locks import locked_file
+
+DROPPED, UNDONE = "<dropped>", "<undone>"  # instead of a label; no class name has a <
+RANDOM_SAMPLE = "random sample"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of `corrections.csv`.
+
+    Attributes:
+        sha256: of the image file, in hex.
+        path: of the image when it was reviewed, for people.
+        old_label: its label then; empty for a new image.
+        new_label: the class that it belongs to, perhaps the same; `DROPPED` or `UNDONE`.
+        queue: that showed it, such as `RANDOM_SAMPLE`.
+        when: in UTC, for people: the order of the rows counts.
+    """
+
+    sha256: str
+    path: str
+    old_label: str
+    new_label: str
+    queue: str
+    when: str = ""
+
+    @property
+    def is_change(self) -> bool:
+        """Return whether the old label is wrong."""
+        return self.new_label != self.old_label
+
+
+_COLUMNS = tuple(field.name for field in fields(Answer))
+_NO_ANSWERS: Mapping[str, Answer] = MappingProxyType({})
+_HEADER = ",".join(_COLUMNS)
+
+
+def read_answers(
+    path: str | Path | None, classes: Sequence[str], aliases: Mapping[str, str]
+) -> Mapping[str, Answer]:
+    """Return the answer of each image by its SHA-256; none without a file.
+
+    Raises:
+        UsageError: if there is no such file.
+        DataError: if it is malformed, or a label is not a class.
+    """
+    if path is None:
+        return _NO_ANSWERS
+    path = Path(path).expanduser()
+    text = read_text(path, _HEADER)
+    whole = _whole_rows(path, text)
+    if len(whole) < len(text):
+        warn(f"{path}: its last row is cut off, and ignored")
+    return _parse(path, whole, labels_by_name(classes, aliases))
+
+
+def append_answers(path: Path, answers: Iterable[Answer], classes: Sequence[str]) -> None:
+    """Append rows and bring them to disk, in the form that a spreadsheet may have given the file.
+
+    Any number of processes may append. An answer that the file has already is not repeated.
+
+    Raises:
+        DataError: if the file has another content, or is UTF-16.
+        OSError: if it cannot be written.
+    """
+    with locked_file(path, wait=True) as file, named(path):
+        content = file.read()
+        if b"\0" in content:
+            raise DataError(f"{path}: this is UTF-16; save it as CSV in UTF-8 to add to it")
+        text = decode_text(content)
+        whole = _whole_rows(path, text)
+        known = _parse(path, whole, labels_by_name(classes, {}))
+        cut = text[len(whole) :].encode("utf-8", "surrogateescape")
+        file.truncate(len(content) - len(cut))
+        delimiter = find_delimiter(whole or _HEADER, _COLUMNS)
+        _, columns = next(split_rows(path, whole or _HEADER, _COLUMNS))
+        lines = [csv_line(_COLUMNS)] if not whole else [b"\n"] * (not whole.endswith("\n"))
+        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for answer in answers:
+            before = known.get(answer.sha256)
+            now = {**vars(answer), "path": safe_cell(printable(answer.path)), "when": when}
+            same = ("new_label", "queue")
+            if before is None and answer.new_label == UNDONE:
+                continue
+            if before is None or any(vars(before)[name] != now[name] for name in same):
+                lines.append(csv_line([now.get(name, "") for name in columns], delimiter))
+        file.write(b"".join(lines))
+        file.flush()
+        files.sync(file.fileno(), path)
+
+
+def _whole_rows(path: Path, text: str) -> str:
+    """Return the text without a last row, or header, that a killed process has cut off."""
+    whole, newline, last = text.rpartition("\n")
+    if not last:
+        return text
+    if not newline:  # anything but the start of our header is another file, which is not touched
+        return "" if _HEADER.startswith(last) else text
+    _, columns = next(split_rows(path, whole, _COLUMNS), (0, []))
+    cells = next(csv.reader([last], delimiter=find_delimiter(text, _COLUMNS)), [])
+    is_whole = len(cells) == len(columns) and bool(cells[-1])  # a spreadsheet may end it so
+    return text if is_whole else whole + newline
+
+
+def _parse(path: Path, text: str, labels: Mapping[str, str]) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    columns: list[str] = []
+    for line, cells in split_rows(path, text, _COLUMNS):
+        if not columns:
+            columns = cells
+            if any(columns.count(name) != 1 for name in _COLUMNS):
+                got = printable(",".join(columns))
+                raise DataError(f"{path}: want a first line with the columns {_HEADER}; got {got}")
+            continue
+        if len(cells) != len(columns):
+            raise DataError(f"{path}:{line}: {len(cells)} cells, want {len(columns)}")
+        row = {name: cell for name, cell in zip(columns, cells, strict=True) if name in _COLUMNS}
+        row["sha256"] = row["sha256"].strip().lower()
+        if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
+            got = printable(row["sha256"]) or "nothing"
+            raise DataError(f"{path}:{line}: sha256 {got}, want 64 hexadecimal digits")
+        row["old_label"] = labels.get(nfc(row["old_label"]), row["old_label"])
+        label = row["new_label"].strip()
+        if label == UNDONE:
+            answers.pop(row["sha256"], None)
+            continue
+        row["new_label"] = label = labels.get(nfc(label), label)
+        if label != DROPPED and label not in labels.values():
+            close = near_miss(label, labels)
+            raise DataError(
+                f"{path}:{line}: new_label {printable(label) or '(empty)'}: no class has this name"
+                f"{f'; did you mean {close}?' if close else ''}"
+            )
+        answers[row["sha256"]] = Answer(**row)
+    return answers
+
+
+def follow_answers(
+    table: ImageTable,
+    store: ImageStore,
+    assignment: SplitAssignment,
+    answers: Mapping[str, Answer],
+) -> SplitAssignment:
+    """Replace the labels of a table; return the assignment without the images that are dropped.
+
+    Raises:
+        DataError: if there are answers, but none is about these images.
+    """
+    splits = [SPLITS[index] for index in assignment.split_indices]
+    dropped = apply_answers(table, store.hashes, splits, answers)
+    indices = assignment.split_indices.copy()
+    indices[dropped] = 0
+    return SplitAssignment(indices, assignment.reasons | dict.fromkeys(dropped, DROPPED_IN_REVIEW))
+
+
+def apply_answers(
+    table: ImageTable,
+    hashes: Sequence[str],
+    splits: Sequence[str],
+    answers: Mapping[str, Answer],
+    is_expected: bool = True,
+) -> list[int]:
+    """Replace the labels of a table, and log how many.
+
+    Args:
+        table: of N images.
+        hashes: the SHA-256 of each, in hex.
+        splits: of each; all answers about train, and images in no split, count.
+        answers: by SHA-256.
+        is_expected: whether some answers must be about these images.
+
+    Returns:
+        The indices of the images that are dropped.
+
+    Raises:
+        DataError: if none is, though it must.
+    """
+    if not answers:
+        return []
+    num_unknown = len(answers.keys() - {*hashes})
+    if is_expected and num_unknown == len(answers):
+        raise DataError(
+            f"none of {num_unknown:,} corrections is about the images of {table.source}; name the "
+            "file that belongs to them"
+        )
+    dropped, num_changed, num_ignored = [], 0, 0
+    is_reviewed = {
+        split: all(digest in answers for digest, each in zip(hashes, splits, strict=True)
+                   if each == split) for split in ("val", "test")
+    }  # fmt: skip
+    for index, (digest, split) in enumerate(zip(hashes, splits, strict=True)):
+        answer = answers.get(digest)
+        if answer is None or answer.new_label == table.labels[index]:
+            continue
+        if not is_reviewed.get(split, True) and answer.queue != RANDOM_SAMPLE:
+            num_ignored += 1
+        elif answer.new_label == DROPPED:
+            dropped.append(index)
+        else:
+            table.labels[index] = answer.new_label
+            num_changed += 1
+    if is_expected or num_unknown < len(answers):
+        info(
+            f"corrections: {num_changed:,} labels are replaced, {len(dropped):,} images dropped"
+            + (f"; {num_unknown:,} answers are about other images" if num_unknown else "")
+        )
+    if num_ignored:
+        info(
+            f"{num_ignored:,} corrections of val or test do not count: they are not of the random "
+            "sample, and not the whole split was reviewed"
+        )
+    return dropped
