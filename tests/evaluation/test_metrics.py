@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as oracle
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from neither.evaluation.metrics import (
     accuracy,
     confusion_matrix,
     curve_metrics,
+    describe_mean,
     macro_recall,
     macro_recall_interval,
     mean_interval,
@@ -144,3 +146,13 @@ def test_a_class_that_a_draw_leaves_out_is_left_out_of_its_mean() -> None:
     labels = torch.tensor([0, 0, 0, 1])
     low, high = macro_recall_interval(labels, torch.tensor([True, True, True, False]))
     assert (low, high) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 30])
+def test_the_mean_of_a_few_runs_has_the_interval_of_scipy(num: int) -> None:
+    values = [0.9 + 0.01 * math.sin(number) for number in range(num)]
+    found = describe_mean(values)
+    expected = stats.t.interval(0.95, num - 1, np.mean(values), stats.sem(values))
+    assert found["interval"] == pytest.approx(expected, abs=1e-5)
+    assert (found["mean"], found["std"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert describe_mean([0.5] * num)["interval"] == [0.5, 0.5]

@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from calls import Call
+from calls import Call, calling
 from images import CLASSES, draw_shape
+from moments import before, terminate
 from neither.data import workers
 from neither.models import efficientnet_lite
 from neither.models.checkpoint import load_checkpoint
 from neither.models.efficientnet_lite import EfficientNetLite0
+from neither.training import fold_runs, trainer
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -30,6 +33,7 @@ train: {epochs: EPOCHS}
 decision: {target_precision: 0.6}
 """
 HEAD = "{name: efficientnet_lite0, weights: WEIGHTS, trainable: head}"
+NETWORK = "{name: softmax_regression}"
 SMALL = {"_STAGES": ((1, 3, 1, 8, 1), (6, 5, 2, 16, 2)), "_STEM_CHANNELS": 8, "_NUM_FEATURES": 40}
 
 
@@ -58,7 +62,7 @@ def write(home: Path, model: str = HEAD, sources: tuple[str, ...] = ("a", "b", "
     torch.save(EfficientNetLite0().state_dict(), home / "weights.pth")
     text = TEXT.replace("MODEL", model).replace("ROOT", str(home / "images"))
     text = text.replace("WEIGHTS", str(home / "weights.pth"))
-    text = text.replace("EPOCHS", "200" if model == HEAD else "1")
+    text = text.replace("EPOCHS", "200" if model == HEAD else "1, batch_size: 16")
     (home / "config.yaml").write_text(text)
     return home / "config.yaml"
 
@@ -114,35 +118,196 @@ def test_training_takes_temperature_and_thresholds_from_left_out_sources(
     assert load_checkpoint(tmp_path / "other").calibrated_on == "val"
 
 
-def test_folds_of_runs_give_a_decision_that_training_takes(tmp_path: Path, call: Call) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Cross-validate a network in two folds without sources; return config and folder."""
+    home = tmp_path_factory.mktemp("finished")
+    config = write(home, NETWORK)
+    config.write_text(config.read_text().replace(", sources: '([^/]+)_[^/]*$'", ""))
+    with pytest.MonkeyPatch.context() as patch, calling(patch, None) as call:
+        assert call("cross_validate", config, "--folds", "2", "--output-dir", home / "cv").code == 0
+    return config, home / "cv"
+
+
+def test_folds_of_runs_give_a_decision_and_label_issues_to_training(
+    finished: tuple[Path, Path], tmp_path: Path, call: Call
+) -> None:
     """Without sources there are as many folds as are asked for, and no row for a source."""
-    config, folder = write(tmp_path, "{name: softmax_regression}"), tmp_path / "cv"
-    command = (config, "data.sources=null", "--folds", "2", "--output-dir", folder)
-    done = call("cross_validate", *command)
-    assert done.code == 0, done.err
+    config, folder = finished
     metrics, rows = results(folder)
     assert metrics["sources"] == []
     assert {row["fold"] for row in rows} == {"0", "1"}
+    assert {row["source"] for row in rows} == {""}
     assert "folds" in metrics
-    last = folder / "folds" / "1" / "run" / "checkpoints" / "last.pt"
-    before = last.stat().st_mtime_ns
-    assert call("cross_validate", *command).code == 0
-    assert last.stat().st_mtime_ns == before  # finished folds are kept
 
     key = f"decision.cross_validation={folder}"
-    run = (config, "data.sources=null", key, "--output-dir", tmp_path / "run")
-    done = call("train", *run)
+    done = call("train", config, key, "--output-dir", tmp_path / "run")
     assert done.code == 0, done.err
     best = load_checkpoint(tmp_path / "run")
     assert best.calibrated_on == "cross-validation"
     assert best.temperature == metrics["temperature"]
-    other = call("train", config, "data.sources=null", key, "train.lr=0.001", "--output-dir",
-                 tmp_path / "third")  # fmt: skip
-    assert other.code == 2
-    missing = call("train", config, "decision.cross_validation=nothing", "--output-dir",
-                   tmp_path / "fourth")  # fmt: skip
-    assert missing.code == 2
-    assert "cross_validate.py" in missing.err
+    with (tmp_path / "run" / "label_issues.csv").open(newline="") as file:
+        issues = {row["path"]: row["predicted"] for row in csv.DictReader(file)}
+    expected = {}
+    for row in rows:
+        predicted = max(CLASSES, key=lambda name: float(row[f"prob_{name}"]))
+        if row["path"].startswith("train/") and predicted != row["label"]:
+            expected[row["path"]] = predicted
+    assert issues == expected != {}
+
+
+def test_a_decision_is_of_the_same_config_and_the_same_images(
+    finished: tuple[Path, Path], tmp_path: Path, call: Call
+) -> None:
+    config, folder = finished
+    run = ("--output-dir", tmp_path / "run")
+    for given, *changes in ((folder, "train.lr=0.001"), ("nothing",)):
+        done = call("train", config, f"decision.cross_validation={given}", *changes, *run)
+        assert done.code == 2
+        assert "cross_validate.py" in done.err
+    images = tmp_path / "images"
+    shutil.copytree(config.parent / "images", images)
+    draw_shape("dog", 77).save(images / "train" / "dog" / "new_1.png")
+    other = (f"data.root={images}", f"decision.cross_validation={folder}")
+    done = call("train", config, *other, *run)
+    assert done.code == 3
+    assert "--fresh" in done.err
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+
+
+def test_folds_are_kept_and_those_of_another_command_are_an_error(
+    finished: tuple[Path, Path], tmp_path: Path, call: Call
+) -> None:
+    config, folder = finished
+    last = folder / "folds" / "1" / "run" / "checkpoints" / "last.pt"
+    before = last.stat().st_mtime_ns, results(folder)
+    assert call("cross_validate", config, "--folds", "2", "--output-dir", folder).code == 0
+    assert before == (last.stat().st_mtime_ns, results(folder))
+    copy = tmp_path / "cv"
+    shutil.copytree(folder, copy)
+    (copy / "metrics.json").unlink()  # as if it had been killed
+    for change in (("--folds", "3"), ("train.lr=0.001",), ("--seeds", "0,1")):
+        done = call("cross_validate", config, *change, "--output-dir", copy)
+        assert done.code == 2, done.err
+        assert f"{copy}:" in done.err or f"{copy}/folds:" in done.err
+        assert "--fresh" in done.err
+    fresh = (config, "--folds", "2", "train.lr=0.001", "--fresh", "--output-dir", copy)
+    assert call("cross_validate", *fresh).code == 0
+    assert (tmp_path / "cv.1" / "folds" / "1" / "images.csv").exists()
+    assert results(copy) != results(folder)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(before(trainer, "train_step", 5, terminate), id="in its second fold"),
+        pytest.param(before(fold_runs, "run_training", 2, terminate), id="between two folds"),
+    ],
+)
+def test_a_stopped_cross_validation_ends_in_the_same_bits(
+    stop: Callable[[pytest.MonkeyPatch], None],
+    finished: tuple[Path, Path],
+    tmp_path: Path,
+    call: Call,
+) -> None:
+    config, folder = finished
+    command = (config, "--folds", "2", "--output-dir", tmp_path / "cv")
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch)
+        assert call("cross_validate", *command).code == 143
+    assert (tmp_path / "cv" / "folds" / "0" / "run" / "report.html").exists()
+    assert not (tmp_path / "cv" / "metrics.json").exists()
+    assert call("cross_validate", *command).code == 0
+    assert results(tmp_path / "cv") == results(folder)
+
+
+def test_a_cross_validation_for_each_seed(
+    finished: tuple[Path, Path], tmp_path: Path, call: Call
+) -> None:
+    config, folder = finished
+    command = (config, "--folds", "2", "--output-dir", tmp_path / "cv", "--seeds")
+    done = call("cross_validate", *command, "0,3")
+    assert done.code == 0, done.err
+    metrics = json.loads((tmp_path / "cv" / "metrics.json").read_text())
+    each = [results(tmp_path / "cv" / f"seed-{seed}")[0]["folds"] for seed in (0, 3)]
+    assert each[0] == results(folder)[0]["folds"]
+    found = metrics["folds"]["accuracy"]
+    values = [one["accuracy"] for one in each]
+    assert found["values"] == values
+    assert found["mean"] == pytest.approx(sum(values) / 2)
+    assert found["interval"][1] - found["mean"] == pytest.approx(
+        12.706 * found["std"] / 2**0.5, rel=1e-3
+    )
+    assert f"{100 * found['mean']:.1f} %" in done.out
+    assert f"{100 * found['mean']:.1f} %" in (tmp_path / "cv" / "report.html").read_text()
+    assert call("cross_validate", *command[:-1]).code == 2  # the folder is for seeds
+    for wrong in ("0", "1,1", "0,x", "-1,0"):
+        assert call("cross_validate", *command, wrong).code == 2
+
+
+def make_shoots(home: Path, shoots: dict[str, dict[str, int]]) -> Path:
+    """Write `images/<split>/<class>/<shoot>_<number>.png` and a config of a network."""
+    config = write(home, NETWORK)
+    shutil.rmtree(home / "images")
+    seed = 0
+    for split, counts in shoots.items():
+        for name, num in counts.items():
+            label, _, shoot = name.partition(" ")
+            folder = home / "images" / split / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(num):
+                draw_shape(label, seed := seed + 1).save(folder / f"{shoot}_{number}.png")
+    return config
+
+
+def test_a_fold_without_val_of_a_class_gets_another_val(tmp_path: Path, call: Call) -> None:
+    """All dogs of val are of shoot a, and all humans of train of shoot b."""
+    config = make_shoots(tmp_path, {
+        "train": {"dog a": 6, "dog b": 6, "human b": 6, "neither a": 6, "neither b": 6},
+        "val": {"dog a": 4, "human a": 6, "neither a": 4, "neither b": 4},
+    })  # fmt: skip
+    done = call("cross_validate", config, "--output-dir", tmp_path / "cv")
+    assert done.code == 0, done.err
+    metrics, _ = results(tmp_path / "cv")
+    assert [row["num_images"] for row in metrics["sources"]] != []
+    for fold in ("0", "1"):
+        with (tmp_path / "cv" / "folds" / fold / "images.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        left_out = {row["path"].rpartition("/")[2][0] for row in rows if row["split"] == "test"}
+        assert len(left_out) == 1
+        kept = {(row["split"], row["label"]) for row in rows if row["split"] != "test"}
+        assert len(kept) == 6
+
+
+def test_a_fold_without_images_of_a_class_is_an_error_before_any_is_trained(
+    tmp_path: Path, call: Call
+) -> None:
+    """Without shoot a, all dogs look alike: they are of one group."""
+    config = make_shoots(tmp_path, {
+        "train": {"dog a": 9, "human a": 6, "human b": 6, "neither a": 6, "neither b": 6},
+        "val": {"dog b": 1, "human a": 4, "human b": 4, "neither a": 4, "neither b": 4},
+    })  # fmt: skip
+    done = call("cross_validate", config, "--output-dir", tmp_path / "cv")
+    assert done.code == 3
+    assert "source a" in done.err
+    assert not (tmp_path / "cv" / "folds").exists()
+
+
+def test_groups_of_folds_are_those_of_the_run(tmp_path: Path, call: Call) -> None:
+    """An absolute path has the pattern elsewhere too: all images would be one group."""
+    home = tmp_path / "g7_home"
+    home.mkdir()
+    config = make_shoots(home, {
+        "train": {f"{name} g{number}": 4 for name in CLASSES for number in (1, 2)},
+        "val": {f"{name} g{number}": 4 for name in CLASSES for number in (3, 4)},
+    })  # fmt: skip
+    groups = ("data.sources=null", "data.group_pattern=(g[0-9]+)_")
+    done = call("cross_validate", config, *groups, "--folds", "2", "--output-dir", home / "cv")
+    assert done.code == 0, done.err
+    folds: dict[str, set[str]] = {}
+    for row in results(home / "cv")[1]:
+        folds.setdefault(row["path"].rpartition("/")[2].partition("_")[0], set()).add(row["fold"])
+    assert [len(each) for each in folds.values()] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +315,7 @@ def test_folds_of_runs_give_a_decision_that_training_takes(tmp_path: Path, call:
     [
         (("data.sources=nothing_like_it",), 2, "data.sources"),
         (("--folds", "1"), 2, "--folds"),
+        (("--seeds", "0,1"), 2, "--seeds"),
         (("--folds", "2"), 0, ""),
     ],
 )

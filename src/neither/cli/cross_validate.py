@@ -1,6 +1,7 @@
-"""Command `cross_validate CONFIG [--folds N] [section.key=value ...]`."""
+"""Command `cross_validate CONFIG [--folds N] [--seeds 0,1,2] [section.key=value ...]`."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,24 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value",
                         help="replaces a value of the config")  # fmt: skip
     parser.add_argument("--folds", type=int, help="the most folds (default: 10)")
+    parser.add_argument("--seeds", type=_parse_seeds, metavar="0,1,2", default=(),
+                        help="one cross-validation for each seed, and the means")  # fmt: skip
     parser.add_argument("--output-dir", type=Path, help="default: runs/<name>-cv")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over; the old folder is kept as <folder>.1"
+    )
     arguments = parser.parse_intermixed_args()
     if arguments.folds is not None and arguments.folds < 2:
         parser.error("--folds: must be 2 or more")
     return run_command(lambda: _cross_validate(arguments))
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    with suppress(ValueError):
+        seeds = tuple(map(int, text.split(",")))
+        if len({*seeds}) == len(seeds) > 1 and min(seeds) >= 0 and max(seeds) < 2**63:
+            return seeds
+    raise argparse.ArgumentTypeError(f"{text}: want two or more different seeds, such as 0,1,2")
 
 
 def _cross_validate(arguments: argparse.Namespace) -> int:
@@ -35,19 +49,23 @@ def _cross_validate(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
-    from neither.reporting.cross_validation_report import summary_sentences, write_report
-    from neither.training.cross_validation import cross_validate
+    from neither.reporting.cross_validation_report import summary_sentences
+    from neither.training.cross_validation import cross_validate, repeat_cross_validation
 
     folder = arguments.output_dir or Path("runs") / f"{config.name}-cv"
-    metrics = cross_validate(config, folder, arguments.folds)
-    write_report(folder, config.data.source, config.name, metrics)
+    seeds = arguments.seeds
+    if seeds:
+        metrics = repeat_cross_validation(config, seeds, folder, arguments.folds, arguments.fresh)
+    else:
+        metrics = cross_validate(config, folder, arguments.folds, arguments.fresh)
     for sentence in summary_sentences(metrics):
         print_line(sentence)
     for row in metrics["sources"][:_MAX_LISTED]:
         print_line(f"  {_describe(row)}")
     if len(metrics["sources"]) > _MAX_LISTED:
         print_line(f"  and {len(metrics['sources']) - _MAX_LISTED:,} more")
-    print_line(f"written: {folder}/report.html, metrics.json, out_of_fold.csv")
+    rows = "seed-*/" if seeds else "out_of_fold.csv"
+    print_line(f"written: {folder}/report.html, metrics.json, {rows}")
     return 0
 
 

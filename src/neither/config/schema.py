@@ -271,8 +271,9 @@ class Decision(Section):
     """How the decision thresholds are chosen."""
 
     cross_validation: PathText | None = None
-    """Folder of a finished cross-validation of the same config, which temperature and thresholds
-    are taken from. With a frozen backbone and `data.sources` training finds them itself."""
+    """Folder of a finished cross-validation of the same config and images, which temperature and
+    thresholds are taken from, and label issues if the whole network is trained. With a frozen
+    backbone and `data.sources` training finds temperature and thresholds itself."""
     target_precision: PositiveFraction = 0.98
     """Precision that accepted decisions must reach, with 90 % confidence where val is large
     enough."""

@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.data.splits import named_groups
+from neither.data.splits import SPLITS, named_groups, separate_duplicates
 from neither.runtime.console import printable, warn
 
 MAX_FOLDS = 10
@@ -165,6 +165,48 @@ def find_left_out(sources: Sequence[str], folds: NDArray[np.int64]) -> NDArray[n
     is_whole = {source: len(own) == 1 for source, own in folds_of.items()}
     is_left_out = np.array([bool(source) and is_whole[source] for source in sources])
     return is_left_out & (len(np.unique(folds[is_left_out])) > 1)
+
+
+def split_fold(
+    is_left_out: NDArray[np.bool_],
+    is_val: NDArray[np.bool_],
+    groups: Sequence[str],
+    labels: NDArray[np.int64],
+    fingerprints: NDArray[np.void],
+    seed: int,
+) -> NDArray[np.int8] | None:
+    """Split the images for a run that leaves one fold out: into test.
+
+    The others stay in train and val, unless these would lack a class: one that has val images in
+    this fold alone, say, or look-alikes of the fold, which a run leaves out. Then they are divided
+    anew by class and group.
+
+    Args:
+        is_left_out: (N,) the images of the fold.
+        is_val: (N,) those of val.
+        groups: of the images, as `group_names` returns them.
+        labels: (N,) class indices.
+        fingerprints: (N,) records of `FINGERPRINT`.
+        seed: of the run.
+
+    Returns:
+        (N,) int8 indices into `SPLITS`; None if train or val would lack a class all the same.
+    """
+    train, val, test = map(SPLITS.index, ("train", "val", "test"))
+    rest = np.flatnonzero(~is_left_out)
+    dealt = assign_folds(
+        [groups[index] for index in rest.tolist()], labels[rest], _NUM_LOOSE_FOLDS, seed
+    )
+    anew = np.zeros_like(is_val)
+    anew[rest] = dealt == 0
+    wanted = {(split, label) for split in (train, val) for label in labels.tolist()}
+    for in_val in (is_val, anew):
+        splits = np.where(is_left_out, test, np.where(in_val, val, train)).astype(np.int8)
+        given = np.ones_like(is_val)
+        excluded, _ = separate_duplicates(fingerprints, splits, given, [None] * len(given))
+        if wanted <= {*zip(splits[~excluded].tolist(), labels[~excluded].tolist(), strict=True)}:
+            return splits
+    return None
 
 
 def _join_sources(sources: Sequence[str], groups: Sequence[str]) -> list[Unit]:

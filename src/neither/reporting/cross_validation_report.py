@@ -5,19 +5,34 @@ from pathlib import Path
 from typing import Any
 
 from neither.reporting.html import make_thumbnails
-from neither.reporting.text import format_interval, render_template
+from neither.reporting.text import calibration_sentence, format_interval, render_template
 from neither.runtime import files
 from neither.runtime.console import format_percent
 
 _MAX_ROWS_WITH_MISTAKES = 30
+_NAMES = {
+    "accuracy": "Accuracy",
+    "macro_recall": "Macro recall",
+    "nll": "NLL",
+    "precision": "Precision of decisions",
+    "coverage": "Coverage of decisions",
+}
 
 
 def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
     """Return what a cross-validation says, most important first.
 
     Args:
-        metrics: content of its `metrics.json`.
+        metrics: content of its `metrics.json`, which may be that of several seeds.
     """
+    left_out = metrics.get("elsewhere", metrics.get("folds"))
+    if "seeds" in metrics:
+        return [
+            f"{_NAMES[name]} {_format(name, row['mean'])}, the mean of {len(row['values'])} seeds "
+            f"(standard deviation {_format(name, row['std'])}, 95 % interval of the mean "
+            f"{' to '.join(_format(name, bound) for bound in row['interval'])})."
+            for name, row in left_out.items()
+        ]
     sentences = []
     if "home" in metrics:
         home = metrics["home"]
@@ -26,7 +41,6 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
             f"On images of sources it has seen {format_percent(home['accuracy'])} are classified "
             f"correctly ({interval})."
         )
-    left_out = metrics.get("elsewhere", metrics.get("folds"))
     if "prediction_interval" in left_out:
         low, high = map(format_percent, left_out["prediction_interval"])
         sentences.append(
@@ -53,7 +67,11 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
             low, high = map(format_percent, left_out["precision_interval"])
             text += f"; with other sources {low} to {high} would be (90 %, bootstrap over sources)"
         sentences.append(f"{text}.")
-    return sentences
+    return [*sentences, calibration_sentence({"calibrated_on": "val", **left_out})]
+
+
+def _format(name: str, value: float) -> str:
+    return f"{value:.3f}" if name == "nll" else format_percent(value)
 
 
 def write_report(folder: Path, image_root: Path, name: str, metrics: Mapping[str, Any]) -> None:

@@ -11,6 +11,10 @@ FEW_IMAGES = 50  # below this a fraction is coarse
 _BARELY_LEARNED = 0.2  # of the way from chance to perfect
 _MAX_NAMED = 3  # classes in a sentence
 _THRESHOLDS = {"known": "threshold", "reject": "reject_threshold"}
+_POPULATIONS = {
+    "left-out sources": "images of sources that were left out of training",
+    "cross-validation": "images that were left out of training",
+}
 _INFORMATIVE_ECE = 0.05  # largest ECE of a calibrated model at which the ECE means something
 
 
@@ -171,17 +175,21 @@ def count_accepted(metrics: Mapping[str, Any]) -> tuple[int, int]:
 def calibration_sentence(metrics: Mapping[str, Any]) -> str:
     """Say whether the probabilities are calibrated, as far as the number of images shows."""
     ece, bound = metrics["ece"], metrics["expected_if_calibrated"]["ece"]["q95"]
-    if (source := metrics["calibrated_on"]) != "val":
-        verdict = f"are calibrated for images like the {source}, not for those of the same sources"
-    elif ece > bound:
+    if ece > bound:
         verdict = "are not well calibrated"
     elif bound <= _INFORMATIVE_ECE:
         verdict = "are well calibrated"
     else:
         verdict = "may be calibrated or not: there are too few images to tell"
+    text = f"On images like these the probabilities {verdict}. They "
+    if (source := metrics["calibrated_on"]) != "val":
+        text = (
+            f"The temperature was fitted to {_POPULATIONS[source]}: the probabilities are meant "
+            "for such images; cross_validate says how well they are calibrated there. Here they "
+        )
     return (
-        f"On images like these the probabilities {verdict}. They differ from the accuracy by "
-        f"{format_percent(ece)} on average; perfectly calibrated, by up to {format_percent(bound)}."
+        f"{text}differ from the accuracy by {format_percent(ece)} on average; perfectly "
+        f"calibrated, by up to {format_percent(bound)}."
     )
 
 

@@ -7,15 +7,17 @@ With a frozen backbone all folds are fitted at once to one embedding; otherwise 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Config
-from neither.data.dataset import Dataset
+from neither.data.dataset import Dataset, Split
 from neither.data.folds import (
     MAX_FOLDS,
     MIN_SOURCE_IMAGES,
@@ -24,11 +26,11 @@ from neither.data.folds import (
     find_left_out,
     group_names,
 )
-from neither.data.split_file import csv_line, safe_cell
-from neither.evaluation.calibration import fit_temperature
+from neither.evaluation.calibration import expected_calibration_error, fit_temperature
 from neither.evaluation.metrics import (
     accuracy,
     confusion_matrix,
+    describe_mean,
     macro_recall,
     nll,
     wilson_interval,
@@ -39,14 +41,14 @@ from neither.evaluation.selective import (
     fit_decision_rule,
     fit_pooled_rule,
 )
-from neither.inference.classifier import load_classifier
 from neither.models.backbones import check_network_name
 from neither.models.decision_rule import DecisionRule
 from neither.models.softmax import to_probabilities
+from neither.reporting.cross_validation_report import write_report
 from neither.runtime import files
 from neither.runtime.console import info, warn
-from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UsageError
+from neither.training.fold_runs import plan_folds, train_folds
 from neither.training.head import (
     L2_GRID,
     embed_splits,
@@ -54,46 +56,26 @@ from neither.training.head import (
     fit_folds,
     standardise,
 )
-from neither.training.run_folder import (
-    RunFolder,
-    config_digest,
-    open_run_folder,
-    require_same_config,
-)
-from neither.training.trainer import load, require_images, run_training
+from neither.training.out_of_fold import OutOfFold, config_digest, write_out_of_fold
+from neither.training.run_folder import RunFolder, open_run_folder, require_same_config
+from neither.training.trainer import load, require_images
 
 SCHEMA_VERSION = 1
 _NUM_MISTAKES = 6  # of a source, that the report shows
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """Predictions for N images by networks that were trained without the fold of each.
-
-    Attributes:
-        paths: of the images, below the root.
-        labels: (N,) int64.
-        sources: of the images, empty for none, and for all if none can be left out.
-        folds: (N,) int64.
-        logits: (L, N, C), for each of L settings to choose from.
-    """
-
-    paths: list[str]
-    labels: Tensor
-    sources: list[str]
-    folds: Tensor
-    logits: Tensor
-
-
-def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[str, Any]:
+def cross_validate(
+    config: Config, folder: Path, max_folds: int | None, fresh: bool = False
+) -> dict[str, Any]:
     """Leave each source out once, or each fold where no image has a source; write the results.
 
     The same command goes on after a stop: features and finished folds are kept.
 
     Args:
         config: of the run.
-        folder: for `metrics.json` and `out_of_fold.csv`.
+        folder: for `metrics.json`, `out_of_fold.csv` and `report.html`.
         max_folds: the most folds; None for 10.
+        fresh: rename what is there and start again.
 
     Returns:
         The content of `metrics.json`.
@@ -102,38 +84,25 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
         DataError: if nothing can be left out, such as where a class has one source and one group.
         UsageError, CheckpointError, OutputError, Stopped: as `train`.
     """
-    source = config.data.source
     check_network_name(config.model.name)
-    if not source.exists():
-        require_images(config)
-    if source.is_dir():
-        files.require_readable(source)
-        files.require_outside(folder, source)
-    if RunFolder(folder, None).has_checkpoint():
-        raise UsageError(f"{folder}: this folder holds a run; name another with --output-dir")
-    if (folder / "metrics.json").exists():
-        require_same_config(config, folder / "config.yaml")
-    with open_run_folder(config, folder, fresh=False) as run:
-        is_frozen = config.model.trainable == "head"
+    _require_folder(config, folder, fresh, is_repeated=False)
+    with open_run_folder(config, folder, fresh) as run:
         on_disk = config.data.model_copy(update={"store": "disk"})  # pixels are read once, or never
         device_config, state, data = load(config.model_copy(update={"data": on_disk}), run)
-        labels = torch.cat([data.train.labels, data.val.labels])
-        paths = data.train.paths + data.val.paths
-        sources = data.train.sources + data.val.sources
-        rows = torch.cat([data.train.rows, data.val.rows]).numpy()
-        fingerprints, pattern = data.image_fingerprints[rows], config.data.group_pattern
-        num, seed = max_folds or MAX_FOLDS, config.seed
-        home_groups = group_names(paths, fingerprints, pattern)
+        images, fingerprints = _join(data)
+        labels, sources = images.labels, images.sources
+        pattern, num, seed = config.data.group_pattern, max_folds or MAX_FOLDS, config.seed
+        home_groups = groups = group_names(images.paths, fingerprints, pattern)
         home_folds = torch.from_numpy(assign_folds(home_groups, labels.numpy(), num, seed))
         folds = home_folds
         if any(sources):
-            groups = group_names(paths, fingerprints, pattern, sources)
+            groups = group_names(images.paths, fingerprints, pattern, sources)
             folds = torch.from_numpy(
                 assign_source_folds(sources, groups, labels.numpy(), num, seed)
             )
         if any(sources) and not find_left_out(sources, folds.numpy()).any():
             warn("no source can be left out as a whole: look-alikes and groups are instead")
-            sources, folds = [""] * len(sources), home_folds
+            sources, groups, folds = [""] * len(sources), home_groups, home_folds
         if not folds.any():
             raise DataError(
                 f"{config.data.source}: nothing can be left out, as without it some class would "
@@ -141,57 +110,105 @@ def cross_validate(config: Config, folder: Path, max_folds: int | None) -> dict[
             )
         num_classes, iterations = len(config.classes), config.train.epochs
         home = None
-        if not is_frozen:
-            elsewhere = _train_folds(config, run.folder, data, paths, labels, folds)
+        if config.model.trainable != "head":
+            is_val = np.arange(len(labels)) >= len(data.train.paths)
+            manifests = plan_folds(config, images, is_val, fingerprints, folds, groups)
+            elsewhere = train_folds(config, run.folder / "folds", images, folds, manifests)
         else:
             embedded = torch.cat(embed_splits(config, state, data, device_config))
             features, _, _ = standardise(embedded)
             elsewhere = fit_folds(features, labels, folds, num_classes, iterations)
             if any(sources) and home_folds.any():
                 home = fit_folds(features, labels, home_folds, num_classes, iterations)
-        result = OutOfFold(paths, labels, sources, folds, elsewhere)
+        result = OutOfFold(images.paths, labels, sources, folds, elsewhere)
         at_home = home if home is None else replace(result, folds=home_folds, logits=home)
-        metrics = _describe(config, result, at_home)
-        _write_rows(run.folder / "out_of_fold.csv", config, result, metrics)
+        metrics = _describe(config, result, at_home) | {"data_fingerprint": data.fingerprint}
+        index = L2_GRID.index(metrics["l2"]) if "l2" in metrics else 0
+        probabilities = to_probabilities(elsewhere[index], metrics["temperature"])
+        write_out_of_fold(run.folder / "out_of_fold.csv", config.classes, result, probabilities)
+        write_report(run.folder, config.data.source, config.name, metrics)
         files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
-def _train_folds(
-    config: Config, folder: Path, data: Dataset, paths: Sequence[str], labels: Tensor, folds: Tensor
-) -> Tensor:
-    """Train a run for each fold on the others; return the (1, N, C) logits of its images."""
-    root = config.data.source if config.data.root else config.data.source.parent
-    splits = ["train"] * len(data.train.paths) + ["val"] * len(data.val.paths)
-    logits = torch.zeros(1, len(paths), len(config.classes), dtype=torch.float64)
-    for fold in range(int(folds.max()) + 1):
-        place = folder / "folds" / str(fold)
-        is_left_out = (folds == fold).tolist()
-        place.mkdir(parents=True, exist_ok=True)
-        manifest = place / "images.csv"
-        lines = [csv_line(["path", "label", "split"])]
-        for path, label, split, left_out in zip(paths, labels, splits, is_left_out, strict=True):
-            cells = [safe_cell(str((root / path).resolve())), config.classes[int(label)]]
-            lines.append(csv_line([*cells, "test" if left_out else split]))
-        files.write_atomic(manifest, b"".join(lines))
-        settings = config.data.model_copy(
-            update={"root": None, "manifest": str(manifest), "sources": None}
+def repeat_cross_validation(
+    config: Config, seeds: Sequence[int], folder: Path, max_folds: int | None, fresh: bool
+) -> dict[str, Any]:
+    """Cross-validate once for each seed, in a subfolder each, and average the main metrics.
+
+    Args:
+        config: of the run; `seed` does not matter.
+        seeds: two or more.
+        folder: for the subfolders, `metrics.json` and `report.html`.
+        max_folds: the most folds; None for 10.
+        fresh: rename what is there and start again.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        UsageError: also if nothing is random.
+    """
+    if config.model.trainable == "head":
+        raise UsageError(
+            "--seeds: nothing is random where a head is fitted to a frozen backbone; leave --seeds "
+            "out, or set model.trainable=all"
         )
-        decision = config.decision.model_copy(update={"cross_validation": None})
-        own = config.model_copy(
-            update={"name": f"{config.name}-{fold}", "data": settings, "decision": decision}
+    _require_folder(config, folder, fresh, is_repeated=True)
+    with open_run_folder(config, folder, fresh) as run:
+        results = []
+        for number, seed in enumerate(seeds, start=1):
+            info(f"seed {seed}: {number} of {len(seeds)}")
+            own = config.model_copy(update={"seed": seed})
+            results.append(cross_validate(own, run.folder / f"seed-{seed}", max_folds))
+        key = "elsewhere" if "elsewhere" in results[0] else "folds"
+        parts = [result[key] for result in results if key in result]
+        measured = {
+            name: [part[name] for part in parts if part[name] is not None]
+            for name in ("accuracy", "macro_recall", "nll", "precision", "coverage")
+        }
+        metrics: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "seeds": list(seeds),
+            "num_images": results[0]["num_images"],
+            "num_folds": results[0]["num_folds"],
+            key: {name: describe_mean(each) for name, each in measured.items() if len(each) > 1},
+            "sources": [],
+        }
+        write_report(run.folder, config.data.source, config.name, metrics)
+        files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def _require_folder(config: Config, folder: Path, fresh: bool, is_repeated: bool) -> None:
+    """Raise if the images are missing, or the folder is not one for this cross-validation."""
+    source = config.data.source
+    if not source.exists():
+        require_images(config)
+    if source.is_dir():
+        files.require_readable(source)
+        files.require_outside(folder, source)
+    if RunFolder(folder, None).has_checkpoint():
+        raise UsageError(f"{folder}: this folder holds a run; name another with --output-dir")
+    if fresh:
+        return
+    has_seeds = any(folder.glob("seed-*"))
+    has_folds = (folder / "metrics.json").exists() or (folder / "folds").exists()
+    if has_seeds if not is_repeated else has_folds and not has_seeds:
+        raise UsageError(
+            f"{folder}: this cross-validation was started {'with' if has_seeds else 'without'} "
+            "--seeds; name another folder with --output-dir, or start again with --fresh"
         )
-        info(f"fold {fold + 1} of {int(folds.max()) + 1}: {sum(is_left_out):,} images left out")
-        with run_training(own, place / "run", fresh=False):
-            device = choose_device_config(config.device, "float32").device
-            classifier = load_classifier(place / "run", device)
-            indices = [index for index, left_out in enumerate(is_left_out) if left_out]
-            results = classifier.predict_files(root / paths[index] for index in indices)
-            for index, result in zip(indices, results, strict=True):
-                if result.logits is None:
-                    raise DataError(f"{root / paths[index]}: {result.prediction.error}")
-                logits[0, index] = result.logits.double()
-    return logits
+    if has_seeds or has_folds:
+        require_same_config(config, folder / "config.yaml")
+
+
+def _join(data: Dataset) -> tuple[Split, NDArray[np.void]]:
+    """Return the images of train and then val, and their (N,) fingerprints."""
+    rows = torch.cat([data.train.rows, data.val.rows])
+    labels = torch.cat([data.train.labels, data.val.labels])
+    paths, sources = data.train.paths + data.val.paths, data.train.sources + data.val.sources
+    return Split(paths, rows, labels, sources), data.image_fingerprints[rows.numpy()]
 
 
 def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict[str, Any]:
@@ -273,11 +290,14 @@ def _calibrate(
 def _summarise(config: Config, scores: Tensor, labels: Tensor) -> dict[str, Any]:
     confusion = confusion_matrix(labels, scores.argmax(dim=1), len(config.classes))
     hit_rate = accuracy(confusion)
+    error = expected_calibration_error(to_probabilities(scores), labels)
     return {
         "accuracy": hit_rate,
         "accuracy_interval": list(wilson_interval(hit_rate, len(labels))),
         "macro_recall": macro_recall(confusion),
         "nll": nll(scores, labels, 1.0),
+        "ece": error.value,
+        "expected_if_calibrated": {"ece": {"mean": error.expected, "q95": error.bound}},
         "confusion_matrix": confusion.tolist(),
     }
 
@@ -313,17 +333,3 @@ def _describe_sources(
             }
         )
     return sorted(rows, key=lambda row: row["accuracy"])
-
-
-def _write_rows(path: Path, config: Config, result: OutOfFold, metrics: dict[str, Any]) -> None:
-    """Write `out_of_fold.csv`: a row for each image, with its calibrated probabilities."""
-    index = L2_GRID.index(metrics["l2"]) if "l2" in metrics else 0
-    probabilities = to_probabilities(result.logits[index], metrics["temperature"]).tolist()
-    with files.atomic_writer(path) as file:
-        columns = ["path", "label", "source", "fold", *(f"prob_{each}" for each in config.classes)]
-        file.write(csv_line(columns))
-        rows = zip(result.paths, result.labels.tolist(), result.sources, result.folds.tolist(),
-                   probabilities, strict=True)  # fmt: skip
-        for image, label, source, fold, row in rows:
-            cells = [safe_cell(image), config.classes[label], safe_cell(source), str(fold)]
-            file.write(csv_line([*cells, *(f"{each:.6f}" for each in row)]))

@@ -142,7 +142,7 @@ def find_label_issues(
 def find_out_of_fold_issues(
     logits: Tensor, split: Split, classes: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Return the rows of `find_label_issues` from (N, C) logits of heads fitted without it."""
+    """Return the rows of `find_label_issues` from (N, C) logits of networks trained without it."""
     losses = F.cross_entropy(logits, split.labels, reduction="none")
     predicted, confidences = logits.argmax(dim=1), label_probabilities(losses)
     numbers = {"disagreement": torch.ones(len(losses)), "confidence": confidences, "loss": losses}

@@ -1,7 +1,6 @@
 """The folder of a run: new, resumed or finished; and `environment.json`."""
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -9,19 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from neither.config import loader
 from neither.config.loader import check_config, to_yaml
 from neither.config.schema import Config
 from neither.models.checkpoint import Checkpoint, load_checkpoint
-from neither.models.decision_rule import DecisionRule
 from neither.runtime import files, locks
 from neither.runtime.console import info, log_to_folder, warn
 from neither.runtime.devices import DeviceConfig
@@ -200,36 +196,6 @@ def require_same_config(config: Config, config_file: Path) -> None:
             f"       For a new run beside it add name={config.name}-2 or another --output-dir; to "
             "start again here add --fresh, which keeps the old folder under another name"
         )
-
-
-def config_digest(config: Config) -> str:
-    """Return a hash of all keys that affect numbers; a run and its cross-validation share it."""
-    ignored = {*RESUMABLE_CHANGES, "decision.cross_validation"}
-    keys = {key: str(value) for key, value in flatten_config(config).items() if key not in ignored}
-    return sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
-
-
-def read_decision(folder: Path, config: Config) -> tuple[float, DecisionRule]:
-    """Return temperature and decision rule of a finished cross-validation of the same config.
-
-    Raises:
-        UsageError: if there is none in the folder, or its config is another.
-    """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        digest, temperature = metrics["config_digest"], float(metrics["temperature"])
-        rule = TypeAdapter(DecisionRule).validate_python(metrics["decision_rule"])
-        if not 0 < temperature < math.inf:
-            raise ValueError("not a temperature")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"decision.cross_validation: {folder}: no finished cross-validation; run "
-            "scripts/cross_validate.py with this config first"
-        ) from error
-    if digest != config_digest(config):
-        raise UsageError(f"decision.cross_validation: {folder}: it has another config")
-    return temperature, rule
 
 
 def flatten_config(config: Config) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from neither.runtime.errors import CheckpointError, DivergedError
 from neither.training.fast_conv import use_gemm_weight_gradients
 from neither.training.label_issues import LabelStats
 from neither.training.optimizers import build_optimizer
-from neither.training.run_folder import read_decision
+from neither.training.out_of_fold import Calibration
 
 
 class EMA:
@@ -149,6 +149,7 @@ class TrainState:
         temperature: fitted to the last val logits, or to those of other images.
         decision_rule: likewise.
         calibrated_on: these images.
+        cross_validation: gives them, if it was done before; None fits them here.
         val_paths: of the N images of val.
         val_logits: (N, C), of the last validation; None if there was none since the run resumed.
         best_val_logits: those of `best.pt`, likewise.
@@ -176,6 +177,7 @@ class TrainState:
     temperature: float = 1.0
     decision_rule: DecisionRule = field(default_factory=DecisionRule)
     calibrated_on: CalibratedOn = "val"
+    cross_validation: Calibration | None = None
     val_paths: Sequence[str] = ()
     val_logits: Tensor | None = None
     best_val_logits: Tensor | None = None
@@ -221,10 +223,9 @@ class TrainState:
             calibrated_on: what the images are. The precision is certified on val alone: pooled
                 images of sources are no independent draws of a new one.
         """
-        if config.decision.cross_validation is not None:
-            folder = Path(config.decision.cross_validation).expanduser()
-            self.temperature, self.decision_rule = read_decision(folder, config)
-            self.calibrated_on = "cross-validation"
+        if (given := self.cross_validation) is not None:
+            self.temperature, self.decision_rule = given.temperature, given.decision_rule
+            self.calibrated_on = given.calibrated_on
             return
         self.temperature, self.calibrated_on = fit_temperature(logits, labels), calibrated_on
         fit = fit_decision_rule if calibrated_on == "val" else fit_pooled_rule

@@ -42,8 +42,13 @@ from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
 from neither.training.head import train_head
-from neither.training.label_issues import find_label_issues, write_label_issues
+from neither.training.label_issues import (
+    find_label_issues,
+    find_out_of_fold_issues,
+    write_label_issues,
+)
 from neither.training.lr_schedule import current_lr_factor, scheduled_lr_factor
+from neither.training.out_of_fold import read_calibration
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
 from neither.training.run_report import report_run
 from neither.training.state import TrainState, build_state, diverged_error
@@ -137,6 +142,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     """
     device_config, state, data = load(config, run, world)
     is_frozen = config.model.trainable == "head"
+    state.cross_validation = read_calibration(config, data)
     write_environment(run, device_config, data.fingerprint, world)
     if run.resumed is not None and world.is_rank0:  # the images may have moved
         files.write_atomic(run.folder / "config.yaml", to_yaml(config))
@@ -188,8 +194,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
                 if logits is not None and summaries.is_logged(state.epoch, config.train):
                     summaries.log_epoch(logger, config, state, data, logits)
                     if world.is_rank0:
-                        issues = find_label_issues(state.label_stats, data.train, config.classes)
-                        write_label_issues(run.folder / "label_issues.csv", issues)
+                        _write_label_issues(config, state, data, run)
                 logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
                 _save_epoch(config, state, run)
                 _log_progress(state, train_metrics)
@@ -324,6 +329,16 @@ def _log_initial_state(
     summaries.log_run(
         logger, config, state, next(batches.iterate_epoch(0)), run.folder / "splits.csv"
     )
+
+
+def _write_label_issues(config: Config, state: TrainState, data: Dataset, run: RunFolder) -> None:
+    """Write the label issues; networks that have not seen an image know best, if there are any."""
+    if state.cross_validation is None:
+        issues = find_label_issues(state.label_stats, data.train, config.classes)
+    else:
+        scores = state.cross_validation.log_probabilities
+        issues = find_out_of_fold_issues(scores, data.train, config.classes)
+    write_label_issues(run.folder / "label_issues.csv", issues)
 
 
 def _log_progress(state: TrainState, train_metrics: dict[str, float]) -> None:
