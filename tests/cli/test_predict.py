@@ -5,9 +5,11 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -20,7 +22,9 @@ from checkpoints import save_run
 from images import CLASSES, draw_shape, photo
 from neither.cli.predict import copy_to_decision
 from neither.inference.classifier import Classifier, FilePrediction
+from neither.models.checkpoint import load_checkpoint, save_checkpoint
 from neither.runtime.errors import DataError
+from neither.runtime.locks import locked_file
 from scripts import ROOT, permissions_apply
 
 Patch = pytest.MonkeyPatch
@@ -196,6 +200,53 @@ def test_sorting_goes_on_when_standard_output_is_closed(tmp_path: Path, model: P
         process.stdout.close()
         assert process.wait(timeout=60) == 0
     assert len(tree(tmp_path / "sorted")) == 5
+
+
+def test_a_killed_output_is_continued_to_the_same_bytes(
+    call: Call, tmp_path: Path, model: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("neither.inference.prediction._BLOCK_ROWS", 2)
+    folder, output = make(tmp_path / "in", 9, bad=2), tmp_path / "out" / "answers.csv"
+    shutil.copy(folder / "0" / "000.png", folder / "0" / '"a",\nb.png')
+    command = ("predict", model, folder, folder / "0" / "002.png", "--output", output)
+    done = call(*command)
+    assert (done.code, done.out) == (3, "")
+    whole = output.read_bytes()
+    assert whole == call(*command[:-2], "--format", "csv").out.encode()
+    for end in [*range(0, len(whole), 149), len(whole)]:
+        output.write_bytes(whole[:end])
+        again = call(*command)
+        assert (again.code, again.err) == (3, done.err)  # the counts are of all rows
+        assert output.read_bytes() == whole, end
+    draw_shape("dog", 50).save(folder / "0" / "new.png")
+    assert call(*command).code == 3
+    added = output.read_bytes().removeprefix(whole).decode().splitlines()
+    assert [line.partition(",")[0] for line in added] == [f"{folder}/0/new.png"]
+
+
+def test_an_output_of_something_else_is_refused_and_stays(
+    call: Call, tmp_path: Path, model: Path
+) -> None:
+    folder, output = make(tmp_path / "in", 2), tmp_path / "answers.csv"
+    command = ("predict", model, folder, "--output", output)
+    assert call(*command).code == 0
+    other = shutil.copytree(model, tmp_path / "other")
+    checkpoint = replace(load_checkpoint(other), temperature=2.0)
+    save_checkpoint(other / "checkpoints" / "best.pt", checkpoint)
+    whole = output.read_bytes()
+    priors, jsonl = ("--priors", "dog=0.2,human=0.4,neither=0.4"), ("--format", "jsonl")
+    for more in (("predict", other, *command[2:]), (*command, *priors), (*command, *jsonl)):
+        done = call(*more)
+        assert (done.code, done.err.count("error: ")) == (2, 1)
+    output.write_bytes(whole.replace(b"prob_dog", b"prob_cat", 1))
+    assert call(*command).code == 2
+    (tmp_path / "answers.csv.json").unlink()
+    output.write_bytes(whole)
+    assert call(*command).code == 2
+    assert call(*command[:-1], folder / "answers.csv").code == 2  # never among the images
+    assert output.read_bytes() == whole
+    with locked_file(tmp_path / "new.csv", wait=False):
+        assert call(*command[:-1], tmp_path / "new.csv").code == 6
 
 
 def write(path: Path, content: bytes) -> Path:

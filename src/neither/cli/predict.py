@@ -1,4 +1,4 @@
-"""Command `predict RUN_OR_CHECKPOINT PATH... [--format ...] [--sort-into DIR] [--explain DIR]`."""
+"""Command `predict RUN_OR_CHECKPOINT PATH... [--output FILE.csv] [--sort-into DIR] ...`."""
 
 import argparse
 import filecmp
@@ -6,7 +6,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
+from hashlib import file_digest
 from itertools import count, tee
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +20,9 @@ from neither.runtime.console import STANDARD_OUTPUT, info, printable, warn
 from neither.runtime.errors import DataError, UsageError, named
 
 if TYPE_CHECKING:
-    from neither.inference.prediction import Prediction
+    from neither.inference.classifier import Classifier
+    from neither.inference.explain import Explainer
+    from neither.inference.prediction import Prediction, PredictionFile
 
 _STANDARD_INPUT = "-"
 _UNREADABLE = "unreadable"
@@ -62,6 +66,12 @@ def main() -> int:
         metavar="DIR",
         help="also draw a heat map of each image into DIR: what speaks for and against its class",
     )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.csv",
+        help="write the rows there instead; the same command goes on with what it holds already",
+    )
     arguments = parser.parse_args()
     return run_command(lambda: _predict(arguments))
 
@@ -77,12 +87,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     for path in arguments.paths:
         if path != _STANDARD_INPUT and _is_missing(path):
             raise UsageError(f"{path}: no such file or folder")
-    for output in filter(None, (arguments.sort_into, arguments.explain)):
+    if arguments.output is not None and arguments.format == "jsonl":
+        raise UsageError("--output writes CSV; leave out --format jsonl")
+    for output in filter(None, (arguments.sort_into, arguments.explain, arguments.output)):
         for path in filter(os.path.isdir, arguments.paths):
             files.require_outside(output, Path(path))
     check_installation()
-    from neither.data.image_file import FORMAT_NAMES
-    from neither.inference.prediction import UNSURE, csv_header
+    from neither.inference.prediction import open_predictions
+    from neither.models.checkpoint import find_checkpoint
     from neither.reporting.text import decision_rule_sentences
 
     classifier = load_with_priors(arguments.model, arguments.priors)
@@ -98,16 +110,40 @@ def _predict(arguments: argparse.Namespace) -> int:
     decisions |= {"calibrated_on": classifier.calibrated_on, **classifier.decision_rule.to_json()}
     for line in decision_rule_sentences(decisions):
         info(line)
+    with ExitStack() as stack:
+        output = None
+        if arguments.output is not None:
+            with find_checkpoint(arguments.model).open("rb") as file:
+                digest = file_digest(file, "sha256").hexdigest()
+            made_by = {"model": digest, "priors": list(classifier.priors)}
+            opened = open_predictions(arguments.output, classifier.classes, made_by)
+            output = stack.enter_context(opened)
+        return _predict_all(arguments, classifier, explainer, output)
+
+
+def _predict_all(
+    arguments: argparse.Namespace,
+    classifier: "Classifier",
+    explainer: "Explainer | None",
+    output: "PredictionFile | None",
+) -> int:
+    """Predict the images that the output has no row of; return the exit code."""
+    from neither.data.image_file import FORMAT_NAMES
+    from neither.inference.prediction import UNSURE, csv_header
+
     must_finish = arguments.sort_into is not None or explainer is not None
-    if arguments.format == "csv":
+    if arguments.format == "csv" and output is None:
         _write(csv_header(classifier.classes), must_finish)
     counts: Counter[str] = Counter()
+    done: Counter[str] = Counter()  # rows by path
+    for (cell, decision), num in output.counts.items() if output else ():
+        counts[decision or _UNREADABLE] += num
+        done[cell] += num
     num_failed = 0
     unreadable_folders: list[str] = []
-    inputs, copies = tee(_list_inputs(arguments.paths, unreadable_folders))
+    inputs, copies = tee(_without(done, _list_inputs(arguments.paths, unreadable_folders)))
     results = classifier.predict_files(each.path for each in copies)
     for (path, below), (prediction, _, _) in zip(inputs, results, strict=True):
-        _write(_format(prediction, classifier.classes, arguments.format), must_finish)
         decision = prediction.decision or _UNREADABLE
         counts[decision] += 1
         if arguments.sort_into is not None:
@@ -116,6 +152,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         if explainer is not None and not prediction.error:
             draw = partial(explainer.draw, path, below, prediction)
             num_failed += not _attempt(draw, "explained", path, arguments.explain)
+        if output is not None:
+            output.add(prediction)
+        else:
+            _write(_format(prediction, classifier.classes, arguments.format), must_finish)
     if not counts:
         raise DataError(f"no images here (looked for {FORMAT_NAMES})")
     order = [*classifier.classes, UNSURE, _UNREADABLE]
@@ -123,6 +163,18 @@ def _predict(arguments: argparse.Namespace) -> int:
     failed = f"; {num_failed:,} files could not be copied or explained" if num_failed else ""
     info(f"{counts.total():,} images: {summary}{failed}")
     return DataError.exit_code if counts[_UNREADABLE] or num_failed or unreadable_folders else 0
+
+
+def _without(done: Counter[str], inputs: Iterable[_Input]) -> Iterator[_Input]:
+    """Yield the files but for as many of each path as are done."""
+    from neither.data.split_file import safe_cell
+
+    for each in inputs:
+        cell = safe_cell(str(each.path))
+        if done[cell] > 0:
+            done[cell] -= 1
+        else:
+            yield each
 
 
 def _is_missing(path: str) -> bool:

@@ -1,12 +1,21 @@
 """The prediction for one image, and its formats: CSV, JSON, bars in a terminal."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 from neither.data.split_file import csv_line, safe_cell
 from neither.models.decision_rule import DecisionRule
+from neither.runtime import files
 from neither.runtime.console import printable
+from neither.runtime.errors import UsageError, named
+from neither.runtime.locks import locked_file
 
 UNSURE = "unsure"
 _MIN_DIGITS, _MAX_DIGITS = 4, 17  # 17 digits distinguish any two float64 numbers
@@ -14,6 +23,8 @@ _BAR_WIDTH = 10
 _EIGHTHS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"  # block characters, by eighths of a cell
 _MAX_BARS = 3
 _NAME_WIDTH = 10
+_BLOCK_ROWS = 64
+_OTHER = "name another file, or remove this one"
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,73 @@ def to_csv(prediction: Prediction, classes: Sequence[str]) -> bytes:
     decision = [prediction.predicted, prediction.decision, prediction.reason, certified]
     numbers = [prediction.confidence, *(prediction.probabilities[name] for name in classes)]
     return csv_line([path, "ok", *decision, *(f"{each:.6f}" for each in numbers), label, ""])
+
+
+class PredictionFile:
+    """A CSV file of predictions that grows by blocks of rows; a later process goes on with it.
+
+    Attributes:
+        counts: number of rows by path, as it stands in its cell, and decision; "" if unreadable.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, classes: Sequence[str]) -> None:
+        """Read the rows of an open, locked file, and remove one that a killed process has cut."""
+        self._file, self._path, self._classes = file, path, classes
+        self._block: list[bytes] = []
+        self.counts: Counter[tuple[str, str]] = Counter()
+        content, header = file.read(), csv_header(classes)
+        end = len(content)
+        while end and (content[end - 1] != ord("\n") or content.count(b'"', 0, end) % 2):
+            end = content.rfind(b"\n", 0, end - 1) + 1  # a path in quotes may hold line ends
+        if not end and header.startswith(content):
+            self._block.append(header)
+        elif not content.startswith(header):
+            raise UsageError(f"{path}: has other columns than predictions of this model; {_OTHER}")
+        file.truncate(end)
+        text = content[len(header) : end].decode("utf-8", "surrogateescape")
+        self.counts.update((row[0], row[3]) for row in csv.reader(io.StringIO(text, newline="")))
+
+    def add(self, prediction: Prediction) -> None:
+        """Add a row; rows are written in blocks."""
+        self._block.append(to_csv(prediction, self._classes))
+        if len(self._block) >= _BLOCK_ROWS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the rows added since the last block, and bring them to disk."""
+        self._file.write(b"".join(self._block))
+        self._file.flush()
+        files.sync(self._file.fileno(), self._path)
+        self._block.clear()
+
+
+@contextmanager
+def open_predictions(
+    path: Path, classes: Sequence[str], made_by: Mapping[str, object]
+) -> Iterator[PredictionFile]:
+    """Open a new or unfinished file of predictions for this process alone.
+
+    Args:
+        path: of the CSV file; `<path>.json` beside it keeps `made_by`.
+        classes: of the model.
+        made_by: what the rows depend on, besides the images.
+
+    Raises:
+        UsageError: if its rows were made by something else.
+        OutputError: if another process has it, or the folder cannot be written.
+    """
+    record = path.with_name(f"{path.name}.json")
+    files.make_folder(path.parent)
+    with locked_file(path, wait=False) as file, named(path):
+        if not path.stat().st_size:
+            files.write_atomic(record, json.dumps(made_by) + "\n")
+        elif files.read_json(record) != made_by:
+            raise UsageError(f"{path}: {record.name} names no or another model; {_OTHER}")
+        predictions = PredictionFile(file, path, classes)
+        try:
+            yield predictions
+        finally:
+            predictions.write()
 
 
 def to_json(prediction: Prediction) -> str:
