@@ -77,7 +77,7 @@ def test_both_start_methods_give_the_same_results(
     method: str, monkeypatch: pytest.MonkeyPatch, watchdog: None
 ) -> None:
     """Even while another thread holds a lock, as torch's do; fork would hang."""
-    monkeypatch.setattr(workers, "_context", lambda: multiprocessing.get_context(method))
+    monkeypatch.setattr(workers, "process_context", lambda: multiprocessing.get_context(method))
     lock, done = threading.Lock(), threading.Event()
 
     def hold() -> None:

@@ -32,6 +32,7 @@ from archives import (
     sum_of,
     write_archives,
 )
+from moments import before, terminate
 from neither.datasets.cifar import (
     HUMANS,
     UNSEEN,
@@ -43,6 +44,7 @@ from neither.datasets.cifar import (
     write_images,
 )
 from neither.runtime import files, signals
+from neither.runtime.console import ProgressBar
 from neither.runtime.errors import OutputError
 
 Patch = pytest.MonkeyPatch
@@ -330,10 +332,8 @@ def test_the_pixels_are_those_of_the_source(made: Path, locations: list[Location
 
 
 def test_the_same_bytes_each_time(sets: list[OfficialSet], made: Path, tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    write_images(sets, tmp_path / "again", report=lambda *numbers: calls.append(numbers))
+    write_images(sets, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(made)
-    assert calls[-1] == (len([*made.rglob("*.png")]),) * 2
 
 
 def test_a_prepared_folder_is_recognised_and_another_refused(made: Path, tmp_path: Path) -> None:
@@ -344,14 +344,10 @@ def test_a_prepared_folder_is_recognised_and_another_refused(made: Path, tmp_pat
         is_prepared(tmp_path)
 
 
-def test_a_stop_leaves_nothing(sets: list[OfficialSet], tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def interrupt(done: int, _: int) -> None:
-        calls.append(done)
-        os.kill(os.getpid(), signal.SIGTERM)
-
+def test_a_stop_leaves_nothing(
+    sets: list[OfficialSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(ProgressBar, "advance", 50, terminate)(monkeypatch)
     with signals.installed(), pytest.raises(signals.Stopped):
-        write_images(sets, tmp_path / "cifar", report=interrupt)
-    assert calls == [50]
+        write_images(sets, tmp_path / "cifar")
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import Mock
@@ -10,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from coco_set import CocoSet
+from moments import before, terminate
 from neither.data.scan import list_images
 from neither.datasets import coco
 from neither.datasets.coco import (
@@ -22,6 +22,7 @@ from neither.datasets.coco import (
     sort_images,
 )
 from neither.runtime import signals
+from neither.runtime.console import ProgressBar
 from neither.runtime.errors import DataError, OutputError, UsageError
 
 Patch = pytest.MonkeyPatch
@@ -164,10 +165,8 @@ class Made:
     images: Path
     output: Path
 
-    def sort(
-        self, copy: bool = False, report: Callable[[int, int], None] | None = None
-    ) -> dict[str, int] | None:
-        return sort_images(self.annotations, self.images, self.output, copy, report)
+    def sort(self, copy: bool = False) -> dict[str, int] | None:
+        return sort_images(self.annotations, self.images, self.output, copy)
 
 
 def test_a_label_follows_from_the_boxes() -> None:
@@ -347,18 +346,14 @@ def test_the_same_command_does_nothing(small: Made, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_a_stop_leaves_nothing(small: Made, tmp_path: Path, copy: bool) -> None:
+def test_a_stop_leaves_nothing(small: Made, tmp_path: Path, monkeypatch: Patch, copy: bool) -> None:
     listed = small_set()
     for number in range(60):
         (small.images / f"more{number}.jpg").write_bytes(b"x")
         listed.add_image(f"more{number}.jpg", 10, 10)
     small.annotations.write_bytes(listed.content())
-    before = sorted(path.name for path in tmp_path.iterdir())
-
-    def interrupt(done: int, total: int) -> None:
-        assert (done, total) == (50, 66)
-        os.kill(os.getpid(), signal.SIGTERM)
-
+    names = sorted(path.name for path in tmp_path.iterdir())
+    before(ProgressBar, "advance", 50, terminate)(monkeypatch)
     with signals.installed(), pytest.raises(signals.Stopped):
-        small.sort(copy, report=interrupt)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+        small.sort(copy)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

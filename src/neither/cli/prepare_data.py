@@ -58,9 +58,7 @@ def _prepare_cifar(arguments: argparse.Namespace) -> int:
     from neither.datasets.cifar import fetch_sets, is_prepared, write_images
 
     if not is_prepared(arguments.output_dir):
-        sets = fetch_sets(cache_folder() / "cifar")
-        with progress_bar("writing", 0) as bar:
-            write_images(sets, arguments.output_dir, report=bar.update)
+        write_images(fetch_sets(cache_folder() / "cifar"), arguments.output_dir)
     print_line(f"CIFAR images: {arguments.output_dir}")
     return 0
 
@@ -68,14 +66,8 @@ def _prepare_cifar(arguments: argparse.Namespace) -> int:
 def _prepare_coco(arguments: argparse.Namespace) -> int:
     from neither.datasets.coco import sort_images
 
-    with progress_bar("sorting", 0) as bar:
-        counts = sort_images(
-            arguments.annotations,
-            arguments.images,
-            arguments.output_dir,
-            arguments.copy,
-            report=bar.update,
-        )
+    paths = arguments.annotations, arguments.images, arguments.output_dir
+    counts = sort_images(*paths, arguments.copy)
     if counts is not None:
         rows = [(name, f"{num:,}") for name, num in counts.items()]
         print_table("images", ["class", "images"], rows)

@@ -13,7 +13,7 @@ each in the official test set.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neither.runtime import files, signals
-from neither.runtime.console import info
+from neither.runtime.console import info, progress_bar
 from neither.runtime.rng import hash_fraction
 
 VERSION = 1  # raise it whenever a change alters the output
@@ -83,28 +83,23 @@ def is_prepared(output_dir: Path) -> bool:
     return files.is_complete(output_dir, _RECORD_NAME, _RECORD)
 
 
-def write_images(
-    sets: Iterable[OfficialSet],
-    output_dir: Path,
-    report: Callable[[int, int], None] | None = None,
-) -> None:
+def write_images(sets: Iterable[OfficialSet], output_dir: Path) -> None:
     """Write the chosen images of the official sets as PNG files.
 
-    Args:
-        sets: train and test of CIFAR-10 and CIFAR-100.
-        output_dir: gets `{train,val,test}/{dog,human,neither}/`, `unseen/<kind>/` and `cifar.json`.
-        report: called with the numbers of images written and of all, now and then.
+    The folder gets `{train,val,test}/{dog,human,neither}/`, `unseen/<kind>/` and `cifar.json`.
     """
     chosen = choose_images(sets)
-    with files.output_folder(output_dir, _RECORD_NAME, _RECORD) as partial:
+    with (
+        files.output_folder(output_dir, _RECORD_NAME, _RECORD) as partial,
+        progress_bar("writing", len(chosen)) as bar,
+    ):
         for folder in {Path(path).parent for path in chosen}:
             (partial / folder).mkdir(parents=True, exist_ok=True)
         # In this process: an image takes 0.2 ms, all of them less than starting processes.
-        for done, (path, pixels) in enumerate(chosen.items(), start=1):
+        for path, pixels in chosen.items():
             signals.poll()
             Image.fromarray(pixels).save(partial / path, "PNG")
-            if report and (done % 50 == 0 or done == len(chosen)):
-                report(done, len(chosen))
+            bar.advance()
 
 
 def choose_images(sets: Iterable[OfficialSet]) -> dict[str, NDArray[np.uint8]]:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from neither.runtime import signals
-from neither.runtime.console import info, printable, warn
+from neither.runtime.console import info, printable, progress_bar, warn
 from neither.runtime.errors import DataError, OutputError, UsageError
 from neither.runtime.files import is_complete, output_folder, require_outside
 
@@ -99,11 +99,7 @@ class AnnotatedImage(NamedTuple):
 
 
 def sort_images(
-    annotations: Path,
-    images: Path,
-    output_dir: Path,
-    copy: bool,
-    report: Callable[[int, int], None] | None = None,
+    annotations: Path, images: Path, output_dir: Path, copy: bool
 ) -> dict[str, int] | None:
     """Sort the images of a COCO-style dataset into folders by class.
 
@@ -113,7 +109,6 @@ def sort_images(
         output_dir: gets `{dog,human,neither}/` and `coco.json`. A file name with folders in it
             becomes one name, with _ for /.
         copy: copy the images instead of linking to them.
-        report: called with the numbers of images sorted and of all, now and then.
 
     Returns:
         The number of images of each class, and left out for each reason; None if the folder is
@@ -155,15 +150,17 @@ def sort_images(
     for label in absent:
         warn(f"no image of {label}; training needs some")
     chosen = _name_outputs([(name, label) for name, label in labelled if label in CLASSES])
-    with output_folder(output_dir, _RECORD_NAME, made_of | {"counts": counts}) as partial:
+    with (
+        output_folder(output_dir, _RECORD_NAME, made_of | {"counts": counts}) as partial,
+        progress_bar("sorting", len(chosen)) as bar,
+    ):
         for label in CLASSES:
             (partial / label).mkdir()
         put = shutil.copyfile if copy else _link
-        for done, (output, file_name) in enumerate(chosen.items(), start=1):
+        for output, file_name in chosen.items():
             signals.poll()
             put(images.absolute() / file_name, partial / output)
-            if report and (done % 50 == 0 or done == len(chosen)):
-                report(done, len(chosen))
+            bar.advance()
     return counts
 
 
