@@ -81,8 +81,6 @@ class ConfusionCell:
     are those of further images.
     """
 
-    true: str
-    predicted: str
     num_images: int
     thumbnails: Sequence[Thumbnail]
     paths: Sequence[str]
@@ -214,8 +212,6 @@ def select_thumbnails(
     def make_cell(row: int, column: int) -> ConfusionCell:
         indices = cells.get((row, column), [])
         return ConfusionCell(
-            classes[row],
-            classes[column],
             len(indices),
             [thumbnails[index] for index in indices[:num_shown]],
             [predictions.paths[index] for index in indices[num_shown:][:_MAX_CELL_PATHS]],

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from neither.config.loader import to_yaml
 from neither.config.schema import Config, Train
@@ -243,26 +244,23 @@ def _denormalize(images: Tensor, preprocessing: Preprocessing) -> NDArray[np.uin
 @torch.no_grad()
 def describe_network(network: nn.Module, image_size: int) -> str:
     """Return a Markdown table of the layers of a network, in the order of a forward pass."""
-    rows = ["| layer | kind | output | parameters |\n", "| --- | ---: | ---: | ---: |\n"]
-
-    def add_row(name: str, layer: nn.Module, output: object) -> None:
-        num = sum(weights.numel() for weights in layer.parameters())
-        shape = " x ".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "several"
-        rows.append(f"| `{name}` | {type(layer).__name__} | {shape} | {num:,} |\n")
-
-    handles = [
-        layer.register_forward_hook(
-            lambda layer, _, output, name=name: add_row(name, layer, output)
-        )
+    names = {
+        layer: name
         for name, layer in network.named_modules()
         if name and not list(layer.children()) and not isinstance(layer, nn.Sequential)
-    ]
+    }
+    rows = ["| layer | kind | output | parameters |\n", "| --- | ---: | ---: | ---: |\n"]
+
+    def add_row(layer: nn.Module, _: object, output: object) -> None:
+        if layer in names:
+            num = sum(weights.numel() for weights in layer.parameters())
+            shape = list(output.shape[1:]) if isinstance(output, Tensor) else ["several"]
+            kind, size = type(layer).__name__, " x ".join(map(str, shape))
+            rows.append(f"| `{names[layer]}` | {kind} | {size} | {num:,} |\n")
+
     device = next(network.parameters()).device
-    try:
+    with register_module_forward_hook(add_row):
         network(torch.zeros(1, 3, image_size, image_size, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
     total = sum(weights.numel() for weights in network.parameters())
     return (
         f"{''.join(rows)}\n{total:,} parameters; shapes are of one image of {image_size} x "
