@@ -7,7 +7,6 @@ process takes over. The lock file of another machine stays: nobody here can know
 """
 
 import errno
-import json
 import os
 import socket
 import time
@@ -15,27 +14,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-from uuid import uuid4
+from typing import BinaryIO
 
 from neither.runtime import signals
-from neither.runtime.console import info, warn_once
+from neither.runtime.console import info, printable, warn_once
 from neither.runtime.errors import NOT_SUPPORTED, OutputError, named
-from neither.runtime.limits import read_system_file
 
 NAME = ".lock"  # other files of this module begin with it
 _LOCK_FILE_NAME = ".lock.owner"
 _POLL_SECONDS = 0.1
-
-
-class _Process(NamedTuple):
-    """A process, as a lock file names it; what the system does not tell is empty."""
-
-    pid: int
-    host: str
-    machine: str  # and its namespace of process IDs: each container has its own
-    boot: str  # a random number of each start of the system
-    started: str  # when, since another process may get the same ID later
 
 
 @contextmanager
@@ -58,7 +45,7 @@ def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
 
     Raises:
         OSError: if the folder cannot be written.
-        OutputError: if there is the lock file of another machine.
+        OutputError: if there is a lock file: its process may have ended on another machine.
         Stopped: if a signal asks to stop.
     """
     has_waited = False
@@ -115,7 +102,8 @@ def _try_lock(folder: Path, stack: ExitStack) -> str:
                 f"{folder}: this file system has no locks ({error.strerror}); the file "
                 f"{_LOCK_FILE_NAME} names the process that uses the folder instead",
             )
-            return _try_lock_file(folder / _LOCK_FILE_NAME, stack)
+            _create_lock_file(folder / _LOCK_FILE_NAME, stack)
+            return ""
         if not is_locked:
             file.seek(0)
             return file.read(200).decode(errors="replace").strip() or "an unknown process"
@@ -143,93 +131,22 @@ def _flock(file: FileIO | BinaryIO) -> bool:
     return True
 
 
-def _try_lock_file(path: Path, stack: ExitStack) -> str:
-    """Create a lock file that is removed when the stack unwinds; or name its process.
+def _create_lock_file(path: Path, stack: ExitStack) -> None:
+    """Create a lock file that is removed when the stack unwinds.
 
     Raises:
-        OutputError: if that may run elsewhere, so that its end cannot be seen from here.
+        OutputError: if there is one of a process that has not ended, as far as can be known here.
     """
-    here = _this_process()
-    ours = json.dumps(here._asdict()).encode()
-    while True:
-        with suppress(FileExistsError):
-            _write_new(path, ours)
-            stack.callback(_remove, path, ours)
-            return ""
-        try:
-            theirs = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        owner, text = None, "an unknown process"
-        with suppress(ValueError, TypeError):  # it is not written yet, or was not finished
-            owner = _Process(**json.loads(theirs))
-            text = f"pid {owner.pid} on {owner.host}"
-        if owner is None or (owner.host, owner.machine) != (here.host, here.machine):
-            raise _in_use(path.parent, text, f"If this process has ended, delete {path}")
-        if not _has_ended(owner, here):
-            return text
-        old = path.with_name(f"{path.name}.{uuid4().hex}")
-        with suppress(FileNotFoundError):
-            path.rename(old)
-            if old.read_bytes() == theirs:
-                old.unlink()
-            else:  # another process took over before, and this is its file
-                old.rename(path)
+    from filelock import SoftFileLock, Timeout
+
+    try:
+        stack.enter_context(SoftFileLock(path, timeout=0))
+    except Timeout as error:
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        owner = f"pid {printable(' on '.join(lines[:2]))}" if lines else "an unknown process"
+        remedy = f"If this process has ended, delete {path}"
+        raise _in_use(path.parent, owner, remedy) from error
 
 
 def _in_use(folder: Path, owner: str, remedy: str) -> OutputError:
     return OutputError(f"{folder}: another run is using this folder ({owner}). {remedy}")
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    with path.open("xb", buffering=0) as file:
-        try:
-            file.write(content)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-
-
-def _remove(path: Path, ours: bytes) -> None:
-    with suppress(OSError):  # on a lost network drive; the process is about to end
-        if path.read_bytes() == ours:
-            path.unlink()
-
-
-def _this_process() -> _Process:
-    pid, namespace = os.getpid(), ""
-    with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path
-    return _Process(
-        pid,
-        host=socket.gethostname(),
-        machine=f"{read_system_file(Path('/etc/machine-id'))} {namespace}",
-        boot=read_system_file(Path("/proc/sys/kernel/random/boot_id")),
-        started=_start_time(pid) or "",
-    )
-
-
-def _has_ended(owner: _Process, here: _Process) -> bool:
-    """Return whether a process of this machine is known to have ended."""
-    started = _start_time(owner.pid)
-    is_other_process = bool(started and owner.started) and started != owner.started
-    return owner.boot != here.boot or started is None or is_other_process
-
-
-def _start_time(pid: int) -> str | None:
-    """Return when a process of this machine started; "" if that is unknown, None if it has ended.
-
-    A killed process whose parent has not noticed it yet has ended.
-    """
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:  # it belongs to another user
-        pass
-    # The command, in parentheses, may hold anything; then come the state and, 19 fields on, the
-    # start time.
-    fields = read_system_file(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    if not fields:
-        return ""
-    return None if fields[0] in "ZX" else fields[19]
