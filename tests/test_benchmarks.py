@@ -169,7 +169,7 @@ def test_certified_thresholds_are_scored_beside_those_that_look_right(
     monkeypatch.setattr(certify, "NUM_OTHERS", 5000)
     monkeypatch.setattr(certify, "ACCURACIES", (0.95,))
     rows = run(certify, "--draws", "5")["rows"]
-    assert len(rows) == 2 * 4
+    assert len(rows) == 3 * 4
     for row in rows:  # a hundred predictions certify nothing; three thousand always do
         if row["n"] == 100:
             assert row["certified"] == {"found": 0}

@@ -232,16 +232,24 @@ def test_the_number_that_certifies_is_by_the_exact_binomial(
 
 
 def certify_by_hand(pairs: list[tuple[int, bool]], target: float) -> float | None:
-    """Test 21 sizes one after another, each with all that have its last confidence."""
+    """Test 31 sizes one after another, each with all that have its last confidence.
+
+    The first is a third, less what certifies no more mistakes, and at least what certifies none.
+    From the first that fails it is two steps back.
+    """
     ordered = sorted((pair[0] for pair in pairs), reverse=True)
-    least, found = num_to_certify(0, target), None
-    for step in range(21):
-        size = min(len(pairs), least) + step * max(0, len(pairs) - least) // 20
+    found: list[float] = []
+    first, errors = num_to_certify(0, target), 1
+    while num_to_certify(errors, target) <= len(pairs) // 3:
+        first, errors = num_to_certify(errors, target), errors + 1
+    first = min(first, len(pairs))
+    for step in range(31):
+        size = first + step * (len(pairs) - first) // 30
         hits = [hit for confidence, hit in pairs if confidence >= ordered[size - 1]]
         if binom.cdf(hits.count(False), len(hits), 1 - target) > 0.1:
-            break
-        found = ordered[size - 1] / 100
-    return found
+            return found[-2 if len(found) > 1 else -1] if found else None
+        found.append(ordered[size - 1] / 100)
+    return found[-1]
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 300), st.sampled_from([0.5, 0.8, 0.95]))
@@ -257,6 +265,15 @@ def test_certified_thresholds_pass_each_test_in_turn(
     expected = certify_by_hand(pairs, target)
     assert found == (None if expected is None else pytest.approx(expected, abs=2e-12))
     assert (num_lacking == 0) == (found is not None)
+
+
+def test_one_confident_mistake_does_not_end_the_sequence() -> None:
+    """The second of 800 is wrong: two mistakes among 265 are certified, and three among all."""
+    confidences, hits = torch.linspace(1, 0.5, 800, dtype=torch.float64), torch.ones(800) > 0
+    hits[[1, 500, 700]] = False
+    assert certify_threshold(confidences, hits, 0.98)[0] == pytest.approx(0.5)
+    hits[[2, 3]] = False  # three mistakes among 265
+    assert certify_threshold(confidences, hits, 0.98) == (None, num_to_certify(3, 0.98) - 265)
 
 
 def test_what_is_lacking_would_certify() -> None:

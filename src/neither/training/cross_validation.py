@@ -283,8 +283,10 @@ def _calibrate(
     temperature = fit_temperature(logits, labels)
     fit = fit_pooled_rule if any(result.sources) else fit_decision_rule
     probabilities = to_probabilities(logits, temperature)
-    rule = fit(probabilities, labels, config.reject_index, config.decision.target_precision)
-    return index, temperature, rule
+    target = config.decision.target_precision
+    rule = fit(probabilities, labels, config.reject_index, target)
+    # Nothing is certified of the network that will use the rule: each image's is another.
+    return index, temperature, DecisionRule(target, rule.threshold, rule.reject_threshold)
 
 
 def _summarise(config: Config, scores: Tensor, labels: Tensor) -> dict[str, Any]:

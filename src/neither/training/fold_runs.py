@@ -114,12 +114,12 @@ def train_folds(
 def _configure(config: Config, fold: int, manifest: Path) -> Config:
     """Return the config of the run of a fold.
 
-    The manifest has absolute paths, classes, and each group in one split: what the config says of
-    paths and labels is done.
+    The manifest has absolute paths, correct classes, and each group in one split: what the config
+    says of paths and labels is done.
     """
     data: dict[str, Any] = {
         "root": None, "manifest": str(manifest), "sources": None, "group_pattern": None,
-        "aliases": {}, "ignored_folders": (),
+        "aliases": {}, "ignored_folders": (), "corrections": None,
     }  # fmt: skip
     changes = {
         "name": f"{config.name}-{fold}",
