@@ -23,7 +23,8 @@ from neither.serving.uploads import Memory, Upload, read_uploads
 
 _MAX_FIGURES = 20  # evaluations that are listed
 _AHEAD = 8  # files of a request that are decoded or predicted while others arrive
-_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript",
+                "svg": "image/svg+xml"}  # fmt: skip
 _CONTENT = {
     "required": True,
     "content": {
@@ -87,7 +88,7 @@ def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.ht
 
     @app.get("/v1/model")
     async def show_model() -> dict[str, Any]:
-        return dict(about)
+        return {**about, "has_heat_maps": engine.has_heat_maps}
 
     @app.post("/v1/session", status_code=204, include_in_schema=False)
     async def open_session(request: Request) -> Response:

@@ -3,10 +3,11 @@
 import asyncio
 import io
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from neither.inference.prediction import Prediction
 from neither.runtime.errors import UsageError
 from neither.runtime.limits import free_memory, num_cores
 from neither.serving.decoders import Decoders
+
+Result = TypeVar("Result")
 
 _DECODER_BYTES = 1 << 28  # of memory, for a process that decodes
 
@@ -76,7 +79,15 @@ class Engine:
 
     async def decode(self, content: bytes) -> NDArray[np.uint8]:
         """Decode the content of an image file; raise `UnreadableError` if it is unreadable."""
-        return await self._decoders.run(decode, content, self.classifier.preprocessing)
+        return await self.run(decode, content, self.classifier.preprocessing)
+
+    async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Return what a module-level function of an image returns in a decoding process.
+
+        Raises:
+            UnreadableError: if the function does, crashes, or takes too long.
+        """
+        return await self._decoders.run(function, *arguments)
 
     async def _classify(self, pixels: NDArray[np.uint8]) -> Prediction:
         loop = asyncio.get_running_loop()

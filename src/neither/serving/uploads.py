@@ -105,6 +105,16 @@ async def read_uploads(request: Request, memory: Memory) -> AsyncGenerator[Uploa
         raise HTTPException(400, "no image in this request")
 
 
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body of a small request; raise `HTTPException` 413 if it is larger."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(f"{max_bytes:,} bytes")
+    return bytes(body)
+
+
 def _too_large(limit: str) -> HTTPException:
     return HTTPException(413, f"more than {limit} in one request")
 
