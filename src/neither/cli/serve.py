@@ -1,12 +1,13 @@
 """Command `serve RUN_OR_CHECKPOINT [--host 127.0.0.1] [--port 8000] [--allowed-host NAME]`."""
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from neither.cli.command import check_installation, run_command
-from neither.runtime.console import info, print_line
-from neither.runtime.errors import OutputError
+from neither.runtime.console import STANDARD_OUTPUT, info, print_line
+from neither.runtime.errors import OutputError, named
 
 _PACKAGES = {"fastapi": "FastAPI", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
@@ -52,13 +53,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     from neither.serving.guard import Guard, new_token
     from neither.serving.server import address_of, is_local, open_socket, run_server
 
-    listener = open_socket(arguments.host, arguments.port)
-    device = choose_device_config("auto", "float32").device
-    classifier = load_classifier(arguments.model, device)
-    token = None if is_local(listener) else new_token()
-    engine = Engine(classifier)
-    app = create_app(engine, describe_model(arguments.model, classifier))
-    print_line(f"{address_of(listener)}{f'#{token}' if token else ''}")
-    info("open this address in a browser; Ctrl-C ends the server")
-    run_server(Guard(app, token, arguments.allowed_host), listener, engine.close)
+    with open_socket(arguments.host, arguments.port) as listener:
+        device = choose_device_config("auto", "float32").device
+        classifier = load_classifier(arguments.model, device)
+        token = None if is_local(listener) else new_token()
+        engine = Engine(classifier)
+        app = create_app(engine, describe_model(arguments.model, classifier))
+        print_line(f"{address_of(listener)}{f'#{token}' if token else ''}")
+        with named(STANDARD_OUTPUT):
+            sys.stdout.flush()  # a program that started this one waits for it
+        info("open this address in a browser; Ctrl-C ends the server")
+        run_server(Guard(app, token, arguments.allowed_host), listener, engine.close)
     return 0

@@ -1,10 +1,10 @@
 """Who may ask what: the checks and the headers of every request, whatever page it belongs to."""
 
 import hmac
+import re
 import secrets
 from collections.abc import Collection
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -85,7 +85,7 @@ class Guard:
             return 421, "this name is not allowed; start the server with --allowed-host NAME"
         if scope["method"] not in _READS:
             origins = headers.getlist("origin")
-            if any(urlsplit(origin).netloc.lower() != host.lower() for origin in origins):
+            if any(origin.lower().rpartition("//")[2] != host.lower() for origin in origins):
                 return 403, "a page of another origin may not ask"
             if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
                 return 403, "a page of another origin may not ask"
@@ -102,9 +102,9 @@ class Guard:
         return None
 
     def _is_allowed(self, host: str) -> bool:
+        name = host.lower().rpartition(":")[0] if re.search(r":\d*$", host) else host.lower()
         try:
-            name = urlsplit(f"//{host}").hostname or ""
-            ip_address(name)
+            ip_address(name.strip("[]"))
         except ValueError:
             return name in self._hosts
         return True  # an address has no DNS to be rebound

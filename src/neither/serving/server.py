@@ -34,6 +34,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         OutputError: if the port is in use or not permitted, or no network has this address.
         UsageError: if the name is unknown.
     """
+    if not 0 <= port < 2**16:
+        raise UsageError(f"--port {port}: must be from 0 to 65,535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
