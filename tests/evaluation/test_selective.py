@@ -161,13 +161,9 @@ def test_risk_coverage_and_mistakes_by_hand() -> None:
     """By falling confidence: wrong 1.0, correct 0.9, wrong 0.8, wrong 0.7, correct 0.6."""
     probabilities = tensor([0.9, 0.1, 0.6, 0.4, 0.3, 0.7, 0.0, 1.0, 0.2, 0.8]).view(5, 2)
     labels = torch.zeros(5, dtype=torch.int64)
-    assert risk_coverage(probabilities, labels) == {"model": [
+    assert risk_coverage(probabilities, labels) == [
         (0.2, 1.0), (0.4, 0.5), (0.6, pytest.approx(2 / 3)), (0.8, 0.75), (1.0, 0.6),
-    ]}  # fmt: skip
-    assert risk_coverage(probabilities, labels, reject=0) == {
-        "other classes": [(pytest.approx(k / 3), 1.0) for k in (1, 2, 3)],
-        "reject class": [(0.5, 0.0), (1.0, 0.0)],
-    }
+    ]  # fmt: skip
     assert most_confident_mistakes(probabilities, labels, 2) == [3, 4]
     assert most_confident_mistakes(probabilities, labels, 9) == [3, 4, 2]
 
@@ -176,7 +172,7 @@ def test_a_long_curve_keeps_its_ends() -> None:
     num = 10_000
     confidences = torch.linspace(1, 0.51, num, dtype=torch.float64)
     labels = (torch.arange(num) >= num // 2).long()  # the more confident half is correct
-    points = risk_coverage(torch.stack([confidences, 1 - confidences], dim=1), labels)["model"]
+    points = risk_coverage(torch.stack([confidences, 1 - confidences], dim=1), labels)
     assert len(points) == 200
     assert points[0] == (1 / num, 0.0)
     assert points[-1] == (1.0, 0.5)

@@ -64,7 +64,7 @@ def test_bars_of_a_reliability_diagram_are_at_their_bins_with_wilson_intervals()
 
 
 def test_risk_and_target_are_drawn() -> None:
-    axes = plot_risk_coverage({"model": [(0.5, 0.0), (1.0, 0.2)]}, 0.95).axes[0]
+    axes = plot_risk_coverage([(0.5, 0.0), (1.0, 0.2)], 0.95).axes[0]
     target, risk = axes.lines
     assert np.asarray(target.get_ydata()) == pytest.approx([0.05, 0.05])
     assert np.asarray(risk.get_ydata()).tolist() == [0.0, 0.2]
@@ -81,7 +81,7 @@ def test_svg_takes_fonts_and_colors_of_the_page_and_is_the_same_each_time() -> N
 
 
 def test_svg_of_percent_plots_and_ids_have_their_prefix() -> None:
-    svg = to_svg(plot_risk_coverage({"model": [(0.5, 0.0), (1.0, 0.2)]}, 0.95), "risk")
+    svg = to_svg(plot_risk_coverage([(0.5, 0.0), (1.0, 0.2)], 0.95), "risk")
     assert "model ends at 20.0 %" in svg
     assert "target ends" not in svg
     assert all(each.startswith("risk-") for each in re.findall(r' id="([^"]*)"', svg))

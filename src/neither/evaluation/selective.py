@@ -295,36 +295,23 @@ def rejection_metrics(probabilities: Tensor, labels: Tensor, reject: int) -> dic
 
 
 def risk_coverage(
-    probabilities: Tensor,
-    labels: Tensor,
-    reject: int | None = None,
-    max_points: int = 200,
-) -> dict[str, list[tuple[float, float]]]:
-    """Compute the risk-coverage curve of each threshold, from the most confident image on.
+    probabilities: Tensor, labels: Tensor, max_points: int = 200
+) -> list[tuple[float, float]]:
+    """Compute the risk-coverage curve, whose area is `aurc`, from the most confident image on.
 
     Args:
         probabilities: (N, C) float64, N of 1 or more.
         labels: (N,) int64.
-        reject: index of the reject class, which has a threshold of its own; None if there is none.
-        max_points: of a curve; more would only make a larger file.
+        max_points: more would only make a larger file.
 
     Returns:
-        By the predictions that share the threshold, points (coverage, risk): the fraction of these
-        predictions that is accepted, and the fraction of those that is wrong.
+        Points (coverage, risk): the fraction of the predictions that is accepted, and the fraction
+        of those that is wrong.
     """
     confidences, predicted = probabilities.max(dim=1)
-    hits = predicted == labels
-    groups = {"model": torch.ones_like(hits)}
-    if reject is not None:
-        groups = {"other classes": predicted != reject, "reject class": predicted == reject}
-    curves = {}
-    for name, chosen in groups.items():
-        if num := int(chosen.sum()):
-            risks = _cumulative_errors(confidences[chosen], hits[chosen])
-            risks = risks / torch.arange(1, num + 1)
-            indices = {round(index) for index in torch.linspace(0, num - 1, max_points).tolist()}
-            curves[name] = [((each + 1) / num, float(risks[each])) for each in sorted(indices)]
-    return curves
+    num, errors = len(labels), _cumulative_errors(confidences, predicted == labels).tolist()
+    indices = {round(index) for index in torch.linspace(0, num - 1, max_points).tolist()}
+    return [((each + 1) / num, errors[each] / (each + 1)) for each in sorted(indices)]
 
 
 def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int) -> list[int]:

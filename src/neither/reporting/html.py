@@ -177,14 +177,12 @@ def _draw_plots(
     """Return the SVG elements by name."""
     from neither.reporting import plots  # Matplotlib takes half a second
 
-    reject = metrics.get("reject_class")
-    reject_index = None if reject is None else metrics["classes"].index(reject)
-    curves = risk_coverage(predictions.probabilities, predictions.labels, reject_index)
+    points = risk_coverage(predictions.probabilities, predictions.labels)
     charts = {
         "loss": plots.plot_curves(rows, "loss", as_percent=False),
         "macro_recall": plots.plot_curves(rows, "macro_recall", as_percent=True),
         "reliability": plots.plot_reliability(metrics["reliability"]),
-        "risk_coverage": plots.plot_risk_coverage(curves, metrics["decision"]["target_precision"]),
+        "risk_coverage": plots.plot_risk_coverage(points, metrics["decision"]["target_precision"]),
     }
     return {name: plots.to_svg(figure, name) for name, figure in charts.items() if figure}
 

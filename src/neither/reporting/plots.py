@@ -76,7 +76,7 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], title: str = "") -> Fi
 
 
 def plot_risk_coverage(
-    curves: Mapping[str, Sequence[tuple[float, float]]], target_precision: float, title: str = ""
+    points: Sequence[tuple[float, float]], target_precision: float, title: str = ""
 ) -> Figure:
     """Plot `risk_coverage`: the error rate of the accepted predictions over their fraction.
 
@@ -85,9 +85,8 @@ def plot_risk_coverage(
     figure, axes = _new_figure("accepted, most confident first", "error rate", True, title)
     target = 1 - target_precision
     axes.plot([0, 1], [target, target], color=_TEXT, linestyle="--", linewidth=1.2, label="target")
-    for (name, points), color in zip(curves.items(), (_VAL, _TRAIN), strict=False):
-        axes.plot(*zip(*points, strict=True), color=color, label=name)
-    top = max(target, *(risk for points in curves.values() for _, risk in points))
+    axes.plot(*zip(*points, strict=True), color=_VAL, label="model")
+    top = max(target, *(risk for _, risk in points))
     axes.set(xlim=(0, 1), ylim=(0, min(1, 1.25 * top) or 0.01))
     axes.xaxis.set_major_formatter(_percent_formatter())
     axes.yaxis.set_major_formatter(_percent_formatter(None))

@@ -93,13 +93,13 @@ def _log_val(
     labels, step = data.val.labels, state.step
     probabilities = to_probabilities(logits, state.temperature)
     confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(config.classes))
-    curves = risk_coverage(probabilities, labels, config.reject_index)
+    points = risk_coverage(probabilities, labels)
     bins = reliability_bins(probabilities, labels)
     target, when = config.decision.target_precision, f"on val, epoch {state.epoch}"
     figures = {
         "confusion": plots.plot_confusion(confusion.tolist(), config.classes, f"confusion {when}"),
         "reliability": plots.plot_reliability(bins, f"reliability {when}"),
-        "risk_coverage": plots.plot_risk_coverage(curves, target, f"risk and coverage {when}"),
+        "risk_coverage": plots.plot_risk_coverage(points, target, f"risk and coverage {when}"),
     }
     for tag, figure in figures.items():
         writer.add_image(f"val/{tag}", plots.to_pixels(figure), step, dataformats="HWC")
