@@ -32,7 +32,7 @@ from neither.config.schema import Augmentation, Config, Data, Train
 from neither.data.batches import Batch, Batches
 from neither.data.preprocessing import Preprocessing
 from neither.runtime.devices import DeviceConfig, choose_device_config
-from neither.training.fast_conv import use_gemm_weight_gradients
+from neither.training.fast_conv import use_fast_convolutions
 from neither.training.optimizers import build_optimizer
 from neither.training.state import EMA, TrainState, build_state
 from neither.training.step import train_step
@@ -136,7 +136,7 @@ def resnet_state(device_config: DeviceConfig) -> TrainState:
     settings = Train(epochs=100, optimizer="sgd")
     network: nn.Module = resnet18(num_classes=len(CLASSES))
     network = network.to(device_config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    use_gemm_weight_gradients(network, device_config)
+    use_fast_convolutions(network, device_config)
     state.network = network
     state.ema = EMA(network, CONFIG.train.ema_decay)
     state.optimizer = build_optimizer(network, settings)

@@ -62,13 +62,20 @@ class ConvBN(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return features (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         conv = self.conv
-        features, padding = _pad_same(features, conv.kernel_size[0], conv.stride[0])
+        features, padding = pad_same(features, conv.kernel_size[0], conv.stride[0])
         features = F.conv2d(features, conv.weight, None, conv.stride, padding, 1, conv.groups)
         features = self.norm(features)
         return F.relu6(features, inplace=True) if self.relu6 else features
 
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Return kernel and bias (out_channels,) of the same layer without batch norm."""
+        norm = self.norm
+        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+        scale = norm.weight / (variance + norm.eps).sqrt()
+        return self.conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
-def _pad_same(features: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
+
+def pad_same(features: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
     """Return features and the symmetric padding left to the convolution, which costs no copy."""
     height, width = (
         max((-(-side // stride) - 1) * stride + kernel_size - side, 0)
@@ -139,28 +146,41 @@ class FusedConv(nn.Module):
 
     def __init__(self, layer: ConvBN) -> None:
         super().__init__()
-        conv, norm = layer.conv, layer.norm
-        state = {name: tensor.double() for name, tensor in norm.state_dict().items()}
-        scale = state["weight"] / (state["running_var"] + norm.eps).sqrt()
-        weight = (conv.weight.double() * scale[:, None, None, None]).float()
+        conv = layer.conv
+        weight, bias = copy.deepcopy(layer).double().fold()
         self._kernel_size, self._stride, self._groups = (
             conv.kernel_size[0],
             conv.stride[0],
             conv.groups,
         )
-        self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last), False)
-        self.bias = nn.Parameter((state["bias"] - state["running_mean"] * scale).float(), False)
+        weight = weight.float().to(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight.detach(), False)
+        self.bias = nn.Parameter(bias.float().detach(), False)
         self.relu6 = layer.relu6
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features (B, out_channels, ceil(H / stride), ceil(W / stride))."""
-        features, padding = _pad_same(features, self._kernel_size, self._stride)
-        relu6 = ("hardtanh", [0.0, 6.0], "") if self.relu6 else ("none", [], "")
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            features, self.weight, self.bias, padding, (self._stride, self._stride), (1, 1),
-            self._groups, *relu6,
-        )  # fmt: skip
-        return result
+        features, padding = pad_same(features, self._kernel_size, self._stride)
+        return conv_relu6(
+            features, self.weight, self.bias, self._stride, padding, self._groups, self.relu6
+        )
+
+
+def conv_relu6(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    padding: tuple[int, int],
+    groups: int,
+    relu6: bool,
+) -> Tensor:
+    """Compute a convolution and, if `relu6`, ReLU6 in one pass over memory, by oneDNN."""
+    operation = ("hardtanh", [0.0, 6.0], "") if relu6 else ("none", [], "")
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        features, weight, bias, padding, (stride, stride), (1, 1), groups, *operation
+    )
+    return result
 
 
 def fused(network: nn.Module) -> nn.Module:
@@ -171,7 +191,7 @@ def fused(network: nn.Module) -> nn.Module:
     """
     is_cpu = all(each.device.type == "cpu" for each in network.parameters())
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, ConvBN)}
-    if not layers or not is_cpu or not _has_onednn():
+    if not layers or not is_cpu or not has_onednn():
         return network
     network = copy.deepcopy(network)
     for name, layer in layers.items():
@@ -179,7 +199,8 @@ def fused(network: nn.Module) -> nn.Module:
     return network
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Return whether this build of torch has oneDNN."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available
 
