@@ -45,7 +45,6 @@ CONFIG_RENAMES = {
     "augmentation.erase": "augmentation.random_erasing",
     "augmentation.mix": "augmentation.cutmix",
     "data.groups": "data.group_pattern",
-    "model.backbone_lr": "model.backbone_lr_factor",
     "train.clip_norm": "train.max_grad_norm",
     "train.val_every_epochs": "train.validate_every_epochs",
 }

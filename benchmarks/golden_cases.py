@@ -213,8 +213,6 @@ def torchvision_weights_file(side: Side, inputs: Inputs) -> Repeats:
         "augmentation.horizontal_flip": False,
         "model.name": "mobilenet_v3_small",
         "model.weights": str(inputs.folder / "weights.pt"),
-        "model.freeze_epochs": 1,
-        "model.backbone_lr_factor": 0.3,
         "train.epochs": 2,
         "train.optimizer": "adamw",
     })  # fmt: skip

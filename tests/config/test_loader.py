@@ -186,7 +186,7 @@ def test_errors_of_the_file_come_in_its_order_and_those_of_the_command_line_last
     ("train.lr: 1",
      "7: train.lr: unknown key; in a file, write lr: in a line of its own below train:"),
     ("model: {<<: {width: 8}}", "7: model.<<: unknown key; known here: name, width, weights, "
-     "trainable, freeze_epochs, backbone_lr_factor"),
+     "trainable"),
     ("checkpoint: {qqq: 1}",
      "7: checkpoint.qqq: unknown key; known here: save_every_minutes"),
 ])  # fmt: skip

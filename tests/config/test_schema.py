@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from neither.config.loader import Document, check_config, load_config, override
-from neither.config.schema import RENAMED_KEYS, Config, translate_v1
+from neither.config.schema import RENAMED_KEYS, Config, translate_old
 from neither.runtime.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,8 +62,6 @@ PRETRAINED = ("model.name=resnet18", "model.weights=~/own.pth")
     ("augmentation.cutmix", ["0", "1"], ["1.1", "-0.1"]),
     ("model.width", ["8", "512"], ["7", "513"]),
     ("model.name", ["resnet18", "vit_b_16"], ["../x", "Resnet18", "''", "8net", "a-b"]),
-    ("model.freeze_epochs", ["0", "3"], ["-1", "0.5"]),
-    ("model.backbone_lr_factor", ["0.01", "1"], ["0", "1.1"]),
     ("checkpoint.save_every_minutes", ["0.1"], ["0", "-1"]),
     ("decision.target_precision", ["0.5", "1"], ["0", "1.1"]),
     ("device", ["auto", "cpu", "mps", "cuda", "cuda:12"], ["gpu", "cuda:", "cuda:-1", "CPU"]),
@@ -98,8 +96,7 @@ def test_a_class_name_must_be_a_folder_name() -> None:
     ["data.aliases={person: people}"], ["data.aliases={dog: human}"],
     ["data.aliases={cup: neither}", "data.ignored_folders=[cup]"],
     ["data.val_fraction=0.5", "data.test_fraction=0.5"], ["data.image_size=31"],
-    ["model.weights=default"], ["model.freeze_epochs=1", "model.name=resnet18"],
-    ["model.backbone_lr_factor=0.5", "model.name=resnet18"],
+    ["model.weights=default"],
     ["augmentation.train_scale=0.75", "model.name=softmax_regression"],
     ["train.batch_size=127", "augmentation.cutmix=0.1"],
 ])  # fmt: skip
@@ -138,8 +135,6 @@ def test_defaults_that_depend_on_other_keys() -> None:
         assert load(f"train.optimizer={optimizer}", "train.lr=0.5").train.lr == 0.5
     for epochs, warmup in ((0, 0), (1, 0), (4, 0), (5, 1), (10, 2), (25, 5), (26, 5), (600, 5)):
         assert load(f"train.epochs={epochs}").train.warmup_epochs == warmup
-    model = load(*PRETRAINED).model
-    assert (model.freeze_epochs, model.backbone_lr_factor) == (1, 0.1)
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -156,8 +151,8 @@ def test_a_config_of_version_1_is_translated() -> None:
         section, _, key = before.partition(".")
         old[section][key] = old[section].pop(after.partition(".")[2])
     assert old != present
-    assert translate_v1(old) == present == translate_v1(present)
-    assert translate_v1({"model": old["model"]}) == {"model": present["model"]}
+    assert translate_old(old) == present == translate_old(present)
+    assert translate_old({"model": old["model"]}) == {"model": present["model"]}
 
 
 def test_the_config_reference_and_the_json_schema_are_up_to_date() -> None:

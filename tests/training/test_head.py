@@ -29,7 +29,7 @@ from neither.models import efficientnet_lite
 from neither.models.checkpoint import load_checkpoint, read_archive
 from neither.models.efficientnet_lite import EfficientNetLite0
 from neither.reporting import plots
-from neither.training import head, summaries
+from neither.training import head, state, summaries, trainer, validation
 from neither.training.state import TrainState
 
 Patch = pytest.MonkeyPatch
@@ -140,7 +140,10 @@ class HeadRun:
         for content in contents.values():
             content["source"] = content["config"] = None  # name the home
             content["model"].pop("weights")
-        return contents | {"rows": self.rows(), "issues": self.issues()}
+        rows = self.rows()
+        for row in rows:
+            row["train"].pop("images_per_second", None)
+        return contents | {"rows": rows, "issues": self.issues()}
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -454,3 +457,75 @@ def test_a_lost_last_checkpoint_and_another_config(reference: HeadRun, run: Head
     assert done.code == 2
     assert "train.epochs: 200 became 150" in done.err
     assert (run.folder / "checkpoints" / "best.pt").read_bytes() == before
+
+
+FINE_TUNING = (
+    "model.trainable=all", "augmentation.horizontal_flip=false", "train.epochs=2",
+    "train.batch_size=8", "train.optimizer=adamw", "train.lr=0.0001",
+    "augmentation.crop_scale=[0.9, 1.0]", "augmentation.random_erasing=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the home of a finished run of fine-tuning; not to be changed."""
+    home = tmp_path_factory.mktemp("fine_tuned")
+    for name in ("images", "weights.pth"):
+        (home / name).symlink_to(finished / name)
+    with pytest.MonkeyPatch.context() as patch, calling(patch, None) as call:
+        make_run(home, call).must_train(*FINE_TUNING)
+    return home
+
+
+def test_fine_tuning_starts_from_the_fitted_head(
+    fine_tuned: Path, reference: HeadRun, call: Call
+) -> None:
+    run = HeadRun(fine_tuned, call)
+    first, last = run.rows()[0]["val"], run.rows()[-1]["val"]
+    assert first == reference.rows()[-1]["val"]
+    assert last["calibrated_loss"] < first["calibrated_loss"]
+    assert run.issues() == reference.issues()
+
+
+def test_fine_tuning_changes_weights_but_no_statistics_of_batch_norm(fine_tuned: Path) -> None:
+    pretrained = torch.load(fine_tuned / "weights.pth")
+    best = load_checkpoint(fine_tuned / "run").weights
+    for name, tensor in pretrained.items():
+        if not name.startswith("classifier") and not name.endswith("num_batches_tracked"):
+            is_statistic = "running" in name
+            assert torch.equal(best[f"backbone.{name}"], tensor) == is_statistic, name
+
+
+def test_the_end_is_interpolated_with_the_start(
+    fine_tuned: Path, run: HeadRun, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(state, "_FRACTIONS", ())
+    run.must_train(*FINE_TUNING)
+    end = load_checkpoint(run.folder / "checkpoints" / "last.pt")
+    kept = load_checkpoint(fine_tuned / "run" / "checkpoints" / "last.pt")
+    assert kept.training is not None
+    start = kept.training["start"]
+    fractions = {
+        fraction for fraction in (0.25, 0.5, 0.75, 1.0)
+        if all(torch.equal(kept.weights[name], torch.lerp(start[name], tensor, fraction))
+               for name, tensor in end.weights.items() if tensor.is_floating_point())
+    }  # fmt: skip
+    assert len(fractions) == 1
+    assert kept.metrics["calibrated_loss"] <= end.metrics["calibrated_loss"]
+
+
+@pytest.mark.parametrize("moment", [
+    before(embedding, "compute_outputs", 2, terminate), before(head, "_set_head", 1, die),
+    before(TrainState, "save", 2, die), before(trainer, "train_step", 7, terminate),
+    before(validation, "fit_temperature", 5, terminate), before(TrainState, "save", 6, die),
+], ids=["embedding", "head", "first last.pt", "step", "choosing", "final last.pt"])  # fmt: skip
+def test_fine_tuning_that_ends_at_any_moment_ends_in_the_same_bits(
+    moment: Callable[[Patch], None], run: HeadRun, fine_tuned: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(run.home / "cache"))
+    with monkeypatch.context() as patch:
+        moment(patch)
+        done = run.train(*FINE_TUNING)
+    assert done.code in (9, 143), done.err
+    run.must_train(*FINE_TUNING)
+    assert_same(run.outcome(), HeadRun(fine_tuned, run.call).outcome())

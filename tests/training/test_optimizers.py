@@ -6,7 +6,6 @@ from torch import nn
 
 from neither.config.schema import Model, Train
 from neither.models.networks import build_network
-from neither.training.lr_schedule import current_lr_factor, set_lr_factor
 from neither.training.optimizers import Muon, build_optimizer, orthogonalize
 
 OPTIMIZERS = pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
@@ -76,24 +75,6 @@ def test_muon_moves_kernels_by_orthogonal_steps_and_the_rest_by_sgd() -> None:
     assert 0.6 < singular.min() <= singular.max() < 1.3
     for weights, was, gradient in zip(others[1:], before[2:], gradients[2:], strict=True):
         torch.testing.assert_close(weights, was - 0.025 * (1 + 0.9) * gradient)
-
-
-@pytest.mark.parametrize(("name", "head_lr"), [("muon", 0.75), ("sgd", 0.3), ("adamw", 0.3)])
-def test_a_backbone_learns_at_a_fraction_of_the_rate(name: str, head_lr: float) -> None:
-    network = build_network(Model(name="shufflenet_v2_x0_5"), 3, 64, seed=0)
-    settings = make_settings(optimizer=name, lr=0.3, weight_decay=0.1)
-    optimizer = build_optimizer(network, settings, backbone_lr_factor=0.1)
-    set_lr_factor(optimizer, 0.5)
-    assert current_lr_factor(optimizer) == 0.5
-    rates = {id(weights): (group["lr"], group["weight_decay"])
-             for group in optimizer.param_groups for weights in group["params"]}  # fmt: skip
-    assert len(rates) == len(list(network.parameters()))
-    kernels = "backbone.conv1.0.weight"
-    assert rates[id(network.get_parameter(kernels))] == (pytest.approx(0.015), 0.1)
-    norms = rates[id(network.get_parameter("backbone.conv1.1.weight"))]
-    assert norms == (pytest.approx(0.05 * head_lr), 0.0)
-    decay = 0.0 if name == "muon" else 0.1
-    assert rates[id(network.get_parameter("head.weight"))] == (pytest.approx(head_lr / 2), decay)
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])

@@ -373,7 +373,7 @@ def test_a_run_resumes_with_the_pixels_that_it_started_with(images: Path, tmp_pa
 def test_a_pretrained_run_resumes_to_the_bit_without_its_weights_file(
     images: Path, tmp_path: Path
 ) -> None:
-    """With dropout, batch norm, and a backbone that is frozen in the first epoch."""
+    """With dropout and batch norm."""
     torch.manual_seed(7)
     pretrained = mobilenet_v3_small().state_dict()
     torch.save(pretrained, tmp_path / "own.pth")
@@ -381,15 +381,9 @@ def test_a_pretrained_run_resumes_to_the_bit_without_its_weights_file(
     config = make_config(images, model=model, train={"epochs": 2})
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, whole)
-    for number in (1, 2):  # steps of each attempt; the second stops when it is no longer frozen
+    for number in (1, 2):  # steps of each attempt
         train_until_stopped(config, stopped, partial(stop_before_step, number))
-        if number == 1:
-            (tmp_path / "own.pth").unlink()
-            frozen = last_checkpoint(stopped).weights
-            for name, tensor in pretrained.items():
-                assert name.startswith("classifier.3") or torch.equal(
-                    frozen[f"backbone.{name}"], tensor
-                ), name
+        (tmp_path / "own.pth").unlink(missing_ok=True)
     train(config, stopped)
     assert_same_run(whole, stopped)
     kernel = "backbone.features.0.0.weight"

@@ -94,6 +94,6 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
     if best.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         warn("the temperature is at its limit: val is too small or too easy for calibration")
     if best.epoch == 0 < config.train.epochs:
-        warn("no epoch was better than random weights: train longer, or add images")
+        warn("no epoch was better than the initial weights: train longer, or add images")
     elif best.epoch and is_near_chance(best.metrics["macro_recall"], len(config.classes)):
         warn("the macro recall is hardly better than chance: train longer, or add images")

@@ -35,10 +35,10 @@ RENAMED_KEYS = {
     "augmentation.erase": "augmentation.random_erasing",
     "augmentation.mix": "augmentation.cutmix",
     "data.groups": "data.group_pattern",
-    "model.backbone_lr": "model.backbone_lr_factor",
     "train.clip_norm": "train.max_grad_norm",
     "train.val_every_epochs": "train.validate_every_epochs",
 }
+_REMOVED_FROM_MODEL = ("freeze_epochs", "backbone_lr", "backbone_lr_factor")
 
 
 def _check_label(text: str) -> str:
@@ -196,23 +196,20 @@ class Model(Section):
     """Channels of the first stage of `small_cnn`."""
     weights: PathText = "none"
     """Initial weights of `efficientnet_lite0`, a torchvision or a timm network: `none` (random),
-    `default` (published ones, from a package or downloaded), or a file with a state dict. The head
-    always starts from random weights. With pretrained weights that are trained further, and for
-    transformers, `train.optimizer: adamw` is the usual choice."""
+    `default` (published ones, from a package or downloaded), or a file with a state dict. With
+    pretrained weights that are trained further, and for transformers, `train.optimizer: adamw` with
+    a low `train.lr` is the usual choice."""
     trainable: Literal["all", "head"] = "all"
     """`head` keeps the pretrained backbone as it is: each image goes through it once, and the head
     is fitted to these features by L-BFGS, which takes seconds. Of the section `train` only `epochs`
     then has an effect: the most iterations. Of the augmentations only `horizontal_flip` is
-    possible; all are off by default."""
-    freeze_epochs: Annotated[int, Field(ge=0)] = Field(
-        default_factory=lambda values: int(values.get("weights", "none") != "none")
-    )
-    """Epochs in which only the head is trained. Default: 1 with pretrained weights, else 0."""
-    backbone_lr_factor: PositiveFraction = Field(
-        default_factory=lambda values: 1.0 if values.get("weights", "none") == "none" else 0.1
-    )
-    """Learning rate of all layers but the head, as a fraction of `train.lr`. Default: 0.1 with
-    pretrained weights, else 1."""
+    possible; all are off by default. `all` trains random weights, or fine-tunes pretrained ones,
+    from a head that is fitted in this way."""
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether pretrained weights are trained further."""
+        return self.trainable == "all" and self.weights != "none"
 
 
 _OPTIMIZER_DEFAULTS = {
@@ -378,12 +375,6 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
                     "backbone once"
                 )
                 yield (f"augmentation.{key}", "model.trainable"), message
-    if model.weights == "none" and model.freeze_epochs:
-        message = f"must be 0 with random initial weights, got {model.freeze_epochs}"
-        yield ("model.freeze_epochs", "model.weights"), message
-    if model.weights == "none" and model.backbone_lr_factor != 1:
-        message = f"must be 1 with random initial weights, got {model.backbone_lr_factor}"
-        yield ("model.backbone_lr_factor", "model.weights"), message
     if config.augmentation.cutmix and train.batch_size % 2:
         message = f"must be even, as augmentation.cutmix pairs images, got {train.batch_size}"
         yield ("train.batch_size", "augmentation.cutmix"), message
@@ -394,12 +385,16 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("train.warmup_epochs", "train.epochs"), message
 
 
-def translate_v1(values: dict[str, Any]) -> dict[str, Any]:
-    """Give the keys of a version 1 config, or of some of its sections, their present names."""
+def translate_old(values: dict[str, Any]) -> dict[str, Any]:
+    """Give the keys of an old config, or of some of its sections, their present names."""
     renamed = deepcopy(values)
     for old, new in RENAMED_KEYS.items():
         section, key = old.split(".")
         keys = renamed.get(section)
         if isinstance(keys, dict) and key in keys:
             keys[new.partition(".")[2]] = keys.pop(key)
+    if isinstance(model := renamed.get("model"), dict):
+        renamed["model"] = {
+            key: value for key, value in model.items() if key not in _REMOVED_FROM_MODEL
+        }
     return renamed

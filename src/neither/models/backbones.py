@@ -60,13 +60,14 @@ class BackboneNetwork(nn.Module):
         logits: Tensor = self.head(self.backbone(images))
         return logits
 
-    def freeze_backbone(self, frozen: bool) -> None:
-        """Freeze or unfreeze the backbone.
+    def fix_batch_norm(self) -> None:
+        """Let batch norm normalise by its pretrained statistics in training too, and keep them.
 
-        A frozen backbone is in evaluation mode, without dropout and with fixed batch norm
-        statistics, so an image has the same features in training and inference.
+        The statistics of small batches differ from those that the weights were trained with.
         """
-        self.backbone.requires_grad_(not frozen).train(not frozen)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
 
 
 def check_network_name(name: str) -> None:
@@ -165,7 +166,7 @@ def check_image_size(network: BackboneNetwork, name: str, num: int, size: int) -
     Raises:
         UsageError: with the image size of the published weights.
     """
-    trial = copy.deepcopy(network).cpu().train()
+    trial = copy.deepcopy(network).cpu()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             trial(torch.zeros(num, 3, size, size))

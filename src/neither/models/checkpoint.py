@@ -20,7 +20,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from neither.config.schema import Model, translate_v1
+from neither.config.schema import Model, translate_old
 from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
 from neither.models.backbones import BackboneNetwork
 from neither.models.decision_rule import CalibratedOn, DecisionRule
@@ -210,6 +210,7 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         content = _translate_v1(content)
     if schema <= _WITH_ONE_THRESHOLD:
         content = _translate_one_threshold(content)
+    content |= translate_old({"model": content.get("model")})
     try:
         checkpoint = TypeAdapter(Checkpoint).validate_python(content)
     except ValidationError as error:
@@ -236,10 +237,9 @@ def _translate_v1(content: dict[str, Any]) -> dict[str, Any]:
     """Rename the fields of version 1, and take those from the config that it had only there."""
     content = {_V1_FIELDS.get(name, name): value for name, value in content.items()}
     try:
-        config = translate_v1(content["config"])
+        config = translate_old(content["config"])
         data = config["data"]
         return content | {
-            "model": translate_v1({"model": content["model"]})["model"],
             "target_precision": config["decision"]["target_precision"],
             "source": data["root"] or data["manifest"],
             "aliases": data["aliases"],

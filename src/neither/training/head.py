@@ -1,10 +1,14 @@
-"""Fit the head of a frozen backbone: embed, choose the L2 penalty, fit, calibrate, save.
+"""Fit the head of a pretrained backbone: embed, choose the L2 penalty, fit, calibrate, save.
 
-The head is softmax regression on the features of the backbone. A run that is stopped saves no state
-of the fit, which takes seconds: the same command reads the features from disk and fits again.
+The head is softmax regression on the features of the backbone. Fine-tuning starts from it, because
+gradients through a random head would spoil the backbone (Kumar et al., "Fine-tuning can distort
+pretrained features and underperform out-of-distribution", 2022). A run that is stopped saves no
+state of the fit, which takes seconds: the same command reads the features from disk and fits again.
 """
 
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 
 import numpy as np
 import torch
@@ -42,6 +46,7 @@ from neither.training.validation import logit_metrics, val_metrics
 # Measured on the photos that this project is developed on: benchmarks/LOG.md.
 L2_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
 _NUM_FOLDS = 5
+_MAX_ITERATIONS = 200  # of a head that is trained further
 _MIN_STD = 1e-6  # of a feature; one that never changes is divided by this
 
 
@@ -66,15 +71,11 @@ def train_head(
     train_inputs, mean, std = standardise(train_features)
     val_inputs = (val_features.double() - mean) / std
 
-    l2, at_home, left_out = _choose_l2(config, data, train_inputs)
+    l2, at_home, left_out = _choose_l2(config, data, train_inputs, config.train.epochs)
     logger = MetricsLogger(run.folder if state.world.is_rank0 else None, None)
     with closing(logger):
         _log_before(config, state, data, device_config, logger, run)
-        every_image = train_inputs.new_ones(1, len(labels))
-        fit = fit_softmax_regression(
-            train_inputs, labels, every_image, train_inputs.new_tensor([l2]), len(classes)
-        )
-        for state.epoch, iterate in enumerate(fit):
+        for state.epoch, iterate in enumerate(_fit(train_inputs, labels, l2, len(classes))):
             signals.poll()
             is_last = iterate.is_converged or state.epoch == config.train.epochs
             state.step = state.epoch
@@ -103,12 +104,39 @@ def train_head(
         f"fitted in {state.epoch} iterations: train loss {train_metrics['loss']:.3f}, val loss "
         f"{metrics['loss']:.3f}, val macro recall {metrics['macro_recall']:.3f}"
     )
+    _write_label_issues(run, state, data, at_home)
     if state.world.is_rank0:
-        if at_home is not None:
-            issues = find_out_of_fold_issues(at_home, data.train, classes)
-            write_label_issues(run.folder / "label_issues.csv", issues)
         state.save(run.best, config, resumable=False)
         state.save(run.last, config, resumable=False)  # from here on the run is finished
+
+
+def fit_initial_head(
+    config: Config, run: RunFolder, state: TrainState, data: Dataset, device_config: DeviceConfig
+) -> None:
+    """Fit the head that fine-tuning starts from, and list label issues; else as `train_head`."""
+    features, _ = embed_splits(config, state, data, device_config)
+    inputs, mean, std = standardise(features)
+    l2, at_home, _ = _choose_l2(config, data, inputs, _MAX_ITERATIONS)
+    fit = _fit(inputs, data.train.labels, l2, len(config.classes))
+    for iterate in islice(fit, _MAX_ITERATIONS):
+        signals.poll()
+        if iterate.is_converged:
+            break
+    _set_head(state, iterate, mean, std)
+    _write_label_issues(run, state, data, at_home)
+
+
+def _fit(inputs: Tensor, labels: Tensor, l2: float, num_classes: int) -> Iterator[Iterate]:
+    every_image = inputs.new_ones(1, len(labels))
+    return fit_softmax_regression(inputs, labels, every_image, inputs.new_tensor([l2]), num_classes)
+
+
+def _write_label_issues(
+    run: RunFolder, state: TrainState, data: Dataset, at_home: Tensor | None
+) -> None:
+    if state.world.is_rank0 and at_home is not None:
+        issues = find_out_of_fold_issues(at_home, data.train, data.classes)
+        write_label_issues(run.folder / "label_issues.csv", issues)
 
 
 def fit_folds(
@@ -148,7 +176,7 @@ def find_lowest_loss(logits: Tensor, labels: Tensor) -> tuple[int, float]:
 
 
 def _choose_l2(
-    config: Config, data: Dataset, inputs: Tensor
+    config: Config, data: Dataset, inputs: Tensor, max_iterations: int
 ) -> tuple[float, Tensor | None, tuple[Tensor, Tensor] | None]:
     """Choose the L2 penalty by the loss on images of train that are left out of the fit.
 
@@ -164,7 +192,7 @@ def _choose_l2(
         if not folds.any():
             return L2_GRID[len(L2_GRID) // 2], None
         logits = fit_folds(
-            inputs, labels, torch.from_numpy(folds), len(config.classes), config.train.epochs
+            inputs, labels, torch.from_numpy(folds), len(config.classes), max_iterations
         )
         best, loss = find_lowest_loss(logits, labels)
         info(
@@ -220,7 +248,7 @@ def embed_splits(
     Raises:
         CheckpointError: if they are not finite.
     """
-    backbone = fused(state.network.get_submodule("backbone").eval())
+    backbone = fused(state.ema.network.get_submodule("backbone"))
     if state.flip_tta:
         backbone = FlipTTA(backbone)
     rows = torch.cat([data.train.rows, data.val.rows])
@@ -242,7 +270,7 @@ def embed_splits(
 def _set_head(state: TrainState, iterate: Iterate, mean: Tensor, std: Tensor) -> None:
     """Fold the standardisation of the features into the head."""
     weights = iterate.weights[:, 0] / std
-    for network in (state.network, state.ema.network):
+    for network in filter(None, (state.network, state.ema.network, state.start)):
         head = network.get_submodule("head")
         head.load_state_dict({"weight": weights, "bias": iterate.bias[:, 0] - weights @ mean})
 

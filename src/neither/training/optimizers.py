@@ -20,10 +20,7 @@ _NUM_ITERATIONS = 5
 
 
 def build_optimizer(
-    network: nn.Module,
-    settings: Train,
-    dtype: torch.dtype = torch.float32,
-    backbone_lr_factor: float = 1.0,
+    network: nn.Module, settings: Train, dtype: torch.dtype = torch.float32
 ) -> torch.optim.Optimizer:
     """Build Muon (convolutions, with SGD for the rest), SGD with Nesterov momentum, or AdamW.
 
@@ -34,8 +31,6 @@ def build_optimizer(
         network: to train.
         settings: optimizer, learning rate, momentum and weight decay.
         dtype: of Muon's matrix products.
-        backbone_lr_factor: the learning rate of all but the network's `head`, as a fraction of the
-            head's for the same kind of parameters; at 1 the network needs no head.
     """
     is_muon = settings.optimizer == "muon"
     decayed: list[nn.Parameter] = []
@@ -48,9 +43,6 @@ def build_optimizer(
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0, **(sgd if is_muon else {})},
     ]
-    if backbone_lr_factor != 1:
-        head = network.get_submodule("head")
-        groups = _split_backbone(groups, head, settings.lr, backbone_lr_factor)
     groups = [group for group in groups if group["params"]]
     lr, momentum = settings.lr, settings.momentum
     optimizer: torch.optim.Optimizer
@@ -68,20 +60,6 @@ def build_optimizer(
 def _is_matrix(weights: nn.Parameter) -> bool:
     """Return False also for a vector with extra dimensions of size 1, such as (C, 1, 1)."""
     return weights.ndim > 1 and weights.shape[0] > 1 and weights[0].numel() > 1
-
-
-def _split_backbone(
-    groups: list[dict[str, Any]], head: nn.Module, lr: float, backbone_lr_factor: float
-) -> list[dict[str, Any]]:
-    """Split each group into the backbone's parameters, at a lower rate, and the head's."""
-    head_ids = set(map(id, head.parameters()))
-    result = []
-    for group in groups:
-        in_head = [weights for weights in group["params"] if id(weights) in head_ids]
-        in_backbone = [weights for weights in group["params"] if id(weights) not in head_ids]
-        backbone_lr = backbone_lr_factor * group.get("lr", lr)
-        result += [group | {"params": in_backbone, "lr": backbone_lr}, group | {"params": in_head}]
-    return result
 
 
 class Muon(torch.optim.Optimizer):

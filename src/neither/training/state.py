@@ -26,10 +26,12 @@ from neither.runtime.console import log_only, printable
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.errors import CheckpointError, DivergedError
-from neither.training.fast_conv import use_gemm_weight_gradients
+from neither.training.fast_conv import use_fast_convolutions
 from neither.training.label_issues import LabelStats
 from neither.training.optimizers import build_optimizer
 from neither.training.out_of_fold import Calibration
+
+_FRACTIONS = (0.25, 0.5, 0.75)  # of the way from the start of fine-tuning to its end
 
 
 class EMA:
@@ -153,6 +155,7 @@ class TrainState:
         val_paths: of the N images of val.
         val_logits: (N, C), of the last validation; None if there was none since the run resumed.
         best_val_logits: those of `best.pt`, likewise.
+        start: in fine-tuning, the network before the first step.
         world: the processes that train; after each step all hold the same state.
     """
 
@@ -181,13 +184,32 @@ class TrainState:
     val_paths: Sequence[str] = ()
     val_logits: Tensor | None = None
     best_val_logits: Tensor | None = None
+    start: nn.Module | None = None
     world: World = SINGLE_PROCESS
 
-    @property
-    def eval_model(self) -> nn.Module:
-        """The network that is evaluated and kept: the EMA weights, with flip TTA if configured."""
-        network = fused(self.ema.network)
+    def eval_model(self, network: nn.Module) -> nn.Module:
+        """Return a network as it is evaluated: with flip TTA if configured."""
+        network = fused(network)
         return FlipTTA(network).eval() if self.flip_tta else network
+
+    @torch.no_grad()
+    def candidates(self) -> dict[float, nn.Module]:
+        """Return the networks of which validation keeps one: that of the EMA weights, at 1.
+
+        At the end of fine-tuning there are also those a fraction of the way from the start to it:
+        the end knows images like those of train better, the start all others (WiSE-FT: Wortsman et
+        al., "Robust fine-tuning of zero-shot models", 2022).
+        """
+        result = {1.0: self.ema.network}
+        if self.start is None or self.step == 0 or self.epoch + 1 < self.settings.epochs:
+            return result
+        for fraction in _FRACTIONS:
+            result[fraction] = copy.deepcopy(self.start)
+            values, end_values = (
+                _split_by_dtype(network)[0] for network in (result[fraction], self.ema.network)
+            )
+            torch._foreach_lerp_(values, end_values, fraction)
+        return result
 
     def set_training_labels(self, labels: Tensor) -> None:
         """Set the (R,) int64 labels of the training images before the first step."""
@@ -273,6 +295,7 @@ class TrainState:
             "step_in_epoch": self.step_in_epoch,
             "best": self.best_metrics,
             "best_epoch": self.best_epoch,
+            "start": None if self.start is None else _to_cpu(self.start.state_dict()),
         }
         checkpoint = Checkpoint(
             classes=config.classes,
@@ -314,6 +337,8 @@ class TrainState:
             self.step_in_epoch = training["step_in_epoch"]
             self.best_metrics = training["best"]
             self.best_epoch = training["best_epoch"]
+            if self.start is not None:
+                load_weights(self.start, training["start"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"this checkpoint does not fit the run's network and optimizer: {error}"
@@ -338,8 +363,10 @@ def build_state(
     """
     network = build_network(config.model, len(config.classes), config.data.image_size, config.seed)
     if isinstance(network, BackboneNetwork):
-        if config.model.weights != "none" and not is_resumed:
-            load_pretrained(network, config.model, config.data.image_size)
+        if config.model.weights != "none":
+            network.fix_batch_norm()
+            if not is_resumed:
+                load_pretrained(network, config.model, config.data.image_size)
         # A frozen backbone sees no batches of training, whatever their size.
         num = 2 if config.model.trainable == "head" else min(2, config.train.batch_size)
         for scale in {1, config.augmentation.train_scale}:
@@ -347,14 +374,12 @@ def build_state(
             check_image_size(network, config.model.name, num, size)
     network = network.to(device_config.device)
     ema = EMA(network, config.train.ema_decay)
-    use_gemm_weight_gradients(network, device_config)
+    use_fast_convolutions(network, device_config)
     if world.size > 1 and device_config.device.type == "cuda":
         # Normalizes by the whole batch. PyTorch has it for GPUs only: on CPUs each rank normalizes
         # by the statistics of its own shard.
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    optimizer = build_optimizer(
-        network, config.train, device_config.dtype, config.model.backbone_lr_factor
-    )
+    optimizer = build_optimizer(network, config.train, device_config.dtype)
     return TrainState(
         settings=config.train,
         seed=config.seed,
@@ -364,6 +389,7 @@ def build_state(
         ema=ema,
         optimizer=optimizer,
         epoch_metrics=EpochMetrics(len(config.classes), device_config.device),
+        start=copy.deepcopy(ema.network) if config.model.is_fine_tuned else None,
         world=world,
     )
 

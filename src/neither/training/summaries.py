@@ -205,7 +205,8 @@ def draw_worst_mistakes(
     cams: Sequence[Tensor] | None
     try:
         images = normalize(pixels.to(device), state.preprocessing)
-        cams = list(class_contrast_cam(state.eval_model, images, predicted).float().cpu())
+        network = state.eval_model(state.ema.network)
+        cams = list(class_contrast_cam(network, images, predicted).float().cpu())
     except (TypeError, UserError):  # a network without a CAM
         cams = None
     for cell, index in enumerate(indices):

@@ -41,7 +41,7 @@ from neither.runtime.errors import (
 from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
-from neither.training.head import train_head
+from neither.training.head import fit_initial_head, train_head
 from neither.training.label_issues import (
     find_label_issues,
     find_out_of_fold_issues,
@@ -55,6 +55,7 @@ from neither.training.state import TrainState, build_state, diverged_error
 from neither.training.step import train_step
 from neither.training.tensorboard import MetricsLogger
 from neither.training.validation import (
+    choose_network,
     compute_val_logits,
     is_validated,
     logit_metrics,
@@ -162,6 +163,8 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         state.restore(run.resumed)
         if not run.is_best_usable():
             state.reset_best()
+    elif config.model.is_fine_tuned:
+        fit_initial_head(config, run, state, data, device_config)
     if config.compile:
         compile_network(state.network, device_config.device)
     num_processes = f", {world.size} processes" if world.size > 1 else ""
@@ -173,7 +176,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     first_step = state.step - state.step_in_epoch if run.resumed else None
     num_images = len(data.train.rows)
     num_done = state.epoch * num_images + state.step_in_epoch * num_images // len(batches)
-    known_steps: set[tuple[int, bool]] = set()
+    known_sizes: set[int] = set()
     with (
         closing(MetricsLogger(run.folder if world.is_rank0 else None, first_step)) as logger,
         progress_bar("training", config.train.epochs * num_images, done=num_done) as bar,
@@ -185,7 +188,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         try:
             while state.epoch < config.train.epochs:
                 train_metrics = _train_epoch(
-                    config, state, data, batches, device_config, run, bar, known_steps
+                    config, state, data, batches, device_config, run, bar, known_sizes
                 )
                 logits = metrics = None
                 if is_validated(state.epoch + 1, config.train):
@@ -241,22 +244,19 @@ def _train_epoch(
     device_config: DeviceConfig,
     run: RunFolder,
     bar: ProgressBar,
-    known_steps: set[tuple[int, bool]],
+    known_sizes: set[int],
 ) -> dict[str, float]:
     """Take the remaining steps of an epoch; return its metrics on train.
 
-    The first step of each batch size, frozen or not, is compiled or chooses kernels; `known_steps`
-    holds those taken.
+    The first step of each batch size is compiled or chooses kernels; `known_sizes` holds those
+    taken.
     """
-    if isinstance(state.network, BackboneNetwork):
-        state.network.freeze_backbone(state.epoch < config.model.freeze_epochs)
     save_seconds = 60 * config.checkpoint.save_every_minutes
     start_time = save_time = time.monotonic()
     num_images = 0
     for batch in batches.iterate_epoch(state.epoch, state.step_in_epoch):
         state.world.poll_signals()
-        step = (len(batch.images), state.epoch < config.model.freeze_epochs)
-        is_slow = step not in known_steps
+        is_slow = len(batch.images) not in known_sizes
         if is_slow and config.compile:
             bar.set_note("compiling")
         # At the middle of the step, so that the rate of the first one is not 0.
@@ -272,7 +272,7 @@ def _train_epoch(
             raise diverged_error(state, paths)
         num_images += len(batch.labels)
         if is_slow:
-            known_steps.add(step)
+            known_sizes.add(len(batch.images))
             bar.restart_rate()
             bar.set_note("")
         bar.advance(len(batch.labels))
@@ -301,7 +301,7 @@ def _validate(
     num_finished = state.epoch + (state.step_in_epoch > 0)
     num_left = math.ceil(config.train.epochs / every) - num_finished // every
     with bar.taking_break("validating", num_left):
-        logits = compute_val_logits(state, data.pixels, data.val, device)
+        state.ema.network, logits = choose_network(state, data, device)
         state.val_logits = logits
         state.calibrate(logits, data.val.labels, config)
         metrics = val_metrics(logits, data.val.labels, state.temperature, config.classes)
@@ -317,12 +317,12 @@ def _log_initial_state(
     run: RunFolder,
     bar: ProgressBar,
 ) -> None:
-    """Log the metrics of the random weights at step 0, and what is known before training."""
+    """Log the metrics of the initial weights at step 0, and what is known before training."""
     train = data.train
     # In random order, because the training images are sorted by class.
     sample = torch.from_numpy(permutation(config.seed, 0, len(train.rows)))[:_NUM_INITIAL_IMAGES]
     split = Split([], train.rows[sample], train.labels[sample])
-    logits = compute_val_logits(state, data.pixels, split, batches.device)
+    logits = compute_val_logits(state, state.ema.network, data.pixels, split, batches.device)
     train_metrics = logit_metrics(logits, split.labels, config.classes)
     _, state.metrics = _validate(config, state, data, batches.device, bar)
     logger.write_epoch(0, 0, train_metrics, state.metrics)
@@ -333,11 +333,13 @@ def _log_initial_state(
 
 def _write_label_issues(config: Config, state: TrainState, data: Dataset, run: RunFolder) -> None:
     """Write the label issues; networks that have not seen an image know best, if there are any."""
-    if state.cross_validation is None:
-        issues = find_label_issues(state.label_stats, data.train, config.classes)
-    else:
+    if state.cross_validation is not None:
         scores = state.cross_validation.log_probabilities
         issues = find_out_of_fold_issues(scores, data.train, config.classes)
+    elif config.model.is_fine_tuned:  # the fit of the initial head has listed them
+        return
+    else:
+        issues = find_label_issues(state.label_stats, data.train, config.classes)
     write_label_issues(run.folder / "label_issues.csv", issues)
 
 

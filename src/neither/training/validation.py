@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neither.config.schema import Train
-from neither.data.dataset import MappedPixels, Split
-from neither.evaluation.calibration import expected_calibration_error
+from neither.data.dataset import Dataset, MappedPixels, Split
+from neither.evaluation.calibration import expected_calibration_error, fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.inference.classifier import compute_outputs
 from neither.models.softmax import to_probabilities
+from neither.runtime.console import info
 from neither.training.state import TrainState, diverged_error
 
 _IMAGES_PER_POLL = 256  # of each rank, between two looks for signals
@@ -22,9 +23,13 @@ def is_validated(epoch: int, settings: Train) -> bool:
 
 
 def compute_val_logits(
-    state: TrainState, pixels: Tensor | MappedPixels, split: Split, device: torch.device
+    state: TrainState,
+    network: nn.Module,
+    pixels: Tensor | MappedPixels,
+    split: Split,
+    device: torch.device,
 ) -> Tensor:
-    """Compute the logits of the EMA weights, as `evaluate` does, each rank for its shard.
+    """Compute the logits of a network, as `evaluate` does, each rank for its shard.
 
     Returns:
         (N, C) float32 logits on the CPU, for the N rows of a split.
@@ -32,17 +37,33 @@ def compute_val_logits(
     Raises:
         DivergedError: if a logit is not finite.
     """
-    shards, world = [], state.world
+    shards, world, network = [], state.world, state.eval_model(network)
     for start in range(0, len(split.rows), world.size * _IMAGES_PER_POLL):
         world.poll_signals()
         rows = split.rows[start : start + world.size * _IMAGES_PER_POLL]
         own_rows = rows[world.shard(len(rows))]
-        logits = compute_outputs(state.eval_model, pixels, own_rows, state.preprocessing, device)
+        logits = compute_outputs(network, pixels, own_rows, state.preprocessing, device)
         shards.append(world.all_gather(logits, len(rows)))
     logits = torch.cat(shards)
     if not logits.isfinite().all():
         raise diverged_error(state)
     return logits
+
+
+def choose_network(
+    state: TrainState, data: Dataset, device: torch.device
+) -> tuple[nn.Module, Tensor]:
+    """Return the candidate with the lowest calibrated loss on val, and its (N, C) logits."""
+    labels, candidates = data.val.labels, state.candidates()
+    logits, losses = {}, {}
+    for fraction, network in candidates.items():
+        own = compute_val_logits(state, network, data.pixels, data.val, device)
+        logits[fraction], losses[fraction] = own, nll(own, labels, fit_temperature(own, labels))
+    if len(losses) > 1:
+        found = ", ".join(f"{loss:.4f} at {each:g}" for each, loss in sorted(losses.items()))
+        info(f"from the fitted head, 0, to the last weights, 1: calibrated loss on val {found}")
+    kept = min(losses, key=losses.__getitem__)
+    return candidates[kept], logits[kept]
 
 
 def val_metrics(
