@@ -153,17 +153,9 @@ def cutmix(
 def _rectangle_masks(
     size: int, chosen: Tensor, center: Tensor, half_width: Tensor, half_height: Tensor
 ) -> Tensor:
-    """Return which pixels are in one rectangle of each image.
+    """Return (B, S, S) bool, which pixels are in one rectangle of each chosen image.
 
-    Args:
-        size: S, pixels a side of the images.
-        chosen: (B,) bool; other images have no rectangle.
-        center: (B, 2), x and y as fractions of the side.
-        half_width: (B,) of the rectangle, likewise.
-        half_height: (B,) likewise.
-
-    Returns:
-        (B, S, S) bool.
+    Its (B, 2) center, x and y, and the (B,) halves of its sides are fractions of the image's side.
     """
     centers = (torch.arange(size, device=chosen.device) + 0.5) / size
     inside_x = (centers - center[:, 0, None]).abs() < half_width[:, None]

@@ -70,16 +70,13 @@ def file_keys(root: Path, paths: Iterable[str]) -> NDArray[np.bytes_]:
 class Cache:
     """The shards of one source of images; images are numbered through all shards.
 
-    Attributes:
-        folder: of the shards.
-        shards: those found, then those added; pixels are mapped from disk, and stay so even if the
-            files are deleted.
+    Pixels are mapped from disk, and stay so even if the files are deleted.
     """
 
     def __init__(self, folder: Path, image_size: int) -> None:
         """Read the shards of a folder; damaged ones are ignored."""
         self.folder = folder
-        self.shards: list[DecodedImages] = []
+        self.shards: list[DecodedImages] = []  # those found, then those added
         self._image_size = image_size
         for path in sorted(folder.glob("*.shard")):
             with suppress(Exception):  # damage shows as any of a dozen kinds
@@ -172,34 +169,24 @@ def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> It
     Raises:
         OutputError: if neither can be written, or a lock file of another machine is in both.
     """
-    home = _home(source)
     with ExitStack() as stack:
-        folder = None if home is None else home / _folder_name(source, preprocessing)
-        if folder is not None:
-            try:
-                _lock(stack, folder)
-            except (OSError, OutputError) as error:
-                reason = str(error)
-                if isinstance(error, OSError):
-                    reason = f"{folder}: cannot be written ({error.strerror})"
-                info(f"{reason}, so this run keeps decoded images to itself")
-                folder = None
-        if folder is None:
+        folder = Path("cache")
+        try:
+            home = files.cache_folder() / "images"
+            files.require_outside(home, source)
+            folder = home / _folder_name(source, preprocessing)
+            _lock(stack, folder)
+        except (OSError, OutputError, UsageError) as error:
+            reason = str(error)
+            if isinstance(error, OSError):
+                reason = f"{folder}: cannot be written ({error.strerror})"
+            info(f"{reason}, so this run keeps decoded images to itself")
             files.make_folder(fallback)
             _lock(stack, fallback)
-        yield Cache(folder or fallback, preprocessing.image_size)
-        if folder is not None:
+            folder = fallback
+        yield Cache(folder, preprocessing.image_size)
+        if folder != fallback:
             delete_unused(folder.parent)
-
-
-def _home(source: Path) -> Path | None:
-    """Return the folder of all caches; None if there is none, or it is among the images."""
-    try:
-        home = files.cache_folder() / "images"
-        files.require_outside(home, source)
-    except (OutputError, UsageError):
-        return None
-    return home
 
 
 def _folder_name(source: Path, preprocessing: Preprocessing) -> str:

@@ -206,17 +206,14 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
         )
     if has_trailer != (schema != _WITHOUT_TRAILER):
         raise CheckpointError("incomplete or damaged: its checksum is missing")
-    if schema in _V1_SCHEMAS:
-        content = _translate_v1(content)
-    if schema <= _WITH_ONE_THRESHOLD:
-        content = _translate_one_threshold(content)
-    content |= translate_old({"model": content.get("model")})
     try:
-        checkpoint = TypeAdapter(Checkpoint).validate_python(content)
+        checkpoint = TypeAdapter(Checkpoint).validate_python(_translate(content, schema))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         what = f"{'.'.join(map(str, first['loc']))} of this checkpoint is missing or wrong"
         raise CheckpointError(f"{what}: {first['msg']}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"config of this checkpoint is missing or wrong: {error}") from error
     classes, decoder = checkpoint.classes, checkpoint.preprocessing.decoder
     if (
         len(set(classes)) < len(classes)
@@ -233,32 +230,24 @@ def _parse(content: dict[str, Any], has_trailer: bool) -> Checkpoint:
     return checkpoint
 
 
-def _translate_v1(content: dict[str, Any]) -> dict[str, Any]:
-    """Rename the fields of version 1, and take those from the config that it had only there."""
-    content = {_V1_FIELDS.get(name, name): value for name, value in content.items()}
-    try:
+def _translate(content: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Bring the content of an earlier schema to the present one."""
+    if schema in _V1_SCHEMAS:  # other names, and what only its config had
+        content = {_V1_FIELDS.get(name, name): value for name, value in content.items()}
         config = translate_old(content["config"])
-        data = config["data"]
-        return content | {
+        content |= {
             "target_precision": config["decision"]["target_precision"],
-            "source": data["root"] or data["manifest"],
-            "aliases": data["aliases"],
+            "source": config["data"]["root"] or config["data"]["manifest"],
+            "aliases": config["data"]["aliases"],
             "config": config,
         }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"config of this checkpoint is missing or wrong: {error}") from error
-
-
-def _translate_one_threshold(content: dict[str, Any]) -> dict[str, Any]:
-    """Let the one threshold of earlier schemas serve the reject class too."""
-    try:
+    if schema <= _WITH_ONE_THRESHOLD:  # which serves the reject class too
         threshold, target = content.pop("threshold"), content.pop("target_precision")
-    except KeyError as error:
-        raise CheckpointError(f"{error} of this checkpoint is missing") from error
-    rule = {"target_precision": target, "threshold": threshold}
-    if content.get("reject_class") is not None:
-        rule["reject_threshold"] = threshold
-    return content | {"decision_rule": rule, "calibrated_on": "val"}
+        rule = {"target_precision": target, "threshold": threshold}
+        if content.get("reject_class") is not None:
+            rule["reject_threshold"] = threshold
+        content |= {"decision_rule": rule, "calibrated_on": "val"}
+    return content | translate_old({"model": content.get("model")})
 
 
 def write_archive(path: Path, content: dict[str, Any]) -> None:

@@ -24,33 +24,23 @@ class LabelStats:
     The logits of the training steps are used, so there is no extra pass, and nothing here waits for
     the device. An image into which CutMix pasted another class is not counted in that epoch:
     there the other class is correct.
-
-    Attributes:
-        epoch_predicted: (R,) int16, in this epoch: 1 + predicted class; 0 if not counted.
-        epoch_loss: (R,) float32, in this epoch: cross entropy of the label, in nats.
-        num_epochs: (R,) int32, counted epochs.
-        num_disagreements: (R,) int32, counted epochs in which another class was predicted.
-        confidence_sum: (R,) float32, sum over the epochs of the label's probability.
-        loss_sum: (R,) float32, sum over the epochs of the loss.
-        majority_class: (R,) int16, the class predicted in more than half of the disagreements, if
-            there is one.
-        majority_lead: (R,) int32, disagreements for it minus those against, since it was chosen.
     """
 
     def __init__(self, labels: Tensor) -> None:
-        """Start with no epoch.
-
-        Args:
-            labels: (R,) int64, on the device to count on.
-        """
+        """Start with no epoch; labels are (R,) int64, on the device to count on."""
         self._labels = labels
         num_images, device = len(labels), labels.device
+        # Of the present epoch: 1 + predicted class, 0 if not counted; cross entropy of the label.
         self.epoch_predicted = torch.zeros(num_images, dtype=torch.int16, device=device)
         self.epoch_loss = torch.zeros(num_images, device=device)
+        # Of all epochs: those counted, those in which another class was predicted, the sums of the
+        # label's probability and of its cross entropy in nats.
         self.num_epochs = torch.zeros(num_images, dtype=torch.int32, device=device)
         self.num_disagreements = torch.zeros_like(self.num_epochs)
         self.confidence_sum = torch.zeros(num_images, device=device)
         self.loss_sum = torch.zeros(num_images, device=device)
+        # The class predicted in more than half of the disagreements, if there is one, and the
+        # disagreements for it minus those against, since it was chosen.
         self.majority_class = torch.zeros(num_images, dtype=torch.int16, device=device)
         self.majority_lead = torch.zeros_like(self.num_epochs)
 
