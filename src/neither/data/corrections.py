@@ -34,23 +34,14 @@ RANDOM_SAMPLE = "random sample"
 
 @dataclass(frozen=True)
 class Answer:
-    """A row of `corrections.csv`.
+    """A row of `corrections.csv`."""
 
-    Attributes:
-        sha256: of the image file, in hex.
-        path: of the image when it was reviewed, for people.
-        old_label: its label then; empty for a new image.
-        new_label: the class that it belongs to, perhaps the same; `DROPPED` or `UNDONE`.
-        queue: that showed it, such as `RANDOM_SAMPLE`.
-        when: in UTC, for people: the order of the rows counts.
-    """
-
-    sha256: str
-    path: str
-    old_label: str
-    new_label: str
-    queue: str
-    when: str = ""
+    sha256: str  # of the image file, in hex
+    path: str  # of the image when it was reviewed, for people
+    old_label: str  # its label then; empty for a new image
+    new_label: str  # the class that it belongs to, perhaps the same; `DROPPED` or `UNDONE`
+    queue: str  # that showed it, such as `RANDOM_SAMPLE`
+    when: str = ""  # in UTC, for people: the order of the rows counts
 
     @property
     def is_change(self) -> bool:

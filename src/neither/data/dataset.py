@@ -52,41 +52,27 @@ class MappedPixels:
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split.
+    """The images of one split."""
 
-    Attributes:
-        paths: below the root.
-        rows: (N,) int64, the row of each image in `Dataset.pixels`.
-        labels: (N,) int64, the index of each image's class.
-        sources: where each image comes from; empty for images without a source.
-    """
-
-    paths: list[str]
-    rows: Tensor
-    labels: Tensor
+    paths: list[str]  # below the root
+    rows: Tensor  # (N,) int64, the row of each image in `Dataset.pixels`
+    labels: Tensor  # (N,) int64, the index of each image's class
+    # where each image comes from; empty for images without a source
     sources: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images that a run trains and validates on.
+    """The images that a run trains and validates on."""
 
-    Attributes:
-        pixels: (M, S, S, 3) uint8 RGB of train and val, in memory or mapped from disk.
-        train: the images to train on.
-        val: the images that choose the best epoch.
-        classes: their names, in the order of the labels.
-        preprocessing: how the images were decoded.
-        fingerprint: a hash of every path, label, split and content.
-        image_fingerprints: (M,) records of `FINGERPRINT`.
-    """
-
+    # (M, S, S, 3) uint8 RGB of train and val, in memory or mapped from disk
     pixels: Tensor | MappedPixels
-    train: Split
-    val: Split
-    classes: Sequence[str]
-    preprocessing: Preprocessing
-    fingerprint: str
+    train: Split  # the images to train on
+    val: Split  # the images that choose the best epoch
+    classes: Sequence[str]  # their names, in the order of the labels
+    preprocessing: Preprocessing  # how the images were decoded
+    fingerprint: str  # a hash of every path, label, split and content
+    # (M,) records of `FINGERPRINT`
     image_fingerprints: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, FINGERPRINT))
 
 

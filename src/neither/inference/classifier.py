@@ -39,17 +39,11 @@ _Arrays = np.ndarray[tuple[int, int, int, int], np.dtype[np.uint8]]
 
 
 class FilePrediction(NamedTuple):
-    """The result for one file.
+    """The result for one file."""
 
-    Attributes:
-        prediction: the prediction, or the error if the file is unreadable.
-        logits: (C,) float32; None if the file is unreadable.
-        sha256: hex digest of the file's content; empty if it could not be read.
-    """
-
-    prediction: Prediction
-    logits: Tensor | None
-    sha256: str
+    prediction: Prediction  # or the error if the file is unreadable
+    logits: Tensor | None  # (C,) float32; None if the file is unreadable
+    sha256: str  # hex digest of the file's content; empty if it could not be read
 
 
 @dataclass(frozen=True)

@@ -130,61 +130,39 @@ class TrainState:
     """All that changes in training, and the settings that a step needs.
 
     Order and augmentation are functions of (seed, epoch, index), so no RNG state is part of it.
-
-    Attributes:
-        settings: of training.
-        seed: of the run.
-        preprocessing: of the network's input.
-        flip_tta: evaluate with flip test-time augmentation.
-        network: being trained.
-        ema: moving average of its weights, which is evaluated and kept.
-        optimizer: with its momentum buffers.
-        epoch_metrics: sums of the epoch so far.
-        label_stats: per training image, how often the prediction differed from the label.
-        class_frequencies: fraction of the training images in each class.
-        epoch: number of completed epochs.
-        step_in_epoch: number of steps in the current epoch.
-        step: number of steps in all.
-        metrics: on val after the last epoch; None if it was not validated.
-        best_metrics: those of `best.pt`.
-        best_epoch: the epoch of `best.pt`.
-        temperature: fitted to the last val logits, or to those of other images.
-        decision_rule: likewise.
-        calibrated_on: these images.
-        cross_validation: gives them, if it was done before; None fits them here.
-        val_paths: of the N images of val.
-        val_logits: (N, C), of the last validation; None if there was none since the run resumed.
-        best_val_logits: those of `best.pt`, likewise.
-        start: in fine-tuning, the network before the first step.
-        world: the processes that train; after each step all hold the same state.
     """
 
     settings: Train
     seed: int
-    preprocessing: Preprocessing
-    flip_tta: bool
-    network: nn.Module
-    ema: EMA
-    optimizer: torch.optim.Optimizer
-    epoch_metrics: EpochMetrics
+    preprocessing: Preprocessing  # of the network's input
+    flip_tta: bool  # evaluate with flip test-time augmentation
+    network: nn.Module  # being trained
+    ema: EMA  # moving average of its weights, which is evaluated and kept
+    optimizer: torch.optim.Optimizer  # with its momentum buffers
+    epoch_metrics: EpochMetrics  # sums of the epoch so far
+    # per training image, how often the prediction differed from the label
     label_stats: LabelStats = field(
         default_factory=lambda: LabelStats(torch.zeros(0, dtype=torch.int64))
     )
-    class_frequencies: tuple[float, ...] = ()
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
+    class_frequencies: tuple[float, ...] = ()  # fraction of the training images in each class
+    epoch: int = 0  # number of completed epochs
+    step_in_epoch: int = 0  # number of steps in the current epoch
+    step: int = 0  # number of steps in all
+    # on val after the last epoch; None if it was not validated
     metrics: dict[str, float] | None = None
-    best_metrics: dict[str, float] | None = None
-    best_epoch: int = 0
-    temperature: float = 1.0
-    decision_rule: DecisionRule = field(default_factory=DecisionRule)
-    calibrated_on: CalibratedOn = "val"
+    best_metrics: dict[str, float] | None = None  # those of `best.pt`
+    best_epoch: int = 0  # the epoch of `best.pt`
+    temperature: float = 1.0  # fitted to the last val logits, or to those of other images
+    decision_rule: DecisionRule = field(default_factory=DecisionRule)  # likewise
+    calibrated_on: CalibratedOn = "val"  # what images these are
+    # it gives temperature and decision rule, if it was done before; None fits them here
     cross_validation: Calibration | None = None
-    val_paths: Sequence[str] = ()
+    val_paths: Sequence[str] = ()  # of the N images of val
+    # (N, C), of the last validation; None if there was none since the run resumed
     val_logits: Tensor | None = None
-    best_val_logits: Tensor | None = None
-    start: nn.Module | None = None
+    best_val_logits: Tensor | None = None  # those of `best.pt`, likewise
+    start: nn.Module | None = None  # in fine-tuning, the network before the first step
+    # the processes that train; after each step all hold the same state
     world: World = SINGLE_PROCESS
 
     def eval_model(self, network: nn.Module) -> nn.Module:
