@@ -341,7 +341,7 @@ def test_a_run_that_ends_at_any_moment_ends_in_the_same_bits(
         (["augmentation.cutmix=0.5", "augmentation.grayscale=0.1"], "augmentation.grayscale"),
         (["augmentation.train_scale=0.5"], "augmentation.train_scale"),
         (["model.trainable=body"], "model.trainable"),
-        (["model.name=small_cnn"], "model.weights"),
+        (["model.name=small_cnn"], "model.trainable"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(

@@ -195,10 +195,11 @@ class Model(Section):
     width: Annotated[int, Field(ge=8, le=512)] = 32
     """Channels of the first stage of `small_cnn`."""
     weights: PathText = "none"
-    """Initial weights of `efficientnet_lite0`, a torchvision or a timm network: `none` (random),
-    `default` (published ones, from a package or downloaded), or a file with a state dict. With
-    pretrained weights that are trained further, and for transformers, `train.optimizer: adamw` with
-    a low `train.lr` is the usual choice."""
+    """Initial weights: `none` (random); for `efficientnet_lite0`, a torchvision or a timm network
+    `default` (published ones, from a package or downloaded) or a file with a state dict; or another
+    run of the same network, or its checkpoint, with the rows of the head for classes of the same
+    name. With pretrained weights that are trained further, and for transformers,
+    `train.optimizer: adamw` with a low `train.lr` is the usual choice."""
     trainable: Literal["all", "head"] = "all"
     """`head` keeps the pretrained backbone as it is: each image goes through it once, and the head
     is fitted to these features by L-BFGS, which takes seconds. Of the section `train` only `epochs`
@@ -361,9 +362,11 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if config.augmentation.train_scale != 1 and model.name == "softmax_regression":
         message = "must be 1 for softmax_regression, which has a weight for each pixel"
         yield ("augmentation.train_scale", "model.name"), message
-    if model.name in NETWORKS_WITHOUT_WEIGHTS and model.weights != "none":
-        message = f"{model.name} has no pretrained weights: must be none, got {model.weights}"
+    if model.name in NETWORKS_WITHOUT_WEIGHTS and model.weights == "default":
+        message = f"{model.name} has no published weights: must be none, or a run or its checkpoint"
         yield ("model.weights", "model.name"), message
+    if model.name in NETWORKS_WITHOUT_WEIGHTS and model.trainable == "head":
+        yield ("model.trainable", "model.name"), f"must be all for {model.name}"
     if model.trainable == "head" and model.weights == "none":
         message = "head needs pretrained weights, as its backbone stays as it is: set model.weights"
         yield ("model.trainable", "model.weights"), message

@@ -169,7 +169,9 @@ def check_image_size(network: BackboneNetwork, name: str, num: int, size: int) -
     trial = copy.deepcopy(network).cpu()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            trial(torch.zeros(num, 3, size, size))
+            shape = trial(torch.zeros(num, 3, size, size)).shape
+        if len(shape) != 2:  # such as that of an encoder without pooling
+            raise ValueError(f"its outputs have the shape {tuple(shape)}")
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _size_error(name, f"batches of {num} images of {size} pixels", error) from error
 

@@ -11,6 +11,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -156,6 +157,16 @@ def find_checkpoint(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file")
     return path
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint of this project, perhaps a damaged one."""
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        if pickles:
+            with archive.open(pickles[0]) as file:
+                return b"schema_version" in file.read(_MAX_PICKLE_BYTES)
+    return False
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:

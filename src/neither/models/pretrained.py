@@ -1,4 +1,4 @@
-"""Pretrained weights: downloaded, from a package or from a file; checked and loaded.
+"""Pretrained weights: downloaded, from a package, a file or an own run; checked and loaded.
 
 They are read only when a run starts; later its checkpoints hold all weights.
 """
@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from neither.config.schema import EFFICIENTNET_LITE0, Model
+from neither.config.schema import EFFICIENTNET_LITE0, NETWORKS_WITHOUT_WEIGHTS, Config, Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.backbones import (
     TIMM,
@@ -22,10 +22,17 @@ from neither.models.backbones import (
     import_timm,
     published_weights,
 )
-from neither.models.checkpoint import check_values, load_weights
+from neither.models.checkpoint import (
+    Checkpoint,
+    check_values,
+    find_checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+    load_weights,
+)
 from neither.models.efficientnet_lite import find_imagenet_weights, rename_published
 from neither.runtime import files
-from neither.runtime.console import info
+from neither.runtime.console import info, warn
 from neither.runtime.errors import CheckpointError, UsageError
 from neither.runtime.rng import seeded
 
@@ -36,12 +43,92 @@ _TIMM_LITE0 = "tf_efficientnet_lite0"
 _MAX_REASON = 200  # characters of timm's
 
 
-def match_preprocessing(preprocessing: Preprocessing, settings: Model) -> Preprocessing:
+def load_initial(settings: Model) -> Checkpoint | None:
+    """Load the run or checkpoint of ours that `model.weights` names; None for other weights.
+
+    Raises:
+        UsageError: if there is no such file.
+        CheckpointError: if the checkpoint cannot be used.
+    """
+    path = Path(settings.weights).expanduser()
+    if settings.weights in ("none", "default"):
+        return None
+    if path.is_dir() or is_checkpoint(path):
+        return load_checkpoint(path)
+    if settings.name in NETWORKS_WITHOUT_WEIGHTS:
+        find_checkpoint(path)
+        raise CheckpointError(
+            f"model.weights: {path}: not a run or an intact checkpoint of this project, and "
+            f"{settings.name} has no other weights"
+        )
+    return None
+
+
+def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
+    """Copy the weights of an own run: of the head, only the rows of classes that both know.
+
+    Args:
+        network: changed in place; rows of new classes stay random.
+        initial: the checkpoint that `model.weights` of the config names.
+        config: of the run.
+
+    Raises:
+        CheckpointError: if it is of another network.
+    """
+    path, before = f"model.weights: {config.model.weights}", initial.preprocessing
+    theirs, ours = _architecture(initial.model), _architecture(config.model)
+    if theirs != ours:
+        raise CheckpointError(f"{path}: its network is {theirs}, not {ours}; set model to match it")
+    own, weights = network.state_dict(), dict(initial.weights)
+    known = [name for name in config.classes if name in initial.classes]
+    if not known and config.model.name == "softmax_regression":
+        raise CheckpointError(f"{path}: no class in common, and {theirs} has no other weights")
+    for key in ("head.weight", "head.bias"):
+        rows = own[key].clone()
+        if key in weights and weights[key].shape == (len(initial.classes), *rows.shape[1:]):
+            for name in known:
+                rows[config.classes.index(name)] = weights[key][initial.classes.index(name)]
+            weights[key] = rows
+    try:
+        load_weights(network, weights)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: {error}; its images have {before.image_size} pixels, these "
+            f"{config.data.image_size}"
+        ) from error
+    if (before.image_size, before.resize) != (config.data.image_size, config.data.resize):
+        warn(
+            f"{path}: trained on images of {before.image_size} pixels ({before.resize}), not "
+            f"{config.data.image_size} ({config.data.resize}), so it knows them less well"
+        )
+    new = ", ".join(name for name in config.classes if name not in known) or "none"
+    gone = ", ".join(name for name in initial.classes if name not in known) or "none"
+    taken = "the head is fitted anew" if config.model.trainable == "head" else (
+        f"of the head the rows of {', '.join(known) or 'no class'}"
+    )  # fmt: skip
+    (info if known else warn)(
+        f"{path}, epoch {initial.epoch}: taken over are all layers before the head; {taken}; "
+        f"classes that are new: {new}, gone: {gone}"
+    )
+
+
+def _architecture(settings: Model) -> str:
+    """Return what decides names and shapes of the weights; a tag of timm does not."""
+    width = f" of width {settings.width}" if settings.name == "small_cnn" else ""
+    return settings.name.partition(".")[0] + width
+
+
+def match_preprocessing(
+    preprocessing: Preprocessing, settings: Model, initial: Checkpoint | None = None
+) -> Preprocessing:
     """Return the preprocessing with the mean and standard deviation of the pretrained weights.
 
     A weights file is assumed to have those of the published weights. Image size and resize mode
     stay those of the config.
     """
+    if initial is not None:
+        before = initial.preprocessing
+        return replace(preprocessing, mean=before.mean, std=before.std)
     if settings.weights == "none":
         return preprocessing
     check_network_name(settings.name)

@@ -59,6 +59,7 @@ from neither.training.head import (
 from neither.training.out_of_fold import OutOfFold, config_digest, write_out_of_fold
 from neither.training.run_folder import RunFolder, open_run_folder, require_same_config
 from neither.training.trainer import load, require_images
+from neither.training.warm_start import check_seen_images
 
 SCHEMA_VERSION = 1
 _NUM_MISTAKES = 6  # of a source, that the report shows
@@ -89,6 +90,8 @@ def cross_validate(
     with open_run_folder(config, folder, fresh) as run:
         on_disk = config.data.model_copy(update={"store": "disk"})  # pixels are read once, or never
         device_config, state, data = load(config.model_copy(update={"data": on_disk}), run)
+        if state.initial is not None:
+            check_seen_images(config, state.initial, data, "predictions for images left out")
         images, fingerprints = _join(data)
         labels, sources = images.labels, images.sources
         pattern, num, seed = config.data.group_pattern, max_folds or MAX_FOLDS, config.seed

@@ -62,6 +62,11 @@ class RunFolder:
         return self.folder / "checkpoints" / "previous.pt"
 
     @property
+    def initial(self) -> Path:
+        """The checkpoint of another run that this one started from, if any."""
+        return self.folder / "checkpoints" / "initial.pt"
+
+    @property
     def report(self) -> Path:
         """The report on the best checkpoint."""
         return self.folder / "report.html"

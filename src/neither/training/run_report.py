@@ -30,6 +30,7 @@ from neither.runtime.console import read_warnings
 from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UserError
 from neither.training.run_folder import RunFolder
+from neither.training.warm_start import compare
 
 _MAX_WARNINGS = 20
 _CAUTION = (
@@ -59,8 +60,12 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
     if config.data.corrections is not None:
         with suppress(UserError):  # the file may be gone by now
             evaluation.metrics["review"] = _describe_review(config, run, val, folder)
-            text = json.dumps(evaluation.metrics, indent=2) + "\n"
-            files.write_atomic(folder / "metrics.json", text)
+    if run.initial.exists():
+        initial = load_classifier(run.initial, classifier.device)
+        evaluation.metrics["compared_with"] = compare(initial, config.model.weights, evaluation)
+    if not evaluation.metrics.keys().isdisjoint(("review", "compared_with")):
+        text = json.dumps(evaluation.metrics, indent=2) + "\n"
+        files.write_atomic(folder / "metrics.json", text)
     evaluate_text = evaluate_command(config, run.folder)
     predict_text = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
     warnings = read_warnings(run.folder)[:_MAX_WARNINGS]

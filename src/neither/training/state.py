@@ -20,7 +20,7 @@ from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
 from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.efficientnet_lite import fused
 from neither.models.networks import FlipTTA, build_network
-from neither.models.pretrained import load_pretrained
+from neither.models.pretrained import load_pretrained, take_over
 from neither.models.softmax import to_probabilities
 from neither.runtime.console import log_only, printable
 from neither.runtime.devices import DeviceConfig
@@ -164,6 +164,7 @@ class TrainState:
     start: nn.Module | None = None  # in fine-tuning, the network before the first step
     # the processes that train; after each step all hold the same state
     world: World = SINGLE_PROCESS
+    initial: Checkpoint | None = None  # of the run that this one starts from
 
     def eval_model(self, network: nn.Module) -> nn.Module:
         """Return a network as it is evaluated: with flip TTA if configured."""
@@ -333,17 +334,21 @@ def build_state(
     device_config: DeviceConfig,
     is_resumed: bool = False,
     world: World = SINGLE_PROCESS,
+    initial: Checkpoint | None = None,
 ) -> TrainState:
     """Build the state before the first step.
 
     Random weights depend on the seed alone. Pretrained weights are read here, unless the run is
-    resumed: then its checkpoint replaces them, and their file may be gone.
+    resumed: then its checkpoint replaces them, and their file may be gone. Those of an own run are
+    taken over from `initial`.
     """
     network = build_network(config.model, len(config.classes), config.data.image_size, config.seed)
+    if initial is not None:
+        take_over(network, initial, config)
     if isinstance(network, BackboneNetwork):
         if config.model.weights != "none":
             network.fix_batch_norm()
-            if not is_resumed:
+            if not is_resumed and initial is None:
                 load_pretrained(network, config.model, config.data.image_size)
         # A frozen backbone sees no batches of training, whatever their size.
         num = 2 if config.model.trainable == "head" else min(2, config.train.batch_size)
@@ -369,6 +374,7 @@ def build_state(
         epoch_metrics=EpochMetrics(len(config.classes), device_config.device),
         start=copy.deepcopy(ema.network) if config.model.is_fine_tuned else None,
         world=world,
+        initial=initial,
     )
 
 

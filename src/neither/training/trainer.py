@@ -25,8 +25,9 @@ from neither.models.backbones import (
     check_image_size,
     check_network_name,
 )
+from neither.models.checkpoint import save_checkpoint
 from neither.models.networks import count_parameters
-from neither.models.pretrained import match_preprocessing
+from neither.models.pretrained import load_initial, match_preprocessing
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
 from neither.runtime.devices import DeviceConfig, choose_device_config
@@ -61,6 +62,7 @@ from neither.training.validation import (
     logit_metrics,
     val_metrics,
 )
+from neither.training.warm_start import check_seen_images
 
 _NUM_MESSAGES = 10  # about the progress of a run
 _NUM_INITIAL_IMAGES = 256  # training images that are enough to evaluate random weights
@@ -89,7 +91,12 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         Stopped: if a signal asks to stop; the state is saved.
     """
     check_network_name(config.model.name)
-    source = config.data.source
+    source, weights = config.data.source, Path(config.model.weights).expanduser()
+    if weights.exists() and weights.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"model.weights: {weights} is in the folder of this run: give this run a name of its "
+            f"own, such as name={config.name}-2"
+        )
     if not source.exists() and not RunFolder(folder, None).has_checkpoint():
         require_images(config)
     with init_distributed() as world, ExitStack() as stack:
@@ -154,6 +161,12 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         size = config.data.image_size
         check_image_size(state.network, config.model.name, batches.min_shard_size(), size)
     info(f"images: {state.preprocessing}")
+    if state.initial is not None and world.is_rank0:
+        left_out = "predictions for left-out images" * (is_frozen and any(data.train.sources))
+        check_seen_images(config, state.initial, data, left_out)
+        save_checkpoint(run.initial, replace(state.initial, training=None))
+    elif run.resumed is None and world.is_rank0:
+        run.initial.unlink(missing_ok=True)  # of an attempt with other weights
     state.set_training_labels(data.train.labels)
     state.val_paths = data.val.paths
     if is_frozen:
@@ -163,7 +176,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         state.restore(run.resumed)
         if not run.is_best_usable():
             state.reset_best()
-    elif config.model.is_fine_tuned:
+    elif config.model.is_fine_tuned and state.initial is None:
         fit_initial_head(config, run, state, data, device_config)
     if config.compile:
         compile_network(state.network, device_config.device)
@@ -221,12 +234,16 @@ def load(
 ) -> tuple[DeviceConfig, TrainState, Dataset]:
     """Load the network, and then the images, so that a missing network ends the run at once."""
     device_config = choose_device_config(config.device, config.precision, world)
-    preprocessing = match_preprocessing(
-        Preprocessing(config.data.image_size, config.data.resize), config.model
-    )
+    initial = None
     if run.resumed is not None:  # perhaps by an older version, whose pixels it is trained on
-        preprocessing = replace(preprocessing, decoder=run.resumed.preprocessing.decoder)
-    state = build_state(config, preprocessing, device_config, run.resumed is not None, world)
+        preprocessing = run.resumed.preprocessing
+    else:
+        initial = load_initial(config.model)
+        preprocessing = match_preprocessing(
+            Preprocessing(config.data.image_size, config.data.resize), config.model, initial
+        )
+    is_resumed = run.resumed is not None
+    state = build_state(config, preprocessing, device_config, is_resumed, world, initial)
     # A frozen backbone sees each image once, so that its pixels need no memory.
     is_frozen = config.model.trainable == "head"
     images = config.data.model_copy(update={"store": "disk"}) if is_frozen else config.data
@@ -336,7 +353,7 @@ def _write_label_issues(config: Config, state: TrainState, data: Dataset, run: R
     if state.cross_validation is not None:
         scores = state.cross_validation.log_probabilities
         issues = find_out_of_fold_issues(scores, data.train, config.classes)
-    elif config.model.is_fine_tuned:  # the fit of the initial head has listed them
+    elif config.model.is_fine_tuned and not run.initial.exists():  # the fit of the head has
         return
     else:
         issues = find_label_issues(state.label_stats, data.train, config.classes)
