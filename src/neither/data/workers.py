@@ -157,16 +157,18 @@ def _init_worker(slots: Any, num_started: Any) -> None:  # noqa: ANN401
         start = num_started.value * _SLOT.size
         num_started.value += 1
     _slot = memoryview(slots).cast("B")[start : start + _SLOT.size]
-    # Ctrl-C in a terminal reaches the whole process group; only the parent ends in order.
+    init_process()
+
+
+def init_process() -> None:
+    """Let this process ignore Ctrl-C, and end with its parent."""
+    # In a terminal the signal reaches the whole process group; only the parent ends in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def exit_with_parent() -> None:
-    """Wait for the end of the parent, then end this process.
-
-    A parent that is killed sends no message; its workers would wait for work forever.
-    """
+def _exit_with_parent() -> None:
+    # A parent that is killed sends no message; its workers would wait for work forever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

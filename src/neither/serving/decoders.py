@@ -1,16 +1,13 @@
 """Processes that decode what strangers send: one that dies or hangs is replaced."""
 
 import asyncio
-import signal
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from neither.data.image_file import UnreadableError
-from neither.data.workers import exit_with_parent, process_context
+from neither.data.workers import init_process, process_context
 
 Result = TypeVar("Result")
 
@@ -21,16 +18,10 @@ class Decoders:
     """A fixed number of processes that run functions for the event loop."""
 
     def __init__(self, num: int) -> None:
-        """Start them.
-
-        Args:
-            num: number of processes; as many images are decoded at a time.
-        """
-        self._threads = ThreadPoolExecutor(num, "decoder")  # each waits for one process
+        """Start them; as many images are decoded at a time."""
+        self._pools = [_start_process() for _ in range(num)]  # of one process each
+        self._idle = list(range(num))
         self._free = asyncio.Semaphore(num)
-        self._idle: SimpleQueue[_Process] = SimpleQueue()
-        for _ in range(num):
-            self._idle.put(_Process())
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Return what a module-level function returns in another process.
@@ -43,75 +34,41 @@ class Decoders:
                 than 10 seconds.
         """
         await self._free.acquire()
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._run, function, arguments
-        )
-        work.add_done_callback(lambda _: self._free.release())
-        return await asyncio.shield(work)
+        return await asyncio.shield(self._run(self._idle.pop(), function, arguments))
 
-    def _run(self, function: Callable[..., Result], arguments: tuple[object, ...]) -> Result:
-        process = self._idle.get()
+    async def _run(
+        self, index: int, function: Callable[..., Result], arguments: tuple[object, ...]
+    ) -> Result:
         try:
-            return process.run(function, arguments)
+            try:
+                future = self._pools[index].submit(function, *arguments)
+            except BrokenProcessPool:  # it was killed since its last use
+                self._pools[index] = _start_process()
+                future = self._pools[index].submit(function, *arguments)
+            return await asyncio.wait_for(asyncio.wrap_future(future), MAX_SECONDS)
+        except (BrokenProcessPool, TimeoutError) as error:
+            _kill(self._pools[index])
+            self._pools[index] = _start_process()
+            is_slow = isinstance(error, TimeoutError)
+            reason = f"decoding took over {MAX_SECONDS:.0f} s" if is_slow else "decoding crashed"
+            raise UnreadableError(reason) from None
         finally:
-            self._idle.put(process)
+            self._idle.append(index)
+            self._free.release()
 
     def close(self) -> None:
         """Kill the processes."""
-        self._threads.shutdown()
-        while not self._idle.empty():
-            self._idle.get().kill()
+        for pool in self._pools:
+            _kill(pool)
 
 
-class _Process:
-    """One process, which starts again at its next use if it was killed."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        context = process_context()
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
-        self._process.start()
-        theirs.close()
-
-    def run(self, function: Callable[..., Result], arguments: tuple[object, ...]) -> Result:
-        if not self._process.is_alive():
-            self._start()
-        try:
-            self._connection.send((function, arguments))
-            if not self._connection.poll(MAX_SECONDS):
-                raise TimeoutError
-            result, error = self._connection.recv()
-        except (OSError, EOFError) as lost:
-            self.kill()
-            is_slow = isinstance(lost, TimeoutError)
-            reason = f"decoding took over {MAX_SECONDS:.0f} s" if is_slow else "decoding crashed"
-            raise UnreadableError(reason) from None
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
+def _start_process() -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(1, process_context(), init_process)
+    pool.submit(int)  # before the first image comes
+    return pool
 
 
-def _work(connection: Connection) -> None:
-    """Run what the parent sends until it closes the connection; the parent may kill this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, to the whole process group
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        answer: tuple[Any, Exception | None]
-        try:
-            answer = function(*arguments), None
-        except Exception as error:
-            answer = None, error
-        connection.send(answer)
-        del function, arguments, answer  # the memory of a large image, while this waits
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list(pool._processes.values()):
+        process.kill()
+    pool.shutdown(cancel_futures=True)
