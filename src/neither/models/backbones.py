@@ -155,13 +155,7 @@ def published_weights(name: str) -> PublishedWeights:
 
 
 def check_image_size(network: BackboneNetwork, name: str, num: int, size: int) -> None:
-    """Check with a forward pass that a network can train on images of a size.
-
-    Args:
-        network: it is not changed.
-        name: `model.name` of it.
-        num: images in a batch.
-        size: side of the images in pixels.
+    """Check with a forward pass that a network can train on `num` images of a size.
 
     Raises:
         UsageError: with the image size of the published weights.

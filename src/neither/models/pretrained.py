@@ -67,10 +67,7 @@ def load_initial(settings: Model) -> Checkpoint | None:
 def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
     """Copy the weights of an own run: of the head, only the rows of classes that both know.
 
-    Args:
-        network: changed in place; rows of new classes stay random.
-        initial: the checkpoint that `model.weights` of the config names.
-        config: of the run.
+    Rows of new classes stay random. The checkpoint is that of `model.weights` in the config.
 
     Raises:
         CheckpointError: if it is of another network.
@@ -137,18 +134,12 @@ def match_preprocessing(
 
 
 def load_pretrained(network: BackboneNetwork, settings: Model, image_size: int) -> None:
-    """Load the weights of the config into the backbone of a network.
-
-    Args:
-        network: changed in place; its head stays random.
-        settings: names the weights.
-        image_size: side of the training images in pixels.
+    """Load the weights of the config into the backbone of a network; its head stays random.
 
     Raises:
         UsageError: if the file does not exist.
         CheckpointError: if it is damaged, not a state dict, or of another network.
         OutputError: if the weights cannot be downloaded, or their package is not installed.
-        Stopped: if a signal asks for an end during the download.
     """
     name, published = settings.name, published_weights(settings.name)
     note = f"the published weights are for images of {published.image_size} pixels"

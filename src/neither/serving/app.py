@@ -64,10 +64,7 @@ class Records(BaseModel):
 def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.html") -> FastAPI:
     """Return the app, without the guard; other pages may add routes to it.
 
-    Args:
-        engine: that predicts.
-        about: what `/v1/model` answers.
-        page: file of the folder `static` that `/` answers.
+    `/v1/model` answers `about`; `/` answers the file `page` of the folder `static`.
     """
     # Without the pages that FastAPI makes of openapi.json: they load scripts from elsewhere.
     app = FastAPI(title="neither", docs_url=None, redoc_url=None)

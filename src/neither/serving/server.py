@@ -81,12 +81,7 @@ def _network_address(family: socket.AddressFamily) -> str:
 
 
 def run_server(app: ASGIApp, listener: socket.socket, close: Callable[[], None]) -> None:
-    """Serve until a signal asks to stop; then answer what is running.
-
-    Args:
-        app: to serve.
-        listener: the socket; it is closed.
-        close: called at the end.
+    """Serve until a signal asks to stop; then answer what is running, and call `close`.
 
     Raises:
         Stopped: by the signal.

@@ -70,13 +70,8 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Leave each source out once, or each fold where no image has a source; write the results.
 
-    The same command goes on after a stop: features and finished folds are kept.
-
-    Args:
-        config: of the run.
-        folder: for `metrics.json`, `out_of_fold.csv` and `report.html`.
-        max_folds: the most folds; None for 10.
-        fresh: rename what is there and start again.
+    The same command goes on after a stop: features and finished folds are kept. There are at most
+    10 folds, or `max_folds`; `fresh` renames what is in the folder.
 
     Returns:
         The content of `metrics.json`.
@@ -137,14 +132,9 @@ def cross_validate(
 def repeat_cross_validation(
     config: Config, seeds: Sequence[int], folder: Path, max_folds: int | None, fresh: bool
 ) -> dict[str, Any]:
-    """Cross-validate once for each seed, in a subfolder each, and average the main metrics.
+    """Cross-validate once for each of two or more seeds, in a subfolder each; average the metrics.
 
-    Args:
-        config: of the run; `seed` does not matter.
-        seeds: two or more.
-        folder: for the subfolders, `metrics.json` and `report.html`.
-        max_folds: the most folds; None for 10.
-        fresh: rename what is there and start again.
+    The arguments are those of `cross_validate`; `seed` of the config does not matter.
 
     Returns:
         The content of `metrics.json`.

@@ -83,7 +83,6 @@ def train_folds(
 
     Raises:
         UsageError: if the folder holds runs of other folds.
-        DataError, CheckpointError, DivergedError, OutputError, Stopped: as `run_training`.
     """
     places = [folder / str(fold) for fold in range(len(manifests))]
     for place, content in zip(places, manifests, strict=True):

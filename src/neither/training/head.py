@@ -55,12 +55,8 @@ def train_head(
 ) -> None:
     """Fit the head to the features of train, and save the run's checkpoints.
 
-    Args:
-        config: of the run; `train.epochs` is the most iterations.
-        run: its opened folder; rank 0 writes into it.
-        state: before the first step, with the pretrained backbone; it gets the head.
-        data: of the run, mapped from disk.
-        device_config: where the backbone computes.
+    `train.epochs` is the most iterations. The state is that before the first step, with the
+    pretrained backbone; it gets the head.
 
     Raises:
         CheckpointError: if the backbone's features are not finite.

@@ -69,10 +69,6 @@ def config_digest(config: Config) -> str:
 def read_calibration(config: Config, data: Dataset) -> Calibration | None:
     """Read the cross-validation that `decision.cross_validation` names; None if it names none.
 
-    Args:
-        config: of the run.
-        data: of the run.
-
     Raises:
         UsageError: if there is none in the folder, or its config is another.
         DataError: if it is of other images.

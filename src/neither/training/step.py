@@ -25,13 +25,7 @@ def train_step(
     """Take one optimizer step on a batch, all ranks together.
 
     Each rank computes on its shard; after the all-reduce the gradients are those of one process
-    with the whole batch.
-
-    Args:
-        state: changed in place.
-        batch: B images, of which this rank holds a shard of P.
-        lr_factor: learning rate as a fraction of the peak.
-        device_config: device and precision.
+    with the whole batch. The learning rate is a fraction of the peak.
 
     Returns:
         False if the loss or the gradient is not finite: then no weight has changed. Only a CPU is

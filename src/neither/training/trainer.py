@@ -72,12 +72,8 @@ _NUM_INITIAL_IMAGES = 256  # training images that are enough to evaluate random 
 def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolder | None]:
     """Train what is left to train, write the report, and keep the run open inside the block.
 
-    Processes that `torchrun` started train one network together.
-
-    Args:
-        config: of the run.
-        folder: of the run; need not exist.
-        fresh: rename what is there and start again.
+    Processes that `torchrun` started train one network together. `fresh` renames what is in the
+    folder and starts again.
 
     Yields:
         The finished run; None on all ranks but rank 0.
@@ -132,21 +128,10 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     """Train from the first step, or from where the run stopped, to the last epoch.
 
     With the same number of threads and processes on the same machine the final weights have the
-    same bits, however often training was stopped or killed.
-
-    Args:
-        config: of the run.
-        run: its opened folder; rank 0 writes into it.
-        world: the processes that train together.
+    same bits, however often training was stopped or killed. Errors are those of `run_training`.
 
     Returns:
         The state after the last step.
-
-    Raises:
-        DataError: if the images cannot be used.
-        DivergedError: if the loss or its gradient is no longer finite.
-        OutputError: if the device is missing or a decoding process was killed.
-        Stopped: if a signal asks to stop; the state is saved.
     """
     device_config, state, data = load(config, run, world)
     is_frozen = config.model.trainable == "head"

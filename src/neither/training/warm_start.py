@@ -23,11 +23,7 @@ def check_seen_images(
 ) -> None:
     """Warn of val images that the initial network has seen, and where a fresh run may be better.
 
-    Args:
-        config: of the run, which starts from the checkpoint.
-        initial: the checkpoint.
-        data: of the run.
-        left_out: what is computed for images of train that are left out, if anything.
+    `left_out` is what is computed for images of train that are left out, if anything.
     """
     path = config.model.weights
     seen = _find_trained_on(Path(path).expanduser())
