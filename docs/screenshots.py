@@ -2,7 +2,8 @@
 
     .venv/bin/python docs/screenshots.py
 
-`curves.png` is the custom-scalars page of TensorBoard, `report.png` the top of the report.
+`curves.png` is the custom-scalars page of TensorBoard, `report.png` the top of the report,
+`review.png` the page of `review.py` after ten answers.
 """
 
 import re
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -29,6 +31,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         capture_report(browser, DOCS / "report.png")
+        capture_review(browser, DOCS / "review.png")
         with tensorboard() as address:
             capture_curves(browser, address, DOCS / "curves.png")
         browser.close()
@@ -39,6 +42,30 @@ def capture_report(browser: Browser, target: Path) -> None:
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.goto(REPORT.resolve().as_uri())
     page.screenshot(path=target)
+
+
+def capture_review(browser: Browser, target: Path, run: Path = RUN) -> None:
+    """Capture the page of a review, in the queue of the random sample."""
+    with TemporaryDirectory() as folder:
+        script = str(DOCS.parent / "scripts" / "review.py")
+        command = [sys.executable, script, str(run), "--port", "0",
+                   "--corrections", f"{folder}/corrections.csv"]  # fmt: skip
+        server = subprocess.Popen(command, cwd=DOCS.parent, stdout=subprocess.PIPE, text=True)
+        page = browser.new_page(viewport={"width": 1100, "height": 980})
+        page.goto((server.stdout or sys.stdin).readline().strip())
+        page.get_by_role("button", name="random sample").click()
+        for number in range(10):
+            page.locator("#work[aria-busy=false]").wait_for()
+            page.keyboard.press("k")
+            page.get_by_text(f"{number + 1} of ").first.wait_for()
+        for number in (1, 4):
+            page.locator("#strip button").nth(number).click()
+        page.locator("#work[aria-busy=false]").wait_for()
+        page.locator("#bars .bar").first.wait_for()
+        page.wait_for_timeout(2000)  # the strip
+        page.screenshot(path=target)
+        server.terminate()
+        server.communicate()
 
 
 def capture_curves(browser: Browser, address: str, target: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from images import draw_shape
 from neither.config.loader import load_config
+from neither.data.corrections import Answer, append_answers
 from scripts import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -50,11 +52,17 @@ def test_every_command_of_the_guide_runs_in_its_order(
             continue
         name = Path(script).stem
         names.append(name)
+        if name == "review":  # in a browser: tests/serving
+            arguments.append("--help")
+            digest = sha256(Path("fruit/apple/IMG_0001.jpg").read_bytes()).hexdigest()
+            answer = Answer(digest, "", "apple", "pear", "label issues")
+            append_answers(Path("runs/fruit/corrections.csv"), [answer], ("apple", "pear"))
         done = call(name, *arguments, *(LIGHT if name == "train" else []))
         assert done.code == 0, (arguments, done.err)
     assert names == [
         "check_data",
         "train",
+        "review",
         "train",
         *["evaluate"] * 2,
         *["predict"] * 4,

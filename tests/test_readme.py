@@ -78,7 +78,7 @@ def test_the_commands_of_the_readme_run(
     # Draws 4,800 images, or wants a network or a set: tests/data/demo and sources do with less.
     if script == "scripts/prepare_data.py":
         arguments = [arguments[0], "--help"]
-    if script == "scripts/serve.py":  # which ends at a signal: tests/serving
+    if script in ("scripts/serve.py", "scripts/review.py"):  # which end at a signal
         arguments += ["--help"]
     if script in ("scripts/train.py", "scripts/cross_validate.py"):
         arguments += lighter(home / arguments[0])

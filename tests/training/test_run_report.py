@@ -133,6 +133,8 @@ def test_after_a_review_both_models_are_scored_on_the_same_corrected_val(
     assert metrics["review"]["macro_recall_before"] == json.loads(before)["macro_recall"]
     assert "2 of 36 reviewed labels changed" in Path("runs/second/report.html").read_text()
     # The answers stay where the next review finds them.
-    assert call("train", "test.yaml", "--fresh").code == 0
+    done = call("train", "test.yaml", new[-1], "--fresh")
+    assert done.code == 0, done.err
+    assert "2 of 36 reviewed labels changed; macro recall on the same corrected val: " in done.out
     assert (run / "corrections.csv").exists()
     assert call(*new, "data.corrections=gone.csv").code == 2

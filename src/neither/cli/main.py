@@ -13,6 +13,7 @@ _COMMANDS = {
     "predict": "predict the class of images",
     "serve": "answer in a browser, and programs by a JSON API",
     "export": "write a run as one file for other programs",
+    "review": "review labels in a browser",
     "check_data": "check a folder of images before training",
     "prepare_data": "make a folder of images to train on",
 }

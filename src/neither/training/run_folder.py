@@ -230,6 +230,14 @@ def _move_aside(folder: Path) -> None:
     info(f"the old run is kept as {target}")
 
 
+def last_moved(folder: Path) -> Path:
+    """Return where `--fresh` moved the last run of a folder, if ever."""
+    number, folder = 1, folder.resolve()
+    while folder.with_name(f"{folder.name}.{number + 1}").exists():
+        number += 1
+    return folder.with_name(f"{folder.name}.{number}")
+
+
 def write_environment(
     run: RunFolder,
     device_config: DeviceConfig,

@@ -29,7 +29,7 @@ from neither.runtime import files
 from neither.runtime.console import read_warnings
 from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UserError
-from neither.training.run_folder import RunFolder
+from neither.training.run_folder import RunFolder, last_moved
 from neither.training.warm_start import compare
 
 _MAX_WARNINGS = 20
@@ -50,7 +50,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
     """
     source, splits_file = config.data.source, run.folder / "splits.csv"
     classifier = load_classifier(run.best, choose_device_config(config.device, "float32").device)
-    folder = _val_folder(config, run.folder)
+    folder = val_folder(config.data.source, run.folder)
     val = read_split(splits_file, source, "val")
     known = [val_logits[path] for path in val.paths if path in val_logits]
     logits = torch.stack(known) if len(known) == len(val.paths) > 0 else None
@@ -100,7 +100,8 @@ def _describe_review(
 ) -> dict[str, Any]:
     """Count the answers that a run follows, and score the reviewed run on the same val.
 
-    That is the run whose folder the corrections are in, unless it was trained on images of val.
+    That is the run whose folder the corrections are in, or were in before `--fresh`, unless it was
+    trained on images of val.
 
     Args:
         config: of the run, with `data.corrections`.
@@ -120,8 +121,9 @@ def _describe_review(
         "num_reviewed": len(followed),
         "num_changed": sum(each.is_change for each in followed),
     }
-    old = RunFolder(path.parent, None)
-    if old.folder.resolve() != run.folder.resolve() and old.best.exists():
+    is_own = path.parent.resolve() == run.folder.resolve()  # the reviewed run was moved aside
+    old = RunFolder(last_moved(run.folder) if is_own else path.parent, None)
+    if old.best.exists():
         device = choose_device_config(config.device, "float32").device
         classifier = load_classifier(old.best, device)
         is_fair = not read_hashes(old.folder / "splits.csv", "train") & {*val.hashes}
@@ -133,11 +135,12 @@ def _describe_review(
 
 def read_val_metrics(config: Config, folder: Path) -> dict[str, Any]:
     """Return the metrics on val that `report_run` wrote; empty if they cannot be read."""
-    return files.read_json(_val_folder(config, folder) / "metrics.json")
+    return files.read_json(val_folder(config.data.source, folder) / "metrics.json")
 
 
-def _val_folder(config: Config, folder: Path) -> Path:
-    return folder / "evaluations" / f"{config.data.source.resolve().name}-val"
+def val_folder(source: Path, folder: Path) -> Path:
+    """Return where a run keeps its results on val, given its folder or manifest of images."""
+    return folder / "evaluations" / f"{source.resolve().name}-val"
 
 
 def evaluate_command(config: Config, folder: Path) -> str:
