@@ -92,7 +92,7 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
     for line in decision_rule_sentences(known | {"calibrated_on": best.calibrated_on} | rule):
         print_line(line)
     if best.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
-        warn("the temperature is at its limit: val is too small or too easy for calibration")
+        warn(f"the temperature from {best.calibrated_on} is at its limit: too few or easy images")
     if best.epoch == 0 < config.train.epochs:
         warn("no epoch was better than the initial weights: train longer, or add images")
     elif best.epoch and is_near_chance(best.metrics["macro_recall"], len(config.classes)):

@@ -58,6 +58,12 @@ def assign_splits(
     else:
         _check_label_conflicts(table, store)
     groups = named_groups(table.paths, settings.group_pattern)
+    if settings.group_pattern is not None:
+        named = [name for name in groups if name is not None]
+        info(
+            f"data.group_pattern: {len(set(named)):,} groups of {len(named):,} images; "
+            f"{len(groups) - len(named):,} images match nothing"
+        )
     indices = np.array([SPLITS.index(split) for split in table.splits], np.int8)
     is_user_assigned = indices > 0
     test_fraction = 0.0 if is_user_assigned.any() else settings.test_fraction
@@ -288,13 +294,7 @@ def named_groups(paths: Sequence[str], pattern: str | None) -> list[str | None]:
     """Return for each path what the pattern's groups match, or its whole match if it has none."""
     if pattern is None:
         return [None] * len(paths)
-    groups = [f"group {found}" if found else None for found in search_paths(pattern, paths)]
-    named = [name for name in groups if name is not None]
-    info(
-        f"data.group_pattern: {len(set(named)):,} groups of {len(named):,} images; "
-        f"{len(groups) - len(named):,} images match nothing"
-    )
-    return groups
+    return [f"group {found}" if found else None for found in search_paths(pattern, paths)]
 
 
 def _is_uniform(store: ImageStore) -> bool:
