@@ -45,8 +45,8 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
         low, high = map(format_percent, left_out["prediction_interval"])
         sentences.append(
             f"On images from a source it has not seen {format_percent(left_out['accuracy'])} are; "
-            f"a new source lies between {low} and {high} with {left_out['prediction_level']:.0%} "
-            "confidence."
+            f"a new source lies between {low} and {high} with "
+            f"{100 * left_out['prediction_level']:.0f} % confidence."
         )
     else:
         interval = format_interval(left_out["accuracy_interval"])
@@ -67,7 +67,7 @@ def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
             low, high = map(format_percent, left_out["precision_interval"])
             text += f"; with other sources {low} to {high} would be (90 %, bootstrap over sources)"
         sentences.append(f"{text}.")
-    return [*sentences, calibration_sentence({"calibrated_on": "val", **left_out})]
+    return [*sentences, calibration_sentence({"calibrated_on": "val", **left_out}, "such images")]
 
 
 def _format(name: str, value: float) -> str:

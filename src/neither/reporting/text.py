@@ -172,7 +172,7 @@ def count_accepted(metrics: Mapping[str, Any]) -> tuple[int, int]:
     return num_accepted, round(decision.get("precision", 0) * num_accepted)
 
 
-def calibration_sentence(metrics: Mapping[str, Any]) -> str:
+def calibration_sentence(metrics: Mapping[str, Any], images: str = "images like these") -> str:
     """Say whether the probabilities are calibrated, as far as the number of images shows."""
     ece, bound = metrics["ece"], metrics["expected_if_calibrated"]["ece"]["q95"]
     if ece > bound:
@@ -181,7 +181,7 @@ def calibration_sentence(metrics: Mapping[str, Any]) -> str:
         verdict = "are well calibrated"
     else:
         verdict = "may be calibrated or not: there are too few images to tell"
-    text = f"On images like these the probabilities {verdict}. They "
+    text = f"On {images} the probabilities {verdict}. They "
     if (source := metrics["calibrated_on"]) != "val":
         text = (
             f"The temperature was fitted to {_POPULATIONS[source]}: the probabilities are meant "
