@@ -9,9 +9,8 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -21,12 +20,12 @@ from neither.runtime.errors import named
 
 if TYPE_CHECKING:  # imported by what prints: decoding processes and --help do not
     from rich.console import Console
-    from rich.progress import Progress
 
 STANDARD_OUTPUT = "standard output"  # in errors of writing to it
 _SECONDS_PER_LINE = 10.0  # of progress without a terminal
-_SECONDS_PER_NOTE = _SECONDS_PER_SAMPLE = 1.0
-_MIN_RATE_SECONDS, _MAX_RATE_SECONDS = 2.0, 30.0  # that a rate is measured over
+_SECONDS_PER_FRAME = 0.1  # on a terminal
+_SECONDS_PER_NOTE = 1.0
+_MAX_RATE_SECONDS = 120.0  # that a rate is measured over
 _FILE_ONLY = logging.DEBUG + 1
 _WARNINGS_NAME = "warnings.jsonl"
 _MAX_WARNINGS_BYTES = 1 << 26
@@ -212,60 +211,60 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 class ProgressBar:
     """A live progress bar on a terminal; elsewhere a line every ten seconds.
 
-    The time left follows from the rate of the last half minute. A sample of the rate is the time of
+    The time left follows from the rate of the last two minutes. A sample of the rate is the time of
     an update and what was done before it: steps that arrive in groups count from group to group,
     and the time before the first update, when processes start, counts as nothing.
     """
 
-    def __init__(
-        self, title: str, total: int, done: int, unit: str, live: "Progress | None"
-    ) -> None:
-        self._title, self._total, self._unit, self._live = title, total, unit, live
-        self._done = done
-        self._line_time = self._note_time = time.monotonic()
+    def __init__(self, title: str, total: int, done: int, unit: str, is_live: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._title, self._unit, self._is_live = title, unit, is_live
+        self._shown_time = self._note_time = time.monotonic()
         self._note = ""
-        self._samples: deque[tuple[float, int]] = deque()
-        self._break_seconds = 0.0  # of all breaks to come
-        if live is not None:
-            self._task = live.add_task(title, total=total, completed=done, note="", left="")
+        self._past_break_seconds = self._coming_break_seconds = 0.0
+        self.live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[note]}"),
+            console=_console("stderr"),
+            transient=True,
+            get_time=lambda: time.monotonic() - self._past_break_seconds,
+            speed_estimate_period=_MAX_RATE_SECONDS,
+        )
+        self.live.add_task(title, total=total, completed=done, note="", left="")
+        (self._task,) = self.live.tasks
 
     def advance(self, count: int = 1) -> None:
         """Count finished steps."""
-        self.update(self._done + count, self._total)
+        self.update(int(self._task.completed) + count, int(self._task.total or 0))
 
     def update(self, done: int, total: int) -> None:
         """Set the number of finished steps and of all steps."""
-        now, samples = time.monotonic(), self._samples
-        if done > self._done and (not samples or now - samples[-1][0] >= _SECONDS_PER_SAMPLE):
-            samples.append((now, self._done))
-            while len(samples) > 2 and samples[1][0] <= now - _MAX_RATE_SECONDS:
-                samples.popleft()
-        self._done, self._total = done, total
-        rate = self.rate()
-        seconds = None if rate is None else round((total - done) / rate + self._break_seconds)
-        if self._live is not None:
+        self.live.update(self._task.id, completed=done, total=total)
+        now = time.monotonic()
+        if now - self._shown_time < (_SECONDS_PER_FRAME if self._is_live else _SECONDS_PER_LINE):
+            return
+        self._shown_time, seconds = now, None
+        if rate := self.rate():
+            seconds = round((total - done) / rate + self._coming_break_seconds)
+        if self._is_live:
             left = "" if seconds is None else f"{timedelta(seconds=seconds)} left"
-            self._live.update(self._task, completed=done, total=total, left=left)
-            return
-        if now - self._line_time < _SECONDS_PER_LINE:
-            return
-        self._line_time = now
-        left = "" if seconds is None else f"{seconds} s left"
-        parts = (f"{self._title}: {done:,} of {total:,} {self._unit}", left, self._note)
-        info(", ".join(filter(None, parts)))
+            self.live.update(self._task.id, left=left)
+        else:
+            left = "" if seconds is None else f"{seconds} s left"
+            parts = (f"{self._title}: {done:,} of {total:,} {self._unit}", left, self._note)
+            info(", ".join(filter(None, parts)))
 
     def rate(self) -> float | None:
         """Return the recent number of steps per second, without breaks; None if not known yet."""
-        if not self._samples:
-            return None
-        (start, start_done), (end, end_done) = self._samples[0], self._samples[-1]
-        if end - start < _MIN_RATE_SECONDS or end_done <= start_done:
-            return None
-        return (end_done - start_done) / (end - start)
+        return self._task.speed
 
     def restart_rate(self) -> None:
         """Forget the rate, since the steps so far took longer or shorter than those to come."""
-        self._samples.clear()
+        self.live.reset(self._task.id, completed=int(self._task.completed))
 
     @contextmanager
     def taking_break(self, note: str, num_left: int) -> Iterator[None]:
@@ -279,8 +278,8 @@ class ProgressBar:
         self.set_note(note)
         yield
         seconds = time.monotonic() - start
-        self._samples = deque((when + seconds, done) for when, done in self._samples)
-        self._break_seconds = num_left * seconds
+        self._past_break_seconds += seconds
+        self._coming_break_seconds = num_left * seconds
         self.set_note(note_before)
 
     def is_note_due(self) -> bool:
@@ -290,8 +289,7 @@ class ProgressBar:
     def set_note(self, text: str) -> None:
         """Set the text beside the bar, such as the current loss."""
         self._note_time, self._note = time.monotonic(), text
-        if self._live is not None:
-            self._live.update(self._task, note=text)
+        self.live.update(self._task.id, note=text)
 
 
 @contextmanager
@@ -303,20 +301,10 @@ def progress_bar(
     `total` can be 0 if `ProgressBar.update` sets it later; `unit` is plural; `done` steps were
     finished before the block.
     """
-    if not _console("stderr").is_terminal:
-        yield ProgressBar(title, total, done, unit, None)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=_console("stderr"), transient=True) as live:
-        yield ProgressBar(title, total, done, unit, live)
+    is_live = _console("stderr").is_terminal
+    bar = ProgressBar(title, total, done, unit, is_live)
+    with bar.live if is_live else nullcontext():
+        yield bar
 
 
 class _ConsoleHandler(logging.Handler):
