@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calls import Call, Done
-from checkpoints import save_run
+from checkpoints import make_checkpoint, save_run
 from images import draw_shape, make_splits
 from moments import before, terminate
+from neither.config.schema import Config, Model
 from neither.data import workers
 from neither.models.checkpoint import load_checkpoint, read_archive, save_checkpoint
+from neither.models.pretrained import take_over
 from neither.reporting import plots
 from neither.runtime.console import read_warnings
+from neither.runtime.errors import CheckpointError
 from neither.training import trainer
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -104,6 +107,7 @@ def test_a_stopped_run_ends_in_the_same_bits_without_the_old_one(
         train("--output-dir", "runs/part", code=143)
     shutil.rmtree("runs/old")
     train("--output-dir", "runs/part")
+    assert Path("runs/part/label_issues.csv").exists()
     for name in ("best.pt", "last.pt"):
         one, other = (read_archive(Path("runs", run, "checkpoints", name))[0]["weights"]
                       for run in ("new", "part"))  # fmt: skip
@@ -147,6 +151,16 @@ def test_what_cannot_be_taken_over_is_one_line(
     (line,) = [each for each in done.err.splitlines() if each.startswith("error: ")]
     assert text in line
     assert "Traceback" not in done.err
+
+
+def test_a_network_that_normalises_its_input_otherwise_is_refused(
+    make_config: Callable[..., Config],
+) -> None:
+    """As torchvision's GoogLeNet does with pretrained weights."""
+    initial = replace(make_checkpoint(Path("images")), model=Model(name="googlenet"))
+    config = make_config(model={"name": "googlenet", "weights": "runs/old"})
+    with pytest.raises(CheckpointError, match="normalisation"):
+        take_over(nn.Module(), initial, config)
 
 
 def test_a_damaged_run_is_one_line(train: Callable[..., Done]) -> None:

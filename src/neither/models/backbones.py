@@ -18,6 +18,8 @@ from neither.models import efficientnet_lite
 from neither.runtime.errors import OutputError, UsageError, is_out_of_memory
 from neither.runtime.rng import seeded
 
+# The published weights of these two are for images that were normalised in another way.
+NORMALISED_AGAIN = ("googlenet", "inception_v3")
 TIMM = "timm/"  # before the names of timm's networks, which may end in .TAG of their weights
 
 
@@ -175,9 +177,8 @@ def _build(settings: Model, image_size: int) -> nn.Module:
     if settings.name == EFFICIENTNET_LITE0:
         return efficientnet_lite.EfficientNetLite0()
     options: dict[str, Any] = {}
-    if settings.name in ("googlenet", "inception_v3"):
-        # Without auxiliary heads, which would not be trained. The published weights of these two
-        # are for images that were normalised in another way.
+    if settings.name in NORMALISED_AGAIN:
+        # Without auxiliary heads, which would not be trained.
         options = {"aux_logits": False, "init_weights": True,
                    "transform_input": settings.weights != "none"}  # fmt: skip
     elif settings.name.startswith("vit_"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neither.config.schema import EFFICIENTNET_LITE0, NETWORKS_WITHOUT_WEIGHTS, Config, Model
 from neither.data.preprocessing import Preprocessing
 from neither.models.backbones import (
+    NORMALISED_AGAIN,
     TIMM,
     BackboneNetwork,
     build_timm,
@@ -110,9 +111,11 @@ def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
 
 
 def _architecture(settings: Model) -> str:
-    """Return what decides names and shapes of the weights; a tag of timm does not."""
-    width = f" of width {settings.width}" if settings.name == "small_cnn" else ""
-    return settings.name.partition(".")[0] + width
+    """Return what decides whether weights fit, which a tag of timm does not."""
+    details = f" of width {settings.width}" if settings.name == "small_cnn" else ""
+    if settings.name in NORMALISED_AGAIN and settings.weights == "none":
+        details = " with another normalisation, from random weights"
+    return settings.name.partition(".")[0] + details
 
 
 def match_preprocessing(

@@ -61,7 +61,7 @@ def choose_network(
         logits[fraction], losses[fraction] = own, nll(own, labels, fit_temperature(own, labels))
     if len(losses) > 1:
         found = ", ".join(f"{loss:.4f} at {each:g}" for each, loss in sorted(losses.items()))
-        info(f"from the fitted head, 0, to the last weights, 1: calibrated loss on val {found}")
+        info(f"from the first weights, 0, to the last, 1: calibrated loss on val {found}")
     kept = min(losses, key=losses.__getitem__)
     return candidates[kept], logits[kept]
 
