@@ -269,70 +269,22 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
                 for folder, row in folders.items()
             ],
         )
-    for line in _labelled_lines(metrics) if has_labels else _unseen_sentences(metrics):
-        print_line(line)
-    for line in decision_rule_sentences(metrics):
-        print_line(line)
+    lines = [*_unseen_sentences(metrics), *decision_rule_sentences(metrics)]
     if has_labels:
-        print_line(_decision_line(metrics))
+        num_accepted, num_correct = count_accepted(metrics)
+        lines = render_template(
+            "metrics.txt.jinja",
+            metrics=metrics,
+            summary=summary_sentences(metrics)[: 2 if count_unseen(metrics)[0] else 1],
+            decision_rule=decision_rule_sentences(metrics),
+            num_labelled=_num(metrics),
+            num_accepted=num_accepted,
+            num_correct=num_correct,
+        ).decode().splitlines()  # fmt: skip
+    for line in lines:
+        print_line(line)
     if metrics["num_unreadable"]:
         print_line(f"{metrics['num_unreadable']:,} files could not be read")
-
-
-def _labelled_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    yield from summary_sentences(metrics)[: 2 if count_unseen(metrics)[0] else 1]
-    if "priors" in metrics:
-        priors = ", ".join(f"{name} {_percent(each)}" for name, each in metrics["priors"].items())
-        yield f"with other class frequencies than in training: {priors}"
-    intervals = metrics["intervals"]
-    low, high = intervals["nll"]
-    yield f"on {_num(metrics):,} images, with 95 % intervals:"
-    ranges = {
-        name: f"({format_interval(intervals[name])})" for name in ("accuracy", "macro_recall")
-    }
-    yield (
-        f"  accuracy {_percent(metrics['accuracy'])} {ranges['accuracy']}, "
-        f"macro recall {_percent(metrics['macro_recall'])} {ranges['macro_recall']}"
-    )
-    yield (
-        f"  nll {metrics['nll']:.4f} ({low:.4f} - {high:.4f}), {metrics['refinement']:.4f} at the "
-        f"best temperature for these images; Brier {metrics['brier']:.4f}"
-    )
-    yield (
-        f"calibration error at temperature {metrics['temperature']:.3f} (expected if perfectly "
-        "calibrated: mean, 95 % quantile):"
-    )
-    names = {"ece": "ECE", "adaptive_ece": "adaptive ECE", "classwise_ece": "classwise ECE"}
-    yield "  " + ", ".join(
-        f"{name} {_percent(metrics[key])} ({_percent(expected['mean'])}, "
-        f"{_percent(expected['q95'])})"
-        for key, name in names.items()
-        for expected in [metrics["expected_if_calibrated"][key]]
-    )
-    if "rejection" in metrics:
-        rejection, reject = metrics["rejection"], metrics["reject_class"]
-        yield f"other classes against {reject}, by 1 - p({reject}):"
-        yield (
-            f"  AUROC {rejection['auroc']:.4f}; FPR at 95 % TPR "
-            f"{_percent(rejection['fpr_at_95_tpr'])}; OSCR {rejection['oscr']:.4f}"
-        )
-    selective = metrics["selective"]
-    accuracies = ", ".join(
-        f"{_percent(accuracy)} of the most confident {100 * float(coverage):.0f} %"
-        for coverage, accuracy in selective["accuracy_at"].items()
-    )
-    yield (f"correct: {accuracies}; AURC {selective['aurc']:.4f}, AUGRC {selective['augrc']:.4f}")
-
-
-def _decision_line(metrics: Mapping[str, Any]) -> str:
-    decision, source = metrics["decision"], metrics["calibrated_on"]
-    priors = ", with the class frequencies there" if "priors" in metrics else ""
-    num_accepted, num_correct = count_accepted(metrics)
-    return (
-        f"  {_percent(decision['coverage'])} of the images accepted, "
-        f"{_percent(decision.get('precision'))} of these correct (target on {source}{priors}: "
-        f"{_percent(decision['target_precision'])}): {num_correct:,} of {num_accepted:,}"
-    )
 
 
 def _num(metrics: Mapping[str, Any]) -> int:
