@@ -57,7 +57,9 @@ def _review(arguments: argparse.Namespace) -> int:
                          "command where the run was trained")  # fmt: skip
     if new_images is not None:
         require_folder(new_images)
-    path = path or classifier.corrections or run / CORRECTIONS
+    if path is None:
+        known = classifier.corrections
+        path = known if known is not None and known.is_file() else run / CORRECTIONS
     for folder in filter(None, (source, new_images)):
         if folder.is_dir():
             files.require_outside(path, folder)

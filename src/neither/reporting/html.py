@@ -286,6 +286,20 @@ def read_label_issues(run: Path) -> list[dict[str, str]]:
     return _read(run / "label_issues.csv", parse)
 
 
+def read_predictions(path: Path) -> list[dict[str, str]]:
+    """Read the labelled images of `predictions.csv`, the most confident first, or none likewise."""
+
+    def parse(text: str) -> list[dict[str, str]]:
+        rows = [
+            row for row in csv.DictReader(io.StringIO(text, newline="")) if row["status"] == "ok"
+        ]
+        if any(None in (row["predicted"], row["decision"], row["true_label"]) for row in rows):
+            raise ValueError("unexpected columns")
+        return sorted(rows, key=lambda row: -float(row["confidence"]))
+
+    return _read(path, parse)
+
+
 def _read(path: Path, parse: Callable[[str], list[Any]]) -> list[Any]:
     """Parse the text of a file; warn and return no rows if it is huge or damaged."""
     if not path.is_file():  # also not a device, which never ends

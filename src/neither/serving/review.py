@@ -1,7 +1,6 @@
 """A review of labels: which images to look at, in which order, the answers so far, its routes."""
 
 import asyncio
-import csv
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from neither.data.split_file import csv_line, read_split
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import Classifier
 from neither.inference.prediction import UNSURE, to_json
-from neither.reporting.html import read_label_issues
+from neither.reporting.html import read_label_issues, read_predictions
 from neither.runtime import files
 from neither.runtime.console import info, printable, progress_bar, warn
 from neither.runtime.errors import DataError
@@ -123,7 +122,8 @@ class Review:
             self._refresh()
             answers = {index: label for index in range(len(self.images))
                        if (label := self._label(index)) is not None}  # fmt: skip
-            known = [answer for image in self.images if (answer := self._answers.get(image.sha256))]
+            known = [self._answers[digest] for digest in {image.sha256 for image in self.images}
+                     if digest in self._answers]  # fmt: skip
         sampled: list[bool] = []
         for index in self.queues[RANDOM_SAMPLE]:
             answer = self._answers.get(self.images[index].sha256)
@@ -219,25 +219,26 @@ def open_review(
             for image, label, digest in zip(table.paths, table.labels, table.hashes, strict=True)
         ]
     index_of = {image.path: index for index, image in enumerate(images)}
-    queues: dict[str, list[int]] = {}
-    issues = [(row["path"], row["predicted"]) for row in read_label_issues(run)]
-    rows = [row for row in _read_predictions(val_folder(source, run) / "predictions.csv")
-            if row["status"] == "ok"]  # fmt: skip
-    rows.sort(key=lambda row: -float(row["confidence"]))
-    mistakes = [(row["path"], row["predicted"]) for row in rows
-                if row["predicted"] != row["true_label"]]  # fmt: skip
-    unsure = [(row["path"], row["predicted"]) for row in reversed(rows)
-              if row["decision"] == UNSURE and row["predicted"] == row["true_label"]]  # fmt: skip
-    named = {"label issues": issues, "confident mistakes": mistakes, "unsure": unsure}
-    for name, pairs in named.items():
-        queues[name] = []
-        for image, predicted in pairs:
-            index = index_of.get(image.removeprefix("./"))
-            if index is not None:
-                images[index] = images[index]._replace(predicted=predicted)
-                queues[name].append(index)
+    queues: dict[str, list[int]] = {"label issues": [], "confident mistakes": [], "unsure": []}
+
+    def add(queue: str, row: Mapping[str, str]) -> None:
+        index = index_of.get(row["path"].removeprefix("./"))
+        if index is not None:
+            images[index] = images[index]._replace(predicted=row["predicted"])
+            queues[queue].append(index)
+
+    for row in read_label_issues(run):
+        add("label issues", row)
+    predictions = read_predictions(val_folder(source, run) / "predictions.csv")
+    for row in predictions:
+        if row["predicted"] != row["true_label"]:
+            add("confident mistakes", row)
+    for row in reversed(predictions):
+        if row["predicted"] == row["true_label"] and row["decision"] == UNSURE:
+            add("unsure", row)
     # Whoever reviews, and whenever: the same images in the same order, whatever the model says.
-    order = sorted(range(len(images)), key=lambda index: _draw(images[index].sha256))
+    draws = [sha256(f"{RANDOM_SAMPLE} {image.sha256}".encode()).digest() for image in images]
+    order = sorted(range(len(images)), key=draws.__getitem__)
     queues[RANDOM_SAMPLE] = order[:_MAX_SAMPLE]
     queues[ALL_OF_VAL] = [index for index in order if images[index].split == "val"]
     if new_images is not None:
@@ -247,23 +248,6 @@ def open_review(
         queues = {NEW_IMAGES: list(range(len(images), len(images) + len(new)))} | queues
         images += new.values()
     return Review(images, queues, classifier.classes, path)
-
-
-def _draw(digest: str) -> bytes:
-    """Return a random number that depends on the image alone."""
-    return sha256(f"{RANDOM_SAMPLE} {digest}".encode()).digest()
-
-
-def _read_predictions(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = list(csv.DictReader(file))
-            if not rows or {"path", "status", "predicted", "decision"} <= rows[0].keys():
-                return rows
-            raise ValueError("unexpected columns")
-    except (OSError, ValueError, csv.Error) as error:
-        warn(f"{printable(path)}: cannot be read: {error}; there are no mistakes to review")
-        return []
 
 
 def _predict_new(classifier: Classifier, folder: Path) -> list[ReviewImage]:
@@ -307,7 +291,10 @@ def add_review(app: FastAPI, engine: Engine, review: Review) -> None:
         """Return classes, queues, and the state of the review."""
         about = {"classes": review.classes, "queues": review.queues, "dropped": DROPPED,
                  "file": printable(review.path), "has_heat_maps": engine.has_heat_maps}  # fmt: skip
-        return about | review.state()
+        try:
+            return about | review.state()
+        except (DataError, OSError) as error:
+            raise HTTPException(503, printable(error)) from error
 
     @app.post("/v1/answers")
     async def answer(request: Request) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
         files.write_atomic(folder / "metrics.json", text)
     evaluate_text = evaluate_command(config, run.folder)
     predict_text = shlex.join(["python", "scripts/predict.py", str(run.folder), "FOLDER"])
+    review_text = shlex.join(["python", "scripts/review.py", str(run.folder)])
     warnings = read_warnings(run.folder)[:_MAX_WARNINGS]
     write_model_card(
         run.folder,
@@ -88,6 +89,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
         image_root=val.root,
         warnings=[_CAUTION.format(fitted), *warnings],
         commands=[
+            ("Review the labels that it doubts, in a browser:", review_text),
             ("Classify other images:", predict_text),
             ("Evaluate on images that were not used to choose anything:", evaluate_text),
         ],

@@ -1,6 +1,7 @@
 import { ask, find, make, makeBars, openSession } from "/static/common.js";
 
 const NUM_AHEAD = 12; // images in the strip
+const VAL_QUEUES = ["confident mistakes", "unsure", "all of val"];
 const KEEP = "<keep>";
 const DIGIT_SECONDS = 0.7; // to type a second digit
 const selected = new Set();
@@ -86,6 +87,7 @@ function update() {
     button.ariaPressed = String(button.name === queue);
     button.textContent = `${button.name} (${left(button.name).length})`;
   }
+  find("note").hidden = !VAL_QUEUES.includes(queue);
   const num = review.queues[queue].length, open = left(queue);
   find("progress").value = num ? (num - open.length) / num : 1;
   find("summary").textContent = `${num - open.length} of ${num} answered, ${open.length} left. ` +
