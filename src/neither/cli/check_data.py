@@ -30,12 +30,9 @@ def main() -> int:
         epilog="example: check_data.py my/photos --json > report.json",
     )
     parser.add_argument("images", type=Path, help="a folder as for training, or a CSV file")
-    parser.add_argument(
-        "--sources",
-        type=_pattern,
-        metavar="REGEX",
-        help="finds the source of an image (camera, site, shoot) in its path, as data.sources does",
-    )
+    parser.add_argument("--sources", type=_pattern, metavar="REGEX",
+                        help="finds the source of an image (camera, site, shoot) in its path, as "
+                        "data.sources does")  # fmt: skip
     parser.add_argument(
         "--corrections",
         type=Path,

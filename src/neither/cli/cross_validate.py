@@ -27,9 +27,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=_parse_seeds, metavar="0,1,2", default=(),
                         help="one cross-validation for each seed, and the means")  # fmt: skip
     parser.add_argument("--output-dir", type=Path, help="default: runs/<name>-cv")
-    parser.add_argument(
-        "--fresh", action="store_true", help="start over; the old folder is kept as <folder>.1"
-    )
+    parser.add_argument("--fresh", action="store_true",
+                        help="start over; the old folder is kept as <folder>.1")  # fmt: skip
     arguments = parser.parse_intermixed_args()
     if arguments.folds is not None and arguments.folds < 2:
         parser.error("--folds: must be 2 or more")

@@ -37,26 +37,16 @@ def main() -> int:
         "was trained on and split itself (default: all of it)",
     )
     parser.add_argument("--unseen", type=Path, metavar="DIR", help="folders of images of no class")
-    parser.add_argument(
-        "--priors",
-        metavar="CLASS=FRACTION,...",
-        help="how common each class is where the model is used, if not as in training; the "
-        "probabilities are corrected for it",
-    )
-    parser.add_argument(
-        "--corrections",
-        type=Path,
-        metavar="FILE",
-        help="follow the answers of a review (default: those that the run was trained with)",
-    )
-    parser.add_argument(
-        "--require",
-        action="append",
-        default=[],
-        metavar="METRIC>=NUMBER",
-        help="exit with code 4 if a number in metrics.json misses this, such as "
-        "'macro_recall>=0.9' or 'per_class.neither.recall>=0.85'; may be given several times",
-    )
+    parser.add_argument("--priors", metavar="CLASS=FRACTION,...",
+                        help="how common each class is where the model is used, if not as in "
+                        "training; the probabilities are corrected for it")  # fmt: skip
+    parser.add_argument("--corrections", type=Path, metavar="FILE",
+                        help="follow the answers of a review (default: those that the run was "
+                        "trained with)")  # fmt: skip
+    parser.add_argument("--require", action="append", default=[], metavar="METRIC>=NUMBER",
+                        help="exit with code 4 if a number in metrics.json misses this, such as "
+                        "'macro_recall>=0.9' or 'per_class.neither.recall>=0.85'; may be given "
+                        "several times")  # fmt: skip
     parser.add_argument("--output-dir", type=Path, help="default: evaluations/<a>-<b> of the run")
     arguments = parser.parse_args()
     return run_command(lambda: _evaluate(arguments))

@@ -36,42 +36,24 @@ def main() -> int:
         epilog="example: predict.py runs/photos holiday/ cat.jpg --format csv > predictions.csv",
     )
     parser.add_argument("model", type=Path, help="a run's folder (its best.pt) or a checkpoint")
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
-        help="images and folders of images; - reads one path a line from standard input",
-    )
-    parser.add_argument(
-        "--format",
-        choices=("table", "csv", "jsonl"),
-        default="table",
-        help="table: bars for people (default); csv, jsonl: all probabilities, for programs",
-    )
-    parser.add_argument(
-        "--priors",
-        metavar="CLASS=FRACTION,...",
-        help="how common each class is in these images, if not as in training, such as "
-        "dog=0.1,human=0.2,neither=0.7",
-    )
-    parser.add_argument(
-        "--sort-into",
-        type=Path,
-        metavar="DIR",
-        help="also copy each file into DIR/<decision>/; nothing there is overwritten",
-    )
-    parser.add_argument(
-        "--explain",
-        type=Path,
-        metavar="DIR",
-        help="also draw a heat map of each image into DIR: what speaks for and against its class",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.csv",
-        help="write the rows there instead; the same command goes on with what it holds already",
-    )
+    parser.add_argument("paths", nargs="+", metavar="PATH",
+                        help="images and folders of images; - reads one path a line from standard "
+                        "input")  # fmt: skip
+    parser.add_argument("--format", choices=("table", "csv", "jsonl"), default="table",
+                        help="table: bars for people (default); csv, jsonl: all probabilities, for "
+                        "programs")  # fmt: skip
+    parser.add_argument("--priors", metavar="CLASS=FRACTION,...",
+                        help="how common each class is in these images, if not as in training, "
+                        "such as dog=0.1,human=0.2,neither=0.7")  # fmt: skip
+    parser.add_argument("--sort-into", type=Path, metavar="DIR",
+                        help="also copy each file into DIR/<decision>/; nothing there is "
+                        "overwritten")  # fmt: skip
+    parser.add_argument("--explain", type=Path, metavar="DIR",
+                        help="also draw a heat map of each image into DIR: what speaks for and "
+                        "against its class")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE.csv",
+                        help="write the rows there instead; the same command goes on with what it "
+                        "holds already")  # fmt: skip
     arguments = parser.parse_args()
     return run_command(lambda: _predict(arguments))
 
