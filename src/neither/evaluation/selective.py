@@ -199,8 +199,10 @@ def bootstrap_precision(
     sizes = indices.bincount().double()
     correct = torch.zeros_like(sizes).index_add_(0, indices, hits.double())
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(sizes), (num_draws, len(sizes)), generator=generator)
-    precisions = correct[drawn].sum(dim=1) / sizes[drawn].sum(dim=1)
+    precisions = torch.zeros(num_draws, dtype=torch.float64)
+    for number in range(num_draws):  # all at once would take gigabytes for many sources
+        drawn = torch.randint(len(sizes), (len(sizes),), generator=generator)
+        precisions[number] = correct[drawn].sum() / sizes[drawn].sum()
     low, high = torch.quantile(precisions, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     return low, high
 

@@ -307,9 +307,12 @@ def _describe_sources(
 ) -> list[dict[str, Any]]:
     """Return a row for each source of the images that `chosen` (N,) names, least accurate first."""
     rows = []
-    sources = {result.sources[index] for index in chosen.nonzero()[:, 0].tolist()}
-    for name in sorted(filter(None, sources)):
-        own = torch.tensor([source == name for source in result.sources])
+    numbers = {name: number for number, name in enumerate(sorted({*result.sources}))}
+    source_numbers = torch.tensor([numbers[name] for name in result.sources])
+    for name, number in numbers.items():
+        own = chosen & (source_numbers == number)
+        if not own.any():
+            continue
         accepted, num = own & is_accepted, int(own.sum())
         wrong = (own & ~hits).nonzero()[:, 0].tolist()
         wrong.sort(key=lambda index: -float(probabilities[index].max()))
