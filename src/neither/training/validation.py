@@ -69,10 +69,14 @@ def choose_network(
 def val_metrics(
     logits: Tensor, labels: Tensor, temperature: float, classes: Sequence[str]
 ) -> dict[str, float]:
-    """Return the metrics of (N, C) logits of val: those of `logit_metrics`, and calibration."""
+    """Return the metrics of (N, C) logits of val: those of `logit_metrics`, and calibration.
+
+    The calibrated loss chooses weights, so it is at the best temperature for val, whatever images
+    the given one is for.
+    """
     probabilities = to_probabilities(logits, temperature)
     return logit_metrics(logits, labels, classes) | {
-        "calibrated_loss": nll(logits, labels, temperature),
+        "calibrated_loss": nll(logits, labels, fit_temperature(logits, labels)),
         "temperature": temperature,
         "ece": expected_calibration_error(probabilities, labels).value,
     }
