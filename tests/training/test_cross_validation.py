@@ -122,8 +122,6 @@ def test_training_takes_temperature_and_thresholds_from_left_out_sources(
     assert not rule.is_certified
     metrics = json.loads((tmp_path / "run/evaluations/images-val/metrics.json").read_text())
     assert metrics["calibrated_on"] == "left-out sources"
-    # Epochs are compared at the best temperature for val.
-    assert best.metrics["calibrated_loss"] < metrics["nll"]
     without = call("train", config, "data.sources=null", "--output-dir", tmp_path / "other")
     assert without.code == 0, without.err
     assert load_checkpoint(tmp_path / "other").calibrated_on == "val"

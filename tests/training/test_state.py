@@ -22,6 +22,7 @@ from neither.models.softmax import to_probabilities
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.errors import CheckpointError
 from neither.training.state import EMA, EpochMetrics, TrainState, build_state
+from neither.training.validation import val_metrics
 
 CPU = torch.device("cpu")
 CLASSES = ("dog", "human", "neither")
@@ -366,3 +367,11 @@ def test_a_value_that_is_not_finite_is_noticed_for_good(name: str, bad: float) -
     assert not sums.is_finite()
     add_step(sums, logits, labels)
     assert not sums.is_finite()
+
+
+def test_epochs_are_compared_at_the_temperature_of_val() -> None:
+    logits = 5 * torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(90) % 3
+    one, other = (val_metrics(logits, labels, each, ("a", "b", "c")) for each in (1.0, 4.0))
+    assert one["calibrated_loss"] == other["calibrated_loss"] < one["loss"]
+    assert one["ece"] != other["ece"]
