@@ -21,13 +21,6 @@ from scripts import ROOT
 GOLDEN = ROOT / "tests" / "models" / "golden" / "schema_6.pt"
 
 
-def test_importing_neither_imports_no_slow_package() -> None:
-    heavy = ("torch", "numpy", "PIL", "pydantic", "rich")
-    code = f"import neither, sys; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
 def test_public_names_are_documented() -> None:
     assert all(getattr(neither, name).__doc__ for name in neither.__all__)
     with pytest.raises(AttributeError, match="nonsense"):

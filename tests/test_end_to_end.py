@@ -17,16 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from browser import chromium
 from calls import Call, calling
 from images import CLASSES, make_splits
+from outputs import read_rows
 from scripts import ROOT
 
 SMALL = ("train.epochs=3", "train.batch_size=16", "model.width=8", "data.image_size=32",
          "train.validate_every_epochs=1")  # fmt: skip
 CONFIG = ROOT / "configs" / "demo.yaml"
 STEPS = [0, 3, 6, 9]
-
-
-def read_rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def read_curves(run: Path, split: str) -> dict[str, list[tuple[int, float]]]:

@@ -13,6 +13,7 @@ import torch
 from torchvision.models import resnet18
 
 from calls import Call
+from cli.runs import make_flat
 from images import make_splits
 from neither.config.loader import load_config
 from scripts import ROOT
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 README = (ROOT / "README.md").read_text()
 SOFTMAX = ROOT / "docs" / "softmax.md"
-API, EXPORT = ROOT / "docs" / "api.md", ROOT / "docs" / "export.md"
+API, EXPORT, GUIDE = (ROOT / "docs" / f"{name}.md" for name in ("api", "export", "guide"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md",
          *sorted((ROOT / "docs").glob("*.md"))]  # fmt: skip
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -39,9 +40,9 @@ def commands() -> list[list[str]]:
     """Return every call of a script that the README, a config or a page of docs shows, once."""
     lines = "".join(code_blocks(README, "bash")).splitlines()
     lines += [line.removeprefix("# ") for path in CONFIGS for line in path.read_text().splitlines()]
-    for page in (SOFTMAX, EXPORT):
+    for page in (SOFTMAX, EXPORT, GUIDE):
         lines += "".join(code_blocks(page.read_text(), "bash")).splitlines()
-    calls = [re.split("[#>]", line)[0] for line in lines if line.startswith("python scripts/")]
+    calls = [re.split(" [#>]", line)[0] for line in lines if line.startswith("python scripts/")]
     return [shlex.split(call) for call in dict.fromkeys(calls)]
 
 
@@ -53,7 +54,12 @@ def test_the_readme_shows_a_command_for_every_script() -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that looks like the checkout, with few images where the commands look."""
     home = tmp_path_factory.mktemp("home")
-    (home / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "configs", home / "configs")
+    (block,) = code_blocks(GUIDE.read_text(), "yaml")
+    (home / "configs" / "fruit.yaml").write_text(block)
+    make_flat(home / "fruit", 24, apple="dog", pear="human", neither="neither")
+    make_flat(home, 2, new_photos="dog")
+    make_flat(home / "strange", 3, mugs="neither")
     for folder in (home / "data" / "demo", home / "data" / "cifar", home / "FOLDER"):
         make_splits(folder, train=16, val=4, test=4)
     shutil.copytree(home / "FOLDER" / "test", home / "holiday")
@@ -84,6 +90,12 @@ def test_the_commands_of_the_readme_run(
         arguments += lighter(home / arguments[0])
     done = call(Path(script).stem, *arguments)
     assert done.code == 0, done.err
+
+
+def test_the_commands_left_what_the_guide_says(home: Path) -> None:
+    for left in ("runs/fruit/report.html", "runs/fruit.1/report.html", "sorted", "maps",
+                 "runs/fruit/evaluations/fruit-test/report.html"):  # fmt: skip
+        assert (home / left).exists(), left
 
 
 def lighter(config: Path) -> list[str]:

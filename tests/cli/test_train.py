@@ -48,7 +48,7 @@ def test_without_a_test_split_the_printed_command_scores_val(call: Call, tmp_pat
     assert call("evaluate", run, root, "--split", "test").code == 3
 
 
-@pytest.mark.parametrize("splits", [("train", "val"), ("train",), ("train", "test")])
+@pytest.mark.parametrize("splits", [("train", "val"), ("train", "test")])
 def test_folders_without_all_splits(call: Call, tmp_path: Path, splits: tuple[str, ...]) -> None:
     root, run = make_splits(tmp_path / "photos", train=20, val=6, test=5), tmp_path / "run"
     for missing in {"train", "val", "test"} - {*splits}:
@@ -98,14 +98,6 @@ def test_a_manifest_with_splits_is_trained_on_and_evaluated(call: Call, tmp_path
         assert ("30 of these 30 images" in done.err) == (split == "train")
 
 
-def test_a_bad_manifest_is_refused_with_its_line(call: Call, tmp_path: Path) -> None:
-    manifest = tmp_path / "photos.csv"
-    manifest.write_text("path,label\na.png,dogs\nb.png,human\nc.png,neither\n")
-    done = call("train", CONFIG, *source_keys(manifest), *SMALL, "--output-dir", tmp_path / "run")
-    assert done.code == 3
-    assert "line 2: label dogs: did you mean dog?" in done.err
-
-
 @pytest.mark.parametrize("key", ["root", "manifest"])
 def test_missing_images_leave_no_run_folder(call: Call, tmp_path: Path, key: str) -> None:
     (tmp_path / "photos").mkdir()
@@ -117,11 +109,14 @@ def test_missing_images_leave_no_run_folder(call: Call, tmp_path: Path, key: str
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault("K16")
 def test_a_finished_run_prints_its_command_again(call: Call, flat: Flat, tmp_path: Path) -> None:
     root, run, command = flat
     keys = (*SMALL, "train.epochs=1", "--output-dir", run)
+    before = (run / "checkpoints" / "last.pt").read_bytes()
     done = call("train", CONFIG, *source_keys(root), *keys)
     assert (done.code, printed_command(done.out)) == (0, command)
+    assert (run / "checkpoints" / "last.pt").read_bytes() == before
     others = {"dog": "human", "human": "neither", "neither": "dog"}
     for other in (
         make_flat(tmp_path / "other", 20, **others),  # other images under the same names

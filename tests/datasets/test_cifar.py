@@ -46,6 +46,7 @@ from neither.datasets.cifar import (
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar
 from neither.runtime.errors import OutputError
+from outputs import contents
 
 Patch = pytest.MonkeyPatch
 SPLITS = ("train", "val", "test")
@@ -107,11 +108,6 @@ def locations(made: Path) -> list[Location]:
         source, kind, part, index = match.groups()
         found.append((split, label, source, kind, part, int(index)))
     return found
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 # Downloading and reading

@@ -13,14 +13,7 @@ from neither.demo.dog import draw_dog
 from neither.demo.drawing import CLASSES, NEITHER, UNSEEN, draw_image, draw_pair
 from neither.demo.folder import draw_demo
 from neither.runtime.errors import OutputError
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
+from outputs import contents
 
 
 def draw_small(root: Path, seed: int = 0, num_train: int = 4) -> dict[str, bytes]:

@@ -15,7 +15,6 @@ from calls import Call, Done
 from faults.tiny import assert_refused, read_probabilities, read_rows
 from hostile import photo
 from images import CLASSES, draw_shape, encode
-from neither.data import workers
 from neither.inference import classifier
 from scripts import ROOT, permissions_apply
 
@@ -94,19 +93,6 @@ def test_any_folder_of_images_is_evaluated_with_equal_probabilities(home: Path, 
     assert sum(map(float, alone["7.png"])) == pytest.approx(1, abs=2e-6)
 
 
-@pytest.mark.fault("E08")
-def test_results_are_the_same_bytes_whatever_the_number_of_processes(
-    home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored = make_folder(home / "scored", *CLASSES, num=12)
-    contents = []
-    for cores in (1, 2):
-        monkeypatch.setattr(workers, "num_cores", lambda cores=cores: cores)
-        assert evaluate(call, home, scored).code == 0
-        contents.append({path.name: path.read_bytes() for path in (home / "out").iterdir()})
-    assert contents[0] == contents[1]
-
-
 @pytest.mark.fault("E10")
 @pytest.mark.parametrize("after", [0, 5])
 def test_an_evaluation_that_is_cut_off_leaves_the_old_results(
@@ -150,15 +136,7 @@ def test_a_closed_standard_output_costs_only_what_is_shown(
     scored = make_folder(home / "scored", "dog")
     monkeypatch.setattr(sys, "stdout", None)  # as Python does where it is closed from the start
     assert evaluate(call, home, scored).code == 0
-    monkeypatch.undo()
-    command = f"'{sys.executable}' scripts/evaluate.py '{home / 'run'}' '{scored}' --output-dir "
-    done = subprocess.run(
-        ["/bin/sh", "-c", f"{command} '{home / 'piped'}' | head -c 0"], cwd=ROOT,
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    for folder in ("out", "piped"):
-        assert len(read_rows(home / folder / "predictions.csv")) == 3
+    assert len(read_rows(home / "out" / "predictions.csv")) == 3
 
 
 @pytest.mark.fault("R27", "R28", "R29")

@@ -116,6 +116,7 @@ def test_a_folder_that_cannot_be_read_can_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "new"
 
 
+@pytest.mark.fault("K20")
 def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

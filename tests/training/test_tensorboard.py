@@ -1,14 +1,12 @@
 """Train and val share their tags; a resumed run has each point once; disk errors cost curves."""
 
 import errno
-import json
 import os
 import sys
 import threading
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,6 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from neither.runtime import files
 from neither.runtime.console import log_to_folder
 from neither.training.tensorboard import MetricsLogger
+from outputs import read_rows
 
 STEPS_PER_EPOCH = 7
 
@@ -51,10 +50,6 @@ def read_curves(folder: Path, split: str) -> dict[str, dict[int, float]]:
         assert set(Counter(point.step for point in points).values()) == {1}, tag
         curves[tag] = {point.step: point.value for point in points}
     return curves
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_train_and_val_share_their_tags_from_step_0_on(tmp_path: Path) -> None:

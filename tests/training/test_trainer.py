@@ -1,6 +1,5 @@
 """Training from the first to the last epoch, stopped anywhere, and resumed."""
 
-import json
 import math
 import signal
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from neither.training.lr_schedule import scheduled_lr_factor
 from neither.training.run_folder import open_run_folder
 from neither.training.state import TrainState
 from neither.training.step import train_step
+from outputs import assert_same, read_rows
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -120,36 +120,12 @@ def train_until_stopped(
     return stopped.value.exit_code
 
 
-def assert_same(one: Any, other: Any, name: str = "") -> None:  # noqa: ANN401
-    """Compare nested values, tensors to the bit."""
-    assert type(one) is type(other), name
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other), name
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), name
-        for key in one:
-            assert_same(one[key], other[key], f"{name}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), name
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_same(left, right, f"{name}.{index}")
-    else:
-        assert one == other, name
-
-
 def assert_same_run(one: Path, other: Path) -> None:
     """Compare both checkpoints to the bit, and the rows of `metrics.jsonl`."""
     for name in ("last.pt", "best.pt"):
         left, right = (read_archive(run / "checkpoints" / name)[0] for run in (one, other))
         assert_same(left, right, name)
     assert read_rows(one) == read_rows(other)
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["train"].pop("images_per_second", None)  # the only value that is not repeatable
-    return rows
 
 
 STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
