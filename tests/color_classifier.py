@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from neither.data import workers
 from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 
@@ -32,9 +31,8 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture
-def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str, int], None]:
-    """Return a function that draws an image in the color of a class; no process starts."""
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)
+def draw() -> Callable[[Path, str, int], None]:
+    """Return a function that draws an image in the color of a class."""
 
     def draw_one(path: Path, color_of: str, shade: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from backbone import shrink
 from calls import Call, calling
 from images import make_splits
 
@@ -40,20 +41,32 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the tests, and the scripts they run, an image cache of their own."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the tests, and the scripts they run, an image cache; save time in this process.
+
+    It waits for no disk, and starts no processes, which would import torch, unless a test asks.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
+        patch.setattr("neither.data.workers.num_cores", lambda: 1)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(os, "fsync", lambda _: None)  # what was written outlives a process anyway
+        yield
 
 
 @pytest.fixture(scope="module")
 def no_plots() -> Iterator[None]:
-    """Leave out what takes most of the time of a tiny run; test_summaries.py tests it."""
+    """Leave out most of the time of a tiny run; test_summaries.py and test_html.py test it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neither.reporting.html._draw_plots", lambda *_: {})
         for name in ("log_run", "log_epoch"):
             patch.setattr(f"neither.training.summaries.{name}", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_backbone() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
         yield
 
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
+from backbone import write_weights
 from calls import Call
 from cli.runs import make_flat
 from images import make_splits
 from neither.config.loader import load_config
 from scripts import ROOT
 
-pytestmark = pytest.mark.usefixtures("no_plots")
+pytestmark = pytest.mark.usefixtures("no_plots", "small_backbone")
 
 README = (ROOT / "README.md").read_text()
 SOFTMAX = ROOT / "docs" / "softmax.md"
@@ -57,6 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "configs", home / "configs")
     (block,) = code_blocks(GUIDE.read_text(), "yaml")
     (home / "configs" / "fruit.yaml").write_text(block)
+    write_weights(home / "weights.pth")
     make_flat(home / "fruit", 24, apple="dog", pear="human", neither="neither")
     make_flat(home, 2, new_photos="dog")
     make_flat(home / "strange", 3, mugs="neither")
@@ -87,7 +89,7 @@ def test_the_commands_of_the_readme_run(
     if script in ("scripts/serve.py", "scripts/review.py"):  # which end at a signal
         arguments += ["--help"]
     if script in ("scripts/train.py", "scripts/cross_validate.py"):
-        arguments += lighter(home / arguments[0])
+        arguments += lighter(home / arguments[0], *arguments)
     done = call(Path(script).stem, *arguments)
     assert done.code == 0, done.err
 
@@ -98,11 +100,13 @@ def test_the_commands_left_what_the_guide_says(home: Path) -> None:
         assert (home / left).exists(), left
 
 
-def lighter(config: Path) -> list[str]:
+def lighter(config: Path, *given: str) -> list[str]:
     """Return overrides that let a config train in a moment."""
     width = [] if "softmax_regression" in config.name else ["model.width=8"]
+    is_small = "efficientnet_lite0" in config.read_text() and "model.name=resnet18" not in given
+    weights = ["model.weights=weights.pth"] if is_small else []
     warmup = ["train.warmup_epochs=0"] if "train.warmup_epochs" in config.read_text() else []
-    return [*LIGHT, *width, *warmup]
+    return [*LIGHT, *width, *weights, *warmup]
 
 
 @pytest.mark.parametrize("page", [API, EXPORT], ids=lambda path: path.name)

@@ -51,7 +51,6 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return decode_file(path, preprocessing, with_traits=with_traits)
 
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "decode_file", logged)
     return names
 
@@ -240,7 +239,6 @@ def test_too_many_stop_the_work_early_and_what_was_decoded_is_kept(
 def test_what_was_decoded_is_kept_whatever_ends_the_work(
     photos: Path, monkeypatch: pytest.MonkeyPatch, by_signal: bool
 ) -> None:
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)
     monkeypatch.setattr(store, "_CHUNK_IMAGES", 2)
     done: list[str] = []
 

@@ -140,7 +140,6 @@ def test_unreadable_files_have_rows(classifier: Classifier, labelled: Path, tmp_
         assert filled == {"path": path, "status": "unreadable", "true_label": label}
 
 
-@pytest.mark.usefixtures("draw")  # no process starts
 def test_without_readable_files_there_are_rows(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "images" / "dog").mkdir(parents=True)
     (tmp_path / "images" / "dog" / "0.png").write_text("this is no image")
@@ -338,7 +337,6 @@ def test_the_time_left_counts_whole_batches(
     draw(tmp_path / "images" / "dog" / "0.png", "dog")
     images = find_evaluation_images(tmp_path / "images", classifier.classes, None)
     images.paths, images.labels = images.paths * num, images.labels * num
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)
 
     class Slow(Classifier):
         def logits(self, pixels: Tensor) -> Tensor:

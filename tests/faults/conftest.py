@@ -1,7 +1,6 @@
 """Fixtures: a tiny run, finished or about to start."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,15 +8,11 @@ import pytest
 from calls import Call, calling
 from faults.tiny import TINY, TinyRun
 from images import make_splits
-from neither.data import workers
 
 
 @pytest.fixture(scope="module", autouse=True)
-def decode_in_this_process(no_plots: None) -> Iterator[None]:
-    """Start no processes that decode images: each imports torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "num_cores", lambda: 1)
-        yield
+def quick(no_plots: None) -> None:
+    """Leave out the plots."""
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,11 @@ from calls import Call
 from images import make_splits
 from moments import before, terminate
 from neither.config.schema import Model
-from neither.data import workers
 from neither.models.backbones import BackboneNetwork
 from neither.models.checkpoint import load_checkpoint, read_archive
 from neither.models.efficientnet_lite import find_imagenet_weights
 from neither.models.networks import build_network
 from neither.models.pretrained import load_pretrained
-from neither.reporting import plots
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 from neither.training import trainer
@@ -62,8 +60,6 @@ def load(name: str, weights: str | Path, size: int = 64) -> BackboneNetwork:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: Patch) -> Path:
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)  # no decoding processes
-    monkeypatch.setattr(plots, "to_svg", lambda *_: "<svg></svg>")
     make_splits(tmp_path / "images", train=6)
     monkeypatch.chdir(tmp_path)
     return tmp_path

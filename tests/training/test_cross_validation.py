@@ -2,26 +2,22 @@
 
 import csv
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
+from backbone import write_weights
 from calls import Call, calling
 from images import CLASSES, draw_shape
 from moments import before, terminate
-from neither.data import workers
-from neither.models import efficientnet_lite
 from neither.models.checkpoint import load_checkpoint
-from neither.models.efficientnet_lite import EfficientNetLite0
 from neither.training import cross_validation, fold_runs, trainer
 
-pytestmark = pytest.mark.usefixtures("no_plots")
+pytestmark = pytest.mark.usefixtures("no_plots", "small_backbone")
 
 TEXT = """name: sourced
 classes: [dog, human, neither]
@@ -34,18 +30,6 @@ decision: {target_precision: 0.6}
 """
 HEAD = "{name: efficientnet_lite0, weights: WEIGHTS, trainable: head}"
 NETWORK = "{name: softmax_regression}"
-SMALL = {"_STAGES": ((1, 3, 1, 8, 1), (6, 5, 2, 16, 2)), "_STEM_CHANNELS": 8, "_NUM_FEATURES": 40}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    """Leave out what takes time: a large network, decoding processes, syncing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "num_cores", lambda: 1)
-        patch.setattr(os, "fsync", lambda _: None)
-        for name, value in SMALL.items():
-            patch.setattr(efficientnet_lite, name, value)
-        yield
 
 
 def write(home: Path, model: str = HEAD, sources: tuple[str, ...] = ("a", "b", "c")) -> Path:
@@ -58,8 +42,7 @@ def write(home: Path, model: str = HEAD, sources: tuple[str, ...] = ("a", "b", "
                 source = sources[number % len(sources)]
                 seed = 10_000 * offset + 100 * len(split) + number
                 draw_shape(name, seed).save(folder / f"{source}_{number}.png")
-    torch.manual_seed(0)
-    torch.save(EfficientNetLite0().state_dict(), home / "weights.pth")
+    write_weights(home / "weights.pth")
     text = TEXT.replace("MODEL", model).replace("ROOT", str(home / "images"))
     text = text.replace("WEIGHTS", str(home / "weights.pth"))
     text = text.replace("EPOCHS", "200" if model == HEAD else "1, batch_size: 16")

@@ -3,9 +3,8 @@
 import csv
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import neither
+from backbone import write_weights
 from calls import Call, Done, calling
 from images import CLASSES
 from moments import before, terminate
-from neither.data import workers
 from neither.inference import classifier as classifier_module
 from neither.inference import embedding
 from neither.inference.classifier import BATCH_SIZE
 from neither.inference.export import load_exported
-from neither.models import efficientnet_lite
 from neither.models.checkpoint import load_checkpoint, read_archive
-from neither.models.efficientnet_lite import EfficientNetLite0
-from neither.reporting import plots
 from neither.training import head, state, summaries, trainer, validation
 from neither.training.state import TrainState
 from outputs import assert_same, read_rows
@@ -42,20 +37,8 @@ data: {root: ROOT, image_size: 32}
 model: {name: efficientnet_lite0, weights: WEIGHTS, trainable: head}
 train: {epochs: 200}
 """
-SMALL = {"_STAGES": ((1, 3, 1, 8, 1), (6, 5, 2, 16, 2)), "_STEM_CHANNELS": 8, "_NUM_FEATURES": 40}
+pytestmark = pytest.mark.usefixtures("no_plots", "small_backbone")
 PLOTS = {name: getattr(summaries, name) for name in ("log_run", "log_epoch")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(no_plots: None) -> Iterator[None]:
-    """Leave out what takes time: a large network, decoding processes, plots, syncing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "num_cores", lambda: 1)
-        patch.setattr(plots, "to_svg", lambda *_: "<svg></svg>")
-        patch.setattr(os, "fsync", lambda _: None)  # what was written outlives a process anyway
-        for name, value in SMALL.items():
-            patch.setattr(efficientnet_lite, name, value)
-        yield
 
 
 def draw(label: str, seed: int) -> Image.Image:
@@ -75,19 +58,6 @@ def make_images(root: Path, **numbers: int) -> Path:
                 image = draw(label, 1000 * offset + number)
                 image.save(root / split / label / f"{number:03}.png")
     return root
-
-
-def make_weights(path: Path) -> Path:
-    """Write random weights with batch norm statistics as after training."""
-    torch.manual_seed(0)
-    network = EfficientNetLite0()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean of the batches
-    with torch.no_grad():
-        network(torch.randn(32, 3, 48, 48))
-    torch.save(network.state_dict(), path)
-    return path
 
 
 @dataclass(frozen=True)
@@ -165,7 +135,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the home of a finished run; not to be changed."""
     home = tmp_path_factory.mktemp("finished")
     make_images(home / "images", train=12, val=12, test=3)
-    make_weights(home / "weights.pth")
+    write_weights(home / "weights.pth")
     with pytest.MonkeyPatch.context() as patch, calling(patch, None) as call:
         make_run(home, call).must_train()
     return home
