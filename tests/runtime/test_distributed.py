@@ -41,6 +41,12 @@ def test_a_single_process_has_everything_and_stops_at_a_signal() -> None:
             SINGLE_PROCESS.poll_signals()
 
 
+def test_all_ranks_stop_at_a_signal_that_one_received(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(World, "_reduce", lambda _, tensor, how: tensor.fill_(signal.SIGTERM))
+    with signals.installed(), pytest.raises(signals.Stopped, match="SIGTERM"):
+        World(0, 2).poll_signals()
+
+
 def test_a_barrier_ends_when_a_rank_has_failed(monkeypatch: Patch) -> None:
     monkeypatch.setattr(distributed, "_POLL_SECONDS", 0)
     store = dist.HashStore()  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from torchvision.models import mobilenet_v3_small
 
 from clock import Clock, fake_clock
 from images import make_splits
+from moments import before, terminate
 from neither.config.schema import Config
 from neither.data.batches import Batch
 from neither.data.preprocessing import Preprocessing
@@ -73,17 +74,8 @@ def train(config: Config, folder: Path) -> TrainState:
 
 
 def stop_before_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send a real signal when the step of this number is about to be taken."""
-    taken = 0
-
-    def counted(*arguments: Any) -> bool:  # noqa: ANN401
-        nonlocal taken
-        if taken == number:
-            signal.raise_signal(signal.SIGTERM)
-        taken += 1
-        return train_step(*arguments)
-
-    monkeypatch.setattr(trainer, "train_step", counted)
+    """Send a real signal when the step of this number, from 0 on, is about to be taken."""
+    before(trainer, "train_step", number + 1, terminate)(monkeypatch)
 
 
 def stop_in_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,20 +86,6 @@ def stop_in_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("C++ compile error")
 
     monkeypatch.setattr(trainer, "train_step", compile_step)
-
-
-def stop_in_validation(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send a real signal when logits are computed for the time of this number."""
-    calls = 0
-
-    def counted(*arguments: Any) -> Tensor:  # noqa: ANN401
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            signal.raise_signal(signal.SIGTERM)
-        return compute_outputs(*arguments)
-
-    monkeypatch.setattr(validation, "compute_outputs", counted)
 
 
 def train_until_stopped(
@@ -129,12 +107,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "before the first step": lambda patch: stop_before_step(0, patch),
-    "in mid-epoch": lambda patch: stop_before_step(STEPS_PER_EPOCH + 1, patch),
-    "at the end of an epoch": lambda patch: stop_before_step(2 * STEPS_PER_EPOCH, patch),
-    "in the last step": lambda patch: stop_before_step(EPOCHS * STEPS_PER_EPOCH - 1, patch),
+    "in mid-epoch": before(trainer, "train_step", STEPS_PER_EPOCH + 2, terminate),
+    "at the end of an epoch": before(trainer, "train_step", 2 * STEPS_PER_EPOCH + 1, terminate),
+    "in the last step": before(trainer, "train_step", EPOCHS * STEPS_PER_EPOCH, terminate),
     "in the compiler": stop_in_compiler,
-    "in validation": lambda patch: stop_in_validation(4, patch),
+    "in validation": before(validation, "compute_outputs", 4, terminate),
 }
 
 
@@ -205,9 +182,7 @@ def test_zero_epochs_leave_a_usable_checkpoint_and_the_images_as_they_were(
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "NaN": lambda loss: loss * math.nan,
-    "infinite": lambda loss: loss * math.inf,
     "finite, with a gradient that is not": lambda loss: loss + (loss - loss.detach()).sqrt(),
-    "far too large": lambda loss: loss * 1e38,
 }
 
 
@@ -313,10 +288,7 @@ def test_a_run_that_lost_both_checkpoints_is_not_started_again_unasked(
         train(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [4, 8])
-def test_a_run_that_is_seldom_validated_resumes_to_the_bit(
-    images: Path, tmp_path: Path, step: int
-) -> None:
+def test_a_run_that_is_seldom_validated_resumes_to_the_bit(images: Path, tmp_path: Path) -> None:
     config = make_config(
         images, train={"epochs": 3, "validate_every_epochs": 2}, augmentation={"cutmix": 0.5}
     )
@@ -328,7 +300,7 @@ def test_a_run_that_is_seldom_validated_resumes_to_the_bit(
     best = load_checkpoint(tmp_path / "whole")
     assert best.metrics == val[best.epoch]
     assert state.metrics == val[3]
-    train_until_stopped(config, tmp_path / "part", lambda patch: stop_before_step(step, patch))
+    train_until_stopped(config, tmp_path / "part", partial(stop_before_step, 4))
     train(config, tmp_path / "part")
     assert_same_run(tmp_path / "part", tmp_path / "whole")
 
@@ -396,18 +368,18 @@ def test_the_time_left_of_a_run_and_of_a_resumed_one(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = fake_clock(monkeypatch)
-    config = make_config(images, train={"epochs": 20, "batch_size": 8})  # three sizes
+    config = make_config(images, train={"epochs": 8, "batch_size": 8})
     with monkeypatch.context() as patch:
         taken = advance_clock(clock, patch)
         train(config, tmp_path / "whole")
     clock.check(taken[2], clock.now)
-    assert 19 * 21 < clock.estimates()[-1][1] <= 20 * 21
+    assert 7 * 21 < clock.estimates()[-1][1] <= 8 * 21
 
-    train_until_stopped(config, tmp_path / "run", partial(stop_before_step, 32))
+    train_until_stopped(config, tmp_path / "run", partial(stop_before_step, 13))
     clock.now, clock.lines = 0.0, []
     taken = advance_clock(clock, monkeypatch)
     train(config, tmp_path / "run")
     first, last = clock.estimates()[0], clock.estimates()[-1]
-    assert 33 * 7 < first[1] < 35 * 7
-    assert 19 * 21 < last[1] <= 20 * 21
+    assert 14 * 7 < first[1] < 16 * 7
+    assert 7 * 21 < last[1] <= 8 * 21
     clock.check(taken[2], clock.now)

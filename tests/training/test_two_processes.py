@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.runtime.distributed import World
 from neither.training import trainer
 from neither.training.run_folder import open_run_folder
-from outputs import assert_same, read_rows
+from outputs import read_rows
 from scripts import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -86,26 +85,6 @@ def train_alone(home: Path, folder: Path) -> None:
         trainer.train(config, run)
 
 
-@pytest.fixture(scope="module")
-def whole(home: Path) -> Path:
-    """Return the run of two processes that nothing disturbed."""
-    command = (home / "shared.yaml", "--output-dir", home / "whole")
-    done = torchrun("tests/dying.py", "1", "-1", "SIGKILL", *command)  # a step that never comes
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("best epoch") == 1, "only rank 0 prints"
-    assert len(messages(done, "epoch 3 of 3")) == 1
-    assert "Traceback" not in done.stderr
-    return home / "whole"
-
-
-def bits(folder: Path) -> list[object]:
-    """Return all that must be the same to the bit."""
-    one = last(folder)
-    assert one.training is not None
-    return [one.step, one.metrics, one.temperature, one.weights,
-            one.training["network"], one.training["epoch_metrics"]]  # fmt: skip
-
-
 def assert_equal_metrics(one: Path, other: Path) -> None:
     """Assert the same counts, and the same sums but for rounding."""
     for mine, theirs in zip(read_rows(one), read_rows(other), strict=True):
@@ -118,35 +97,25 @@ def assert_equal_metrics(one: Path, other: Path) -> None:
         assert torch.allclose(weights, last(other).weights[name], rtol=0, atol=1e-5), name
 
 
-def test_two_processes_train_what_one_does(home: Path, whole: Path) -> None:
-    train_alone(home, home / "alone")
-    assert_equal_metrics(home / "alone", whole)
-    environment = json.loads((whole / "environment.json").read_text())
-    assert environment["processes"] == 2
-
-
-def test_one_that_is_killed_ends_all_and_the_same_command_resumes(home: Path, whole: Path) -> None:
-    """Rank 1 is killed in the second epoch; another attempt gets a signal and is restarted."""
+def test_two_processes_one_of_which_is_killed_train_what_one_does(home: Path) -> None:
+    """Rank 1 is killed in the second epoch; torchrun ends both and starts them again."""
     folder = home / "killed"
-    command = (home / "shared.yaml", "--output-dir", folder)
-    done = torchrun("tests/dying.py", "1", "8", "SIGKILL", *command, SAVE_EACH_STEP)
-    assert done.returncode != 0
+    command = (home / "shared.yaml", "--output-dir", folder, SAVE_EACH_STEP)
+    done = torchrun("tests/dying.py", "1", "8", "SIGKILL", *command, restarts=1)
+    assert done.returncode == 0, done.stderr
     (error,) = messages(done, "error: ")
     assert "was killed" in error
-    assert "Traceback" not in done.stderr.partition("torch/distributed")[0]
-    assert last(folder).step == 8
-    shutil.copytree(folder, home / "alone_from_step_8")
+    assert len(messages(done, f"resuming {folder} after epoch 1, step 8")) == 1
+    assert len(messages(done, "epoch 3 of 3")) == 1
+    assert done.stdout.count("best epoch") == 1, "only rank 0 prints"
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+    train_alone(home, home / "alone")
+    assert_equal_metrics(home / "alone", folder)
 
-    done = torchrun("tests/dying.py", "1", "10", "SIGTERM", *command, restarts=1)
-    assert done.returncode == 0, done.stderr
-    assert len(messages(done, "saved in epoch 2, after step 11")) == 1
-    assert len(messages(done, "stopped by SIGTERM")) == 1
-    assert len(messages(done, f"resuming {folder} after epoch 1, step 11")) == 1
-    assert_same(bits(folder), bits(whole))
-
-    train_alone(home, home / "alone_from_step_8")
-    assert_equal_metrics(home / "alone_from_step_8", whole)
-    assert "processes 2 became 1" in (home / "alone_from_step_8" / "log.txt").read_text()
+    (folder / "checkpoints" / "last.pt").unlink()  # one process goes on from the one before
+    train_alone(home, folder)
+    assert_equal_metrics(home / "alone", folder)
+    assert "processes 2 became 1" in (folder / "log.txt").read_text()
 
 
 def test_fewer_images_a_batch_than_processes_are_refused(
