@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from calls import Call
 from cli.runs import make_flat
 from images import make_splits
 from neither.config.loader import load_config
+from neither.data.corrections import Answer, append_answers
 from scripts import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_plots", "small_backbone")
@@ -88,6 +90,10 @@ def test_the_commands_of_the_readme_run(
         arguments = [arguments[0], "--help"]
     if script in ("scripts/serve.py", "scripts/review.py"):  # which end at a signal
         arguments += ["--help"]
+    if script == "scripts/review.py" and arguments[0] == "runs/fruit":
+        digest = sha256((home / "fruit" / "apple" / "001.png").read_bytes()).hexdigest()
+        answer = Answer(digest, "", "apple", "pear", "label issues")
+        append_answers(home / "runs" / "fruit" / "corrections.csv", [answer], ("apple", "pear"))
     if script in ("scripts/train.py", "scripts/cross_validate.py"):
         arguments += lighter(home / arguments[0], *arguments)
     done = call(Path(script).stem, *arguments)
