@@ -10,7 +10,7 @@ WORKDIR /neither
 # Dependencies before source: they take longest and change least, so their layer stays cached.
 COPY pyproject.toml ./
 RUN python3 -m venv /venv \
-    && python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['pretrained'], sep='\n')" > /tmp/all \
+    && python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['pretrained'], *project['optional-dependencies']['serve'], sep='\n')" > /tmp/all \
     && grep '^torch' /tmp/all > /tmp/torch \
     && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -r /tmp/torch \
     && pip install --no-cache-dir -r /tmp/all \
@@ -28,6 +28,7 @@ RUN useradd --uid 1000 --create-home neither \
 ENV XDG_CACHE_HOME=/cache MPLCONFIGDIR=/cache/matplotlib
 USER 1000
 EXPOSE 6006
+EXPOSE 8000
 ENTRYPOINT ["neither"]
 CMD ["--help"]
 

@@ -19,6 +19,7 @@ demo: .venv/installed
 	@echo
 	@echo "See the curves:        $(BIN)/tensorboard --logdir runs"
 	@echo "See the results:       $(RESULTS)/report.html in a browser"
+	@echo "Ask in a browser:      $(BIN)/python scripts/serve.py runs/demo"
 	@echo "Train on your photos:  $(BIN)/python scripts/train.py configs/photos_quick.yaml data.root=FOLDER"
 
 $(RESULTS)/metrics.json: runs/demo/checkpoints/best.pt

@@ -1,9 +1,9 @@
-"""Take screenshots of the pages of a finished `make demo` in headless Chromium, for the README.
+"""Take screenshots of the pages of a finished `make demo` in headless Chromium, for the docs.
 
     .venv/bin/python docs/screenshots.py
 
 `curves.png` is the custom-scalars page of TensorBoard, `report.png` the top of the report,
-`review.png` the page of `review.py` after ten answers.
+`serve.png` the page of `serve.py` with some images, `review.png` that of `review.py` after ten answers.
 """
 
 import re
@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 DOCS = Path(__file__).parent
 RUN = DOCS.parent / "runs" / "demo"
+IMAGES = DOCS.parent / "data" / "demo" / "test"
 REPORT = RUN / "evaluations" / "demo-test" / "report.html"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
@@ -32,7 +33,10 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         capture_report(browser, DOCS / "report.png")
         capture_review(browser, DOCS / "review.png")
-        with tensorboard() as address:
+        with started("scripts/serve.py", RUN, "--port", "0") as address:
+            capture_page(browser, address, DOCS / "serve.png")
+        with started("-m", "tensorboard.main", "--logdir", RUN.relative_to(DOCS.parent), "--port",
+                     "0", "--host", "127.0.0.1", "--load_fast", "false") as address:  # fmt: skip
             capture_curves(browser, address, DOCS / "curves.png")
         browser.close()
 
@@ -46,13 +50,14 @@ def capture_report(browser: Browser, target: Path) -> None:
 
 def capture_review(browser: Browser, target: Path, run: Path = RUN) -> None:
     """Capture the page of a review, in the queue of the random sample."""
-    with TemporaryDirectory() as folder:
-        script = str(DOCS.parent / "scripts" / "review.py")
-        command = [sys.executable, script, str(run), "--port", "0",
-                   "--corrections", f"{folder}/corrections.csv"]  # fmt: skip
-        server = subprocess.Popen(command, cwd=DOCS.parent, stdout=subprocess.PIPE, text=True)
+    with (
+        TemporaryDirectory() as folder,
+        started(
+            "scripts/review.py", run, "--port", "0", "--corrections", f"{folder}/corrections.csv"
+        ) as address,
+    ):
         page = browser.new_page(viewport={"width": 1100, "height": 980})
-        page.goto((server.stdout or sys.stdin).readline().strip())
+        page.goto(address)
         page.get_by_role("button", name="random sample").click()
         for number in range(10):
             page.locator("#work[aria-busy=false]").wait_for()
@@ -64,8 +69,6 @@ def capture_review(browser: Browser, target: Path, run: Path = RUN) -> None:
         page.locator("#bars .bar").first.wait_for()
         page.wait_for_timeout(2000)  # the strip
         page.screenshot(path=target)
-        server.terminate()
-        server.communicate()
 
 
 def capture_curves(browser: Browser, address: str, target: Path) -> None:
@@ -78,19 +81,31 @@ def capture_curves(browser: Browser, address: str, target: Path) -> None:
     page.screenshot(path=target)
 
 
+def capture_page(browser: Browser, address: str, target: Path) -> None:
+    """Capture the page with three images, one of them with its heat map."""
+    page = browser.new_page(viewport={"width": 1100, "height": 960})
+    page.goto(address)
+    images = [path for name in ("dog", "human", "neither") for path in IMAGES.glob(f"{name}/*7.*")]
+    page.locator("#files").set_input_files(sorted(images)[:: len(images) // 3][:3])
+    page.locator(".card button").nth(2).wait_for()
+    page.locator(".card button").first.click()
+    page.locator(".card img").wait_for()
+    page.screenshot(path=target)
+
+
 @contextmanager
-def tensorboard() -> Iterator[str]:
-    """Serve the run and yield the address."""
+def started(*arguments: str | Path) -> Iterator[str]:
+    """Start a server and yield the address that it prints."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", RUN.relative_to(DOCS.parent),
-         "--port", "0", "--host", "127.0.0.1", "--load_fast", "false"],
-        cwd=DOCS.parent, stderr=subprocess.PIPE, text=True,
+        [sys.executable, *arguments],
+        cwd=DOCS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        lines = iter(server.stderr or ())
-        yield next(found[0] for line in lines if (found := re.search(r"http://\S+:\d+/", line)))
+        lines = iter(server.stdout or ())
+        found = (re.search(r"http://\S+:\d+/\S*", line) for line in lines)
+        yield next(match[0] for match in found if match)
     finally:
-        server.kill()
+        server.terminate()
         server.communicate()
 
 

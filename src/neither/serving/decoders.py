@@ -34,7 +34,10 @@ class Decoders:
                 than 10 seconds.
         """
         await self._free.acquire()
-        return await asyncio.shield(self._run(self._idle.pop(), function, arguments))
+        work = asyncio.create_task(self._run(self._idle.pop(), function, arguments))
+        # If the caller is cancelled, nobody else asks for the exception, and asyncio would log it.
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(work)
 
     async def _run(
         self, index: int, function: Callable[..., Result], arguments: tuple[object, ...]

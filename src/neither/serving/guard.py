@@ -4,10 +4,11 @@ import hmac
 import re
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,7 +75,8 @@ class Guard:
             return
         self._num_requests += is_write
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            with suppress(ClientDisconnect):
+                await self._app(scope, exchange.receive, exchange.send)
         finally:
             self._num_requests -= is_write
 
