@@ -3,7 +3,8 @@
     .venv/bin/python docs/screenshots.py
 
 `curves.png` is the custom-scalars page of TensorBoard, `report.png` the top of the report,
-`serve.png` the page of `serve.py` with some images, `review.png` that of `review.py` after ten answers.
+`serve.png` the page of `serve.py` with some images, `review.png` that of `review.py` after ten
+answers.
 """
 
 import re
