@@ -123,19 +123,13 @@ def build_timm(name: str, image_size: int, **options: Any) -> nn.Module:  # noqa
 
 
 class PublishedWeights(NamedTuple):
-    """What is known of a network's ImageNet weights.
+    """What is known of a network's ImageNet weights."""
 
-    Attributes:
-        image_size: side in pixels of the images that they were trained on.
-        mean: of red, green and blue, subtracted from the input, in [0, 1].
-        std: by which the differences are divided.
-        url: to download them from, or the name of their repository on the Hugging Face hub; empty
-            for those of a Python package, and if there are none.
-    """
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    image_size: int  # side in pixels of the images that they were trained on
+    mean: tuple[float, float, float]  # of red, green and blue, subtracted from the input, in [0, 1]
+    std: tuple[float, float, float]  # by which the differences are divided
+    # to download them from, or the name of their repository on the Hugging Face hub; empty for
+    # those of a Python package, and if there are none
     url: str = ""
 
 

@@ -44,22 +44,14 @@ _MAX_SAMPLE = 1000  # of 1,000 images the interval is at most 6 % wide
 
 
 class ReviewImage(NamedTuple):
-    """An image of the run, or a new one.
+    """An image of the run, or a new one."""
 
-    Attributes:
-        file: where it is.
-        path: as the run or the folder of new images names it.
-        sha256: of the file that is meant, in hex.
-        label: in the run; empty for a new image.
-        split: train or val; empty for a new image.
-        predicted: the class that the model prefers to the label, or that of a new image; or empty.
-    """
-
-    file: Path
-    path: str
-    sha256: str
-    label: str
-    split: str
+    file: Path  # where it is
+    path: str  # as the run or the folder of new images names it
+    sha256: str  # of the file that is meant, in hex
+    label: str  # in the run; empty for a new image
+    split: str  # train or val; empty for a new image
+    # the class that the model prefers to the label, or that of a new image; or empty
     predicted: str = ""
 
 
