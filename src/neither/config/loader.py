@@ -294,7 +294,6 @@ _MESSAGES = {
 
 
 def _message(error: ErrorDetails, document: Document) -> str:
-    """Say in plain words what is wrong with a value."""
     loc, kind, value = error["loc"], error["type"], error["input"]
     if kind == "extra_forbidden":
         return f"unknown key{_suggestion(loc)}"

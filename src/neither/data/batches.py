@@ -65,7 +65,6 @@ class Batches:
             yield self._batch(epoch, positions, torch.from_numpy(order[positions]))
 
     def _batch(self, epoch: int, positions: NDArray[np.int64], indices: Tensor) -> Batch:
-        """Build the batch of these (B,) positions in the epoch's order."""
         train, shard = self.data.train, self.world.shard(len(positions))
 
         def draw(stream: Stream, num_uniforms: int) -> Tensor:

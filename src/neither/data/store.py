@@ -168,7 +168,6 @@ def _decode_new(
 def _decode_chunk(
     chunk: tuple[Sequence[str], NDArray[np.bytes_]], root: Path, preprocessing: Preprocessing
 ) -> DecodedImages:
-    """Decode a few images, in any process."""
     paths, keys = chunk
     size, keys = preprocessing.image_size, keys.copy()
     pixels = np.zeros((len(paths), size, size, 3), np.uint8)

@@ -132,8 +132,6 @@ def choose_images(sets: Iterable[OfficialSet]) -> dict[str, NDArray[np.uint8]]:
 
 
 class _Image(NamedTuple):
-    """One image of an official set."""
-
     kind: str
     position: float  # in [0, 1): a hash of the pixels
     file_name: str

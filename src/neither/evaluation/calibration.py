@@ -130,8 +130,6 @@ def _top_label_error(
     groups: Tensor,
     average_ties: Callable[[Tensor], Tensor] = lambda hits: hits,
 ) -> CalibrationError:
-    """Compute the calibration error of the predicted class."""
-
     def simulate(uniform: Tensor) -> _Outcomes:
         return groups.expand_as(uniform), average_ties((uniform < confidences).double())
 
