@@ -225,13 +225,9 @@ def _write(line: bytes, must_finish: bool) -> None:
 
 
 def _attempt(write: Callable[[], None], done: str, source: Path, folder: Path) -> bool:
-    """Write one file; return False, with a warning, if it fails for this image.
+    """Write into `folder` what belongs to `source`; return False, with a warning, if it fails.
 
-    Args:
-        write: writes into `folder` what belongs to `source`.
-        done: the participle that the warning says has not been done.
-        source: the image.
-        folder: the output folder.
+    The warning says that the image is not `done`, such as copied.
 
     Raises:
         OutputError: if the folder is full or takes no file at all.

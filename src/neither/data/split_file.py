@@ -51,11 +51,8 @@ def match_splits(
 ) -> tuple[SplitAssignment, list[str]]:
     """Assign the present images to the splits that an existing `splits.csv` gives them.
 
-    Args:
-        path: of the file.
-        table: the images; those with an answer get the label that the run has.
-        store: the images.
-        answers: SHA-256 of the images that a review has answered by now.
+    Images of the table that a review has answered by now, whose SHA-256 is in `answers`, get the
+    label that the run has.
 
     Returns:
         The assignment, and the paths of images that were added since, which are excluded.

@@ -68,14 +68,11 @@ def build_store(
 ) -> ImageStore:
     """Decode the images that are not cached yet, and map all of them.
 
-    Args:
-        table: the images.
-        preprocessing: how to decode them.
-        fallback: a folder for decoded images where the cache cannot be written.
-        max_unreadable: the fraction of images, in [0, 1], that may be unreadable; with more, a
-            `DataError` ends the work.
+    Decoded images go to the folder `fallback` where the cache cannot be written.
 
     Raises:
+        DataError: as soon as more than the fraction `max_unreadable` of the images are unreadable.
+        OutputError: if the disk is full, or a decoding process was killed.
         Stopped: if a signal asks to stop; what was decoded so far is kept.
     """
     keys = file_keys(table.root, table.paths)

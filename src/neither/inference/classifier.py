@@ -168,12 +168,7 @@ class Classifier:
         ]
 
     def predict_logits(self, logits: Tensor, paths: Sequence[Path]) -> Iterator[FilePrediction]:
-        """Yield what `predict_files` does, without hashes, for files whose logits are known.
-
-        Args:
-            logits: (N, C).
-            paths: of the N files.
-        """
+        """Yield what `predict_files` does, without hashes, from known (N, C) logits of N files."""
         predictions = self._predict(logits, list(map(str, paths)))
         for prediction, row in zip(predictions, logits, strict=True):
             yield FilePrediction(prediction, row, "")

@@ -189,15 +189,9 @@ def _find_file(settings: Model, url: str) -> Path:
 def _convert_by_timm(
     settings: Model, url: str, image_size: int, content: dict[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return the weights of a network of timm, without its head.
+    """Return the weights of a network of timm, without its head; None as content downloads them.
 
     timm knows older names of its weights, and resamples those that depend on the image size.
-
-    Args:
-        settings: names the network.
-        url: of the published weights.
-        image_size: side of the training images in pixels.
-        content: of the file of weights; None to download them.
     """
     name = settings.name
     cfg = import_timm().get_pretrained_cfg(name.removeprefix(TIMM))

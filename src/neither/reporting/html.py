@@ -107,13 +107,9 @@ def write_report(
     predictions: LabelledPredictions | None,
     context: ReportContext,
 ) -> None:
-    """Write a report atomically.
+    """Write a report atomically, from the content of `metrics.json`.
 
-    Args:
-        path: of the HTML file.
-        metrics: content of `metrics.json`.
-        predictions: for the labelled images; None if there are none.
-        context: what else to show.
+    There are no predictions if no image is labelled.
     """
     classes, confusion = metrics["classes"], metrics.get("confusion_matrix", ())
     cells, mistakes = select_thumbnails(predictions, classes) if predictions else ([], [])

@@ -28,14 +28,8 @@ def write_model_card(
 ) -> None:
     """Write the model card of a finished run atomically.
 
-    Args:
-        folder: of the run.
-        config: of the run.
-        environment: content of `environment.json`.
-        metrics: of the best checkpoint on val, as in `metrics.json`.
-        num_parameters: of the network.
-        evaluate_command: that evaluates the run on images that were not used to select it.
-        warnings: from training.
+    Metrics are those of the best checkpoint on val; `evaluate_command` evaluates the run on images
+    that were not used to select it.
     """
     card = render_template(
         "model_card.md.jinja",

@@ -131,9 +131,7 @@ def to_pixels(figure: Figure) -> NDArray[np.uint8]:
 def to_svg(figure: Figure, name: str) -> str:
     """Render a figure as an `<svg>` element with the fonts and colors of the page around it.
 
-    Args:
-        figure: to render.
-        name: prefix of the ids in the element, unique in the page.
+    The ids in the element begin with `name`, which is unique in the page.
     """
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

@@ -19,11 +19,7 @@ _INFORMATIVE_ECE = 0.05  # largest ECE of a calibrated model at which the ECE me
 
 
 def summary_sentences(metrics: Mapping[str, Any]) -> list[str]:
-    """Return sentences on what to expect of a model, the most important first.
-
-    Args:
-        metrics: content of `metrics.json`.
-    """
+    """Return sentences on what to expect of a model by its `metrics.json`, most important first."""
     sentences = list(_unseen_sentences(metrics))
     if num_trained_on := metrics.get("num_trained_on"):
         sentences.append(

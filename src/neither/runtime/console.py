@@ -270,9 +270,7 @@ class ProgressBar:
     def taking_break(self, note: str, num_left: int) -> Iterator[None]:
         """Show a note for the block, whose time is not that of the steps.
 
-        Args:
-            note: what is done in it.
-            num_left: number of breaks of the same length that are still to come.
+        `num_left` breaks of the same length are still to come.
         """
         start, note_before = time.monotonic(), self._note
         self.set_note(note)

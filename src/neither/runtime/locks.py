@@ -39,9 +39,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
     """Lock a folder inside the block; wait until no other process has locked it.
 
-    Args:
-        folder: an existing folder.
-        message: logged once if there is another process to wait for.
+    The message is logged once if there is another process to wait for.
 
     Raises:
         OSError: if the folder cannot be written.

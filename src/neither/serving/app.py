@@ -162,12 +162,7 @@ def static_response(static: Mapping[str, bytes], name: str) -> Response:
 
 
 def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
-    """Return what `GET /v1/model` answers.
-
-    Args:
-        model: folder of a run, or a checkpoint file.
-        classifier: loaded from it.
-    """
+    """Return what `GET /v1/model` answers of a run or checkpoint file, and the classifier in it."""
     checkpoint = find_checkpoint(model)
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     rule = {"classes": classifier.classes, "reject_class": classifier.reject_class}

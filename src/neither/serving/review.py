@@ -191,13 +191,9 @@ class Review:
 def open_review(
     run: Path, classifier: Classifier, path: Path, new_images: Path | None = None
 ) -> Review:
-    """Find the images of a run that are worth a look, and predict new ones.
+    """Find the images of a finished run that are worth a look, and predict new ones.
 
-    Args:
-        run: folder of a finished run.
-        classifier: of it.
-        path: of `corrections.csv`, which need not exist.
-        new_images: a folder of images without labels.
+    `path` is that of `corrections.csv`, which need not exist.
 
     Raises:
         DataError: if `splits.csv` or `corrections.csv` is malformed, or a folder has no image.

@@ -25,13 +25,10 @@ _MAX_FORWARD_POSITIONS = 4
 
 
 def use_fast_convolutions(network: nn.Module, device_config: DeviceConfig) -> None:
-    """Let convolutions compute in ways that are faster on a CPU.
+    """Let convolutions compute in ways that are faster on a CPU; for training only.
 
-    Weights and their names stay the same; outputs and gradients differ by rounding.
-
-    Args:
-        network: changed in place, for training only; its batch norms are in the mode of training.
-        device_config: device and precision of training.
+    Weights and their names stay the same; outputs and gradients differ by rounding. Batch norms
+    must be in the mode of training.
     """
     if device_config.device.type != "cpu" or not has_onednn():
         return
@@ -107,9 +104,7 @@ def _conv_by_gemm(features: Tensor, weight: Tensor, stride: int) -> Tensor:
 def im2col(features: Tensor, stride: int) -> Tensor:
     """Gather the 3x3 neighborhood of each output position, for a padding of 1.
 
-    Args:
-        features: (B, I, H, W), channels last in memory.
-        stride: of the convolution.
+    Features are (B, I, H, W), channels last in memory.
 
     Returns:
         (B * ceil(H / stride) * ceil(W / stride), 9 * I); columns by kernel row, kernel column,
@@ -215,12 +210,9 @@ def _depthwise_weight_gradient(
 def compile_network(network: nn.Module, device: torch.device) -> None:
     """Compile a network with torch.compile, which fuses what is between the convolutions.
 
-    Without a working compiler, a message says so and training continues uncompiled. Compiled
-    results differ by rounding: a run is compiled from its first to its last step or not at all.
-
-    Args:
-        network: changed in place; its first steps then take half a minute longer.
-        device: that it trains on.
+    Its first steps then take half a minute longer. Without a working compiler, a message says so
+    and training continues uncompiled. Compiled results differ by rounding: a run is compiled from
+    its first to its last step or not at all.
     """
     try:
         from torch._inductor import config  # takes two seconds

@@ -25,12 +25,8 @@ def build_optimizer(
     """Build Muon (convolutions, with SGD for the rest), SGD with Nesterov momentum, or AdamW.
 
     Weight decay applies to matrices and kernels, not to biases and normalization, which cannot
-    overfit (He et al., "Bag of tricks", 2019). Under Muon it applies to convolutions only.
-
-    Args:
-        network: to train.
-        settings: optimizer, learning rate, momentum and weight decay.
-        dtype: of Muon's matrix products.
+    overfit (He et al., "Bag of tricks", 2019). Under Muon it applies to convolutions only. `dtype`
+    is that of Muon's matrix products.
     """
     is_muon = settings.optimizer == "muon"
     decayed: list[nn.Parameter] = []

@@ -102,14 +102,8 @@ def _describe_review(
 ) -> dict[str, Any]:
     """Count the answers that a run follows, and score the reviewed run on the same val.
 
-    That is the run whose folder the corrections are in, or were in before `--fresh`, unless it was
-    trained on images of val.
-
-    Args:
-        config: of the run, with `data.corrections`.
-        run: finished.
-        val: its images and labels, as corrected.
-        folder: with the results on val; those of the reviewed run get a folder beside it.
+    That is the run whose folder the corrections are in, unless it was trained on images of val. Its
+    results get a folder beside `folder`, which has those of this run.
 
     Returns:
         `num_reviewed` and `num_changed`; `macro_recall_before` if the reviewed run is known.

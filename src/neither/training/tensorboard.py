@@ -55,11 +55,7 @@ class MetricsLogger:
     ) -> None:
         """Write one point of every curve, and a row of `metrics.jsonl`.
 
-        Args:
-            epoch: completed epochs; 0 is before the first step.
-            step: optimizer steps.
-            train: metrics on train by tag.
-            val: metrics on val by tag, if it was validated.
+        Epoch 0 is before the first step; there are metrics on val if it was validated.
         """
         metrics = {"train": train} if val is None else {"train": train, "val": val}
         self._rows.append({"epoch": epoch, "step": step, **metrics})

@@ -66,12 +66,7 @@ def _count(data: Dataset, split: Split, seen: Collection[str]) -> int:
 
 
 def compare(initial: Classifier, name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Compare a run with its initial network on the val images of classes that both know.
-
-    Args:
-        initial: the network that the run started from.
-        name: of its run or checkpoint.
-        evaluation: of the run on val.
+    """Compare a run with its initial network, of this name, on val images of classes both know.
 
     Returns:
         `compared_with` in metrics.json. If there are no such images, it has no metrics.
