@@ -1,5 +1,6 @@
 """README, docs and configs say what is true: their paths exist and their commands run."""
 
+import csv
 import doctest
 import re
 import shlex
@@ -62,6 +63,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "configs" / "fruit.yaml").write_text(block)
     write_weights(home / "weights.pth")
     make_flat(home / "fruit", 24, apple="dog", pear="human", neither="neither")
+    for number, path in enumerate(sorted((home / "fruit" / "neither").iterdir())):
+        kind = path.parent / f"kind {number // 2}"
+        kind.mkdir(exist_ok=True)
+        path.rename(kind / path.name)
     make_flat(home, 2, new_photos="dog")
     make_flat(home / "strange", 3, mugs="neither")
     for folder in (home / "data" / "demo", home / "data" / "cifar", home / "FOLDER"):
@@ -104,6 +109,11 @@ def test_the_commands_left_what_the_guide_says(home: Path) -> None:
     for left in ("runs/fruit/report.html", "runs/fruit.1/report.html", "sorted", "maps",
                  "runs/fruit/evaluations/fruit-test/report.html"):  # fmt: skip
         assert (home / left).exists(), left
+    with (home / "runs/fruit/splits.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] == "neither"]
+    kinds = {(row["split"], Path(row["path"]).parent.name) for row in rows}
+    assert {split for split, _ in kinds} == {"train", "val", "test"}
+    assert len({kind for _, kind in kinds}) == len(kinds) == 12, "a kind is in one split alone"
 
 
 def lighter(config: Path, *given: str) -> list[str]:

@@ -1,6 +1,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neither.demo import folder
+from neither.demo import drawing, folder
 from neither.demo.dog import draw_dog
-from neither.demo.drawing import CLASSES, NEITHER, UNSEEN, draw_image, draw_pair
+from neither.demo.drawing import CLASSES, UNSEEN, draw_image, draw_pair, kinds_of_neither
 from neither.demo.folder import draw_demo
+from neither.demo.sketch import Sketch
 from neither.runtime.errors import OutputError
 from outputs import contents
 
@@ -134,10 +136,36 @@ def test_sizes_formats_and_colors_are_alike_in_every_class() -> None:
     assert np.ptp(means, axis=0).max() < 25
 
 
-def test_every_kind_is_shown_and_none_is_blank() -> None:
-    for label, num in (("neither", len(NEITHER)), *((kind, 2) for kind in UNSEEN)):
+def test_no_image_is_blank() -> None:
+    neither = [(split, "neither", len(kinds_of_neither(split))) for split in ("train", "val")]
+    for split, label, num in (*neither, *(("unseen", kind, 2) for kind in UNSEEN)):
         for index in range(num):
-            assert np.asarray(decoded("unseen", label, index)).std() > 4
+            assert np.asarray(decoded(split, label, index)).std() > 4
+
+
+def test_val_and_test_hold_four_kinds_that_train_lacks_and_no_split_an_unseen_one() -> None:
+    train, val, test = (kinds_of_neither(split) for split in ("train", "val", "test"))
+    assert val == test
+    held_out = set(val) - set(train)
+    assert len(held_out) == 4
+    assert sum(kind in held_out for kind in val) * 6 == len(val) == len(train)
+    assert not {*train, *val} & set(UNSEEN.values())
+
+
+def test_an_image_of_neither_shows_the_kinds_of_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def kinds(split: str) -> list[Callable[[Random], Sketch]]:
+        def draw(rng: Random) -> Sketch:
+            drawn.append(split)
+            return draw_dog(rng)
+
+        return [draw]
+
+    monkeypatch.setattr(drawing, "kinds_of_neither", kinds)
+    for split in ("train", "val"):
+        draw_image(0, split, "neither", 5)
+    assert drawn == ["train", "val"]
 
 
 def test_pair_is_one_scene_by_seed_and_index() -> None:

@@ -9,6 +9,7 @@ from neither.demo.sketch import (
     blob,
     capsule,
     corners,
+    hang,
     limb,
     oval,
     rectangle,
@@ -21,6 +22,18 @@ def draw_clutter(rng: Random) -> Sketch:
     return rng.choice((_ball, _ball, _crate, _plant, _plant, _bush, _lamp, _rock, _gift, _fence))(
         rng
     )
+
+
+def draw_scrap(rng: Random) -> Sketch:
+    """Draw a heap of shapes that resembles nothing."""
+    scrap = Sketch()
+    for _ in range(rng.randint(3, 9)):
+        at, size = complex(rng.uniform(-1, 1), rng.uniform(-1, 1)), rng.uniform(0.2, 0.9)
+        rim = [at + hang(72 * turn, size * rng.uniform(0.4, 1.2)) for turn in range(5)]
+        part = rng.choice((blob(*rim), corners(*rim), limb(*rim[:4], thick=size / 3, thin=0.1)))
+        paint = scrap.add if rng.random() < 0.7 else scrap.mark
+        paint(pick(rng, CLOTH + FUR), part)
+    return scrap
 
 
 def draw_sun() -> Sketch:

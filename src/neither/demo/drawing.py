@@ -6,8 +6,9 @@ from random import Random
 from PIL import Image
 
 from neither.demo.animals import draw_bird, draw_cat, draw_horse
-from neither.demo.clutter import clutter_box, draw_clutter
+from neither.demo.clutter import clutter_box, draw_clutter, draw_scrap
 from neither.demo.dog import draw_dog
+from neither.demo.held_out import draw_cactus, draw_clock, draw_elephant, draw_monkey
 from neither.demo.human import draw_human, draw_statue
 from neither.demo.scene import Scene, choose_size, finish, set_scene, tone
 from neither.demo.sketch import Box, Sketch
@@ -24,24 +25,13 @@ from neither.demo.unseen import (
 Draw = Callable[[Random], Sketch]
 
 CLASSES = ("dog", "human", "neither")
-NEITHER: tuple[Draw | None, ...] = (
-    draw_cat,
-    draw_cat,
-    draw_cat,
-    draw_horse,
-    draw_horse,
-    draw_statue,
-    draw_statue,
-    draw_robot,
-    draw_robot,
-    draw_bird,
-    draw_bird,
-    draw_tree,
-    draw_teapot,
-    draw_chair,
-    draw_car,
-    None,
+_NEITHER: tuple[Draw | None, ...] = (
+    *(draw_cat, draw_horse, draw_statue, draw_robot, draw_bird) * 2,
+    *(draw_cat, draw_horse, draw_statue, draw_tree, draw_teapot, draw_chair, draw_car),
+    *(draw_scrap, draw_scrap, None),
 )
+_TRAIN_ONLY = (draw_scrap, draw_scrap, None, None)
+_HELD_OUT = (draw_cactus, draw_clock, draw_elephant, draw_monkey)
 UNSEEN: dict[str, Draw] = {
     "butterfly": draw_butterfly,
     "fish": draw_fish,
@@ -52,12 +42,21 @@ UNSEEN: dict[str, Draw] = {
 }
 
 
+def kinds_of_neither(split: str) -> tuple[Draw | None, ...]:
+    """Return what the images of neither show, in turn; None for clutter alone.
+
+    Four kinds are in val and test, and not in train. So val's probabilities for what the network
+    has never seen count in temperature and thresholds, as such images will be met in use.
+    """
+    return (*_NEITHER, *(_TRAIN_ONLY if split == "train" else _HELD_OUT))
+
+
 def draw_image(seed: int, split: str, label: str, index: int) -> tuple[bytes, str]:
     """Draw an image of a class or of an unseen kind.
 
     Args:
         seed: Another seed draws other images.
-        split: `train`, `val`, `test` or `unseen`; the recipe is the same for each.
+        split: `train`, `val`, `test` or `unseen`; see `kinds_of_neither`.
         label: `dog`, `human`, `neither` or one of `UNSEEN`.
         index: Counts the images of this split and label, from 0.
 
@@ -65,8 +64,9 @@ def draw_image(seed: int, split: str, label: str, index: int) -> tuple[bytes, st
         The file's bytes, and its suffix: `.jpg` or `.png`.
     """
     rng = Random(f"{seed}/{split}/{label}/{index}")  # noqa: S311 - no secrets here
-    kind = index % len(NEITHER)  # in turn, so that few images contain all kinds
-    draw = {"dog": draw_dog, "human": draw_human, "neither": NEITHER[kind], **UNSEEN}[label]
+    kinds = kinds_of_neither(split)
+    neither = kinds[index % len(kinds)]  # in turn, so that few images contain all kinds
+    draw = {"dog": draw_dog, "human": draw_human, "neither": neither, **UNSEEN}[label]
     num_clutter = rng.choice((0, 0, 1, 1, 2, 3)) if draw else rng.randint(2, 5)
     scene = set_scene(rng, *choose_size(rng), num_clutter)
     if draw is not None:

@@ -7,7 +7,7 @@ from neither.data.workers import parallel_map
 from neither.demo.drawing import CLASSES, UNSEEN, draw_image
 from neither.runtime.files import is_complete, output_folder
 
-VERSION = 1  # raise it whenever a change alters images
+VERSION = 2  # raise it whenever a change alters images
 
 _Item = tuple[Path, int, str, str, int]  # folder, seed, split, label, index
 

@@ -102,18 +102,8 @@ def draw_teapot(rng: Random) -> Sketch:
     pot = Sketch()
     fill, trim = pick(rng, CLOTH), pick(rng, CLOTH)
     tall = rng.uniform(0.75, 1.05)
-    pot.add(
-        fill,
-        limb(
-            -0.8 - 0.4j,
-            -1.45 - 0.5j,
-            -1.6 + 0.05j,
-            -1.3 + 0.45j,
-            -0.8 + 0.5j,
-            thick=0.13,
-            thin=0.12,
-        ),
-    )
+    handle = (-0.8 - 0.4j, -1.45 - 0.5j, -1.6 + 0.05j, -1.3 + 0.45j, -0.8 + 0.5j)
+    pot.add(fill, limb(*handle, thick=0.13, thin=0.12))
     pot.add(fill, limb(0.7 + 0.45j, 1.2 + 0.1j, 1.45 - 0.5j, 1.75 - 0.7j, thick=0.34, thin=0.12))
     pot.add(darker(fill, 0.15), rectangle(-0.6, tall - 0.15, 0.6, tall + 0.1))
     pot.add(fill, oval(0, 1.05, tall))

@@ -142,14 +142,8 @@ def draw_snowman(rng: Random) -> Sketch:
     snowman.add(snow, oval(4.0j, 1.55, 1.4))
     snowman.add(snow, oval(2.0j, 1.2, 1.1))
     snowman.add(snow, oval(0, 0.95))
-    snowman.mark(
-        INK,
-        oval(1.7j, 0.12),
-        oval(2.2j, 0.12),
-        oval(2.7j, 0.12),
-        oval(-0.35 - 0.15j, 0.12),
-        oval(0.35 - 0.15j, 0.12),
-    )
+    dots = (1.7j, 2.2j, 2.7j, -0.35 - 0.15j, 0.35 - 0.15j)
+    snowman.mark(INK, *(oval(dot, 0.12) for dot in dots))
     snowman.mark(
         INK, *(oval(complex(x, 0.55 - 0.4 * x * x), 0.06) for x in (-0.4, -0.2, 0, 0.2, 0.4))
     )
