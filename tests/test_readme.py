@@ -90,7 +90,7 @@ def test_the_commands_of_the_readme_run(
     monkeypatch.chdir(home)
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     _, script, *arguments = command
-    # Draws 4,800 images, or wants a network or a set: tests/data/demo and sources do with less.
+    # Draws 5,400 images, or wants a network or a set: tests/data/demo and sources do with less.
     if script == "scripts/prepare_data.py":
         arguments = [arguments[0], "--help"]
     if script in ("scripts/serve.py", "scripts/review.py"):  # which end at a signal

@@ -15,7 +15,7 @@ _Item = tuple[Path, int, str, str, int]  # folder, seed, split, label, index
 def draw_demo(
     output_dir: Path,
     num_train: int = 1000,
-    num_val: int = 200,
+    num_val: int = 400,
     num_test: int = 200,
     num_unseen: int = 100,
     seed: int = 0,
