@@ -228,3 +228,12 @@ def test_a_backbone_of_an_own_run_is_kept_as_it_is(train: Callable[..., Done]) -
         assert torch.equal(new.weights[key], tensor) != key.startswith("head."), key
     assert metrics_of()["compared_with"]["num_images"] == 12
     assert any("left-out" in text for text in read_warnings(Path("runs/new")))
+    turned = ["model.weights=runs/base", "train.epochs=0", "classes=[dog, cat, neither]"]
+    train(*network, *turned, "name=turned")
+    rows = weights_of("runs/turned")["head.weight"]
+    assert torch.equal(rows, base.weights["head.weight"].flip(0))
+    train(*network, *turned, "name=more", "classes=[dog, cat, neither, human]",
+          "data.ignored_folders=[]")  # fmt: skip
+    fitted = weights_of("runs/more")["head.weight"]  # as random rows would spoil the backbone
+    assert (fitted.std(dim=1) > 0.02).all()
+    assert not torch.equal(fitted[:3], rows)

@@ -101,12 +101,24 @@ def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
         )
     new = ", ".join(name for name in config.classes if name not in known) or "none"
     gone = ", ".join(name for name in initial.classes if name not in known) or "none"
-    taken = "the head is fitted anew" if config.model.trainable == "head" else (
-        f"of the head the rows of {', '.join(known) or 'no class'}"
-    )  # fmt: skip
+    taken = "the head is fitted anew"
+    if keeps_head(network, initial, config):
+        taken = f"of the head the rows of {', '.join(known) or 'no class'}"
     (info if known else warn)(
         f"{path}, epoch {initial.epoch}: taken over are all layers before the head; {taken}; "
         f"classes that are new: {new}, gone: {gone}"
+    )
+
+
+def keeps_head(network: nn.Module, initial: Checkpoint, config: Config) -> bool:
+    """Return whether training starts from rows of an own run's head.
+
+    A backbone gets a head that is fitted to its features instead if there are new classes: random
+    rows beside trained ones spoil it (`benchmarks/LOG.md`).
+    """
+    is_complete = set(config.classes) <= {*initial.classes}
+    return config.model.trainable == "all" and (
+        is_complete or not isinstance(network, BackboneNetwork)
     )
 
 

@@ -27,7 +27,7 @@ from neither.models.backbones import (
 )
 from neither.models.checkpoint import save_checkpoint
 from neither.models.networks import count_parameters
-from neither.models.pretrained import load_initial, match_preprocessing
+from neither.models.pretrained import keeps_head, load_initial, match_preprocessing
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
 from neither.runtime.devices import DeviceConfig, choose_device_config
@@ -161,7 +161,9 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         state.restore(run.resumed)
         if not run.is_best_usable():
             state.reset_best()
-    elif config.model.is_fine_tuned and state.initial is None:
+    elif config.model.is_fine_tuned and (
+        state.initial is None or not keeps_head(state.network, state.initial, config)
+    ):
         fit_initial_head(config, run, state, data, device_config)
     if config.compile:
         compile_network(state.network, device_config.device)
