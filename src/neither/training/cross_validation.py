@@ -311,7 +311,7 @@ def _describe_sources(
     source_numbers = torch.tensor([numbers[name] for name in result.sources])
     for name, number in numbers.items():
         own = chosen & (source_numbers == number)
-        if not own.any():
+        if not name or not own.any():
             continue
         accepted, num = own & is_accepted, int(own.sum())
         wrong = (own & ~hits).nonzero()[:, 0].tolist()
