@@ -108,9 +108,8 @@ def assign_source_folds(
              if unit[0] == _SOURCE and not _hold_class(units[unit], totals)]  # fmt: skip
     parts = _merge_small({unit: units[unit] for unit in whole}, totals)
     others = units.keys() - whole
-    num_loose = len(
-        {group for unit, group in zip(own_units, groups, strict=True) if unit in others}
-    )
+    in_others = (group for unit, group in zip(own_units, groups, strict=True) if unit in others)
+    num_loose = len({*in_others})
     num = min(max_folds, max(2, len(parts), min(_NUM_LOOSE_FOLDS, num_loose)))
     inside = [Counter[int]() for _ in range(num)]  # of each fold, by class
     fold_of: dict[Unit, int] = {}

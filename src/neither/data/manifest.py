@@ -168,9 +168,8 @@ def _read(path: Path, labels: Mapping[str, str]) -> Iterator[tuple[int, str, str
         label = intern(labels.get(nfc(row["label"]), row["label"]))
         split = _SPLITS.get(row.get("split", ""))
         if split is None:
-            raise DataError(
-                f"{path}:{line}: split {printable(row['split'])}, want train, val or test"
-            )
+            got = printable(row["split"])
+            raise DataError(f"{path}:{line}: split {got}, want train, val or test")
         source = intern(nfc(row.get("source", "")))
         if image not in seen:
             seen[image] = label, split, source

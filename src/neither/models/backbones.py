@@ -93,9 +93,7 @@ def check_network_name(name: str) -> None:
     if name not in known:
         similar = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {similar[0]}?" if similar else examples
-        raise UsageError(
-            f"model.name: {library} has no classification network named {name}; {hint}"
-        )
+        raise UsageError(f"model.name: {library} has no classification network {name}; {hint}")
 
 
 def import_timm() -> Any:  # noqa: ANN401 - it is not installed with this package

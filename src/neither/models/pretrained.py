@@ -117,9 +117,8 @@ def keeps_head(network: nn.Module, initial: Checkpoint, config: Config) -> bool:
     rows beside trained ones spoil it (`benchmarks/LOG.md`).
     """
     is_complete = set(config.classes) <= {*initial.classes}
-    return config.model.trainable == "all" and (
-        is_complete or not isinstance(network, BackboneNetwork)
-    )
+    is_backbone = isinstance(network, BackboneNetwork)
+    return config.model.trainable == "all" and (is_complete or not is_backbone)
 
 
 def _architecture(settings: Model) -> str:
@@ -180,9 +179,8 @@ def load_pretrained(network: BackboneNetwork, settings: Model, image_size: int) 
             weights = counters | weights
         load_weights(network.backbone, weights)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{source}: for {name} with {image_size} pixels {error}; {note}"
-        ) from error
+        what = f"{source}: for {name} with {image_size} pixels"
+        raise CheckpointError(f"{what} {error}; {note}") from error
     info(f"weights: {source}, without the head; {note}, images here have {image_size}")
 
 

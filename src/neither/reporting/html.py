@@ -286,9 +286,8 @@ def read_predictions(path: Path) -> list[dict[str, str]]:
     """Read the labelled images of `predictions.csv`, the most confident first, or none likewise."""
 
     def parse(text: str) -> list[dict[str, str]]:
-        rows = [
-            row for row in csv.DictReader(io.StringIO(text, newline="")) if row["status"] == "ok"
-        ]
+        every = csv.DictReader(io.StringIO(text, newline=""))
+        rows = [row for row in every if row["status"] == "ok"]
         if any(None in (row["predicted"], row["decision"], row["true_label"]) for row in rows):
             raise ValueError("unexpected columns")
         return sorted(rows, key=lambda row: -float(row["confidence"]))

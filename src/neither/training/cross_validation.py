@@ -95,9 +95,8 @@ def cross_validate(
         folds = home_folds
         if any(sources):
             groups = group_names(images.paths, fingerprints, pattern, sources)
-            folds = torch.from_numpy(
-                assign_source_folds(sources, groups, labels.numpy(), num, seed)
-            )
+            assigned = assign_source_folds(sources, groups, labels.numpy(), num, seed)
+            folds = torch.from_numpy(assigned)
         if any(sources) and not find_left_out(sources, folds.numpy()).any():
             warn("no source can be left out as a whole: look-alikes and groups are instead")
             sources, groups, folds = [""] * len(sources), home_groups, home_folds

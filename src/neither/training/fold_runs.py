@@ -49,9 +49,8 @@ def plan_folds(
     manifests = []
     for fold in range(int(folds.max()) + 1):
         is_left_out = (folds == fold).numpy()
-        splits = split_fold(
-            is_left_out, is_val, groups, images.labels.numpy(), fingerprints, config.seed
-        )
+        labels = images.labels.numpy()
+        splits = split_fold(is_left_out, is_val, groups, labels, fingerprints, config.seed)
         if splits is None:
             source = images.sources[int(is_left_out.argmax())]
             raise DataError(

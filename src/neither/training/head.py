@@ -187,9 +187,8 @@ def _choose_l2(
     def fit(folds: NDArray[np.int64]) -> tuple[float, Tensor | None]:
         if not folds.any():
             return L2_GRID[len(L2_GRID) // 2], None
-        logits = fit_folds(
-            inputs, labels, torch.from_numpy(folds), len(config.classes), max_iterations
-        )
+        fold_of = torch.from_numpy(folds)
+        logits = fit_folds(inputs, labels, fold_of, len(config.classes), max_iterations)
         best, loss = find_lowest_loss(logits, labels)
         info(
             f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "

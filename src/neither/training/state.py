@@ -395,9 +395,8 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
     for weights, values in optimizer.state.items():
         for name, tensor in values.items():
             if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape != weights.shape:
-                raise ValueError(
-                    f"{name} of shape {tuple(tensor.shape)} for weights of {tuple(weights.shape)}"
-                )
+                own, wanted = tuple(tensor.shape), tuple(weights.shape)
+                raise ValueError(f"{name} of shape {own} for weights of {wanted}")
 
 
 def _selection_key(metrics: dict[str, float]) -> tuple[float, float]:

@@ -330,9 +330,8 @@ def _log_initial_state(
     train_metrics = logit_metrics(logits, split.labels, config.classes)
     _, state.metrics = _validate(config, state, data, batches.device, bar)
     logger.write_epoch(0, 0, train_metrics, state.metrics)
-    summaries.log_run(
-        logger, config, state, next(batches.iterate_epoch(0)), run.folder / "splits.csv"
-    )
+    first = next(batches.iterate_epoch(0))
+    summaries.log_run(logger, config, state, first, run.folder / "splits.csv")
 
 
 def _write_label_issues(config: Config, state: TrainState, data: Dataset, run: RunFolder) -> None:
