@@ -30,7 +30,7 @@ SCORES = {
     "one much larger": (8.0, 1.0, -2.0),
     "the same, each less 4": (4.0, -3.0, -6.0),
 }
-EXPLAINED = ("dog/0003.png", "human/0005.png", "neither/0007.jpg")
+EXPLAINED = ("dog/0003.png", "human/0005.png", "neither/0008.png")
 
 
 def main() -> None:
