@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from neither.evaluation.selective import (
+    accepts,
     auroc,
     bootstrap_precision,
     certify_threshold,
@@ -309,6 +310,10 @@ def test_the_reject_class_has_a_threshold_of_its_own() -> None:
     pooled = fit_pooled_rule(probabilities, labels, 2, 0.98)
     assert pooled.threshold == pooled.reject_threshold == pytest.approx(0.5)
     assert (pooled.is_certified, pooled.num_lacking) == (False, 0)
+
+    labels[0] = 2  # the most confident of all: no threshold is right from the top on
+    wrong = fit_pooled_rule(probabilities[:1], labels[:1], 2, 0.98)
+    assert not accepts(wrong, probabilities, 2).any()
 
 
 def test_sources_are_drawn_whole() -> None:

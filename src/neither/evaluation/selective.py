@@ -65,10 +65,11 @@ def fit_pooled_rule(
 
     For images of left-out sources, which are no independent draws of those to come, so that nothing
     is certified. A threshold for each group of classes kept 98 % at 93.2 % there, one for all at
-    97.0 %: `benchmarks/LOG.md`. The arguments are those of `fit_decision_rule`.
+    97.0 %: `benchmarks/LOG.md`. The threshold is 1 if none reaches the target: then all is unsure,
+    as nearly all is if a few images reach it. The arguments are those of `fit_decision_rule`.
     """
     confidences, predicted = probabilities.max(dim=1)
-    threshold = choose_threshold(confidences, predicted == labels, target)
+    threshold = choose_threshold(confidences, predicted == labels, target) or 1.0
     return DecisionRule(target, threshold, None if reject is None else threshold)
 
 
