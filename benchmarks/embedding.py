@@ -1,11 +1,13 @@
-"""Images per second of EfficientNet-Lite0's backbone on a CPU, against the rate of matrix products.
+"""Images per second of EfficientNet-Lite0 on a CPU, against the rate of matrix products.
 
     python benchmarks/embedding.py [--threads N] [--sizes 112,160,224] [--batches 8,16,32,64]
 
 For each image size: eager PyTorch, fused convolutions by batch size, and ONNX Runtime (where it is
 installed) at the best of these. The matrix rate is that of a float32 product of 2,048 x 2,048; a
 network that reached it would take its multiply-adds divided by that rate. Median of 5 rounds,
-which alternate between the candidates; weights are random, as they do not matter for speed.
+which alternate between the candidates; weights are random, as they do not matter for speed. The
+last rows are forward and backward passes of fine-tuning in batches of 32, in float32 and bfloat16:
+by autograd, and with folded batch norm (`training/fast_conv.py`).
 """
 
 import argparse
@@ -22,9 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from neither.models.efficientnet_lite import ConvBN, EfficientNetLite0, fused
+from neither.runtime.devices import choose_device_config
+from neither.training.fast_conv import use_fast_convolutions
 
 ROUNDS = 5
 IMAGES_PER_ROUND = 128
+TRAIN_BATCH = 32
 
 Candidate = tuple[Callable[[Tensor], object], int]  # a network, and the images of a batch
 
@@ -50,12 +55,12 @@ def main() -> None:
         if find_spec("onnxruntime") is not None:
             for batch in (1, 8):
                 candidates[f"onnxruntime, {batch}"] = (onnx_runtime(eager, size, batch), batch)
-        rates = measure(candidates, size)
+        rates = measure(candidates, size) | measure_training(size)
         bound = gflops * 1e9 / (2 * multiply_adds(eager, size))
         figures["sizes"][size] = {"matrix_bound": bound} | rates
         print(f"{size} pixels: at the matrix rate {bound:.0f} images/s")
         for name, rate in rates.items():
-            print(f"  {name:16} {rate:6.0f} images/s, {rate / bound:.0%} of it")
+            print(f"  {name:25} {rate:6.0f} images/s, {rate / bound:.0%} of it")
     results.write("embedding", figures)
 
 
@@ -101,6 +106,27 @@ def measure(candidates: dict[str, Candidate], size: int) -> dict[str, float]:
                 network(images)
             rates[name].append(num * batch / (time.perf_counter() - start))
     return {name: statistics.median(each[1:]) for name, each in rates.items()}
+
+
+def measure_training(size: int) -> dict[str, float]:
+    """Return images per second of fine-tuning, without augmentation and optimizer."""
+    images = torch.randn(TRAIN_BATCH, 3, size, size).to(memory_format=torch.channels_last)
+    rates: dict[str, float] = {}
+    for precision in ("float32", "bfloat16"):
+        device_config = choose_device_config("cpu", precision)
+        for name in ("autograd", "folded"):
+            network = EfficientNetLite0().eval().to(memory_format=torch.channels_last)
+            if name == "folded":
+                use_fast_convolutions(network, device_config)
+            seconds = []
+            for _ in range(ROUNDS):
+                start = time.perf_counter()
+                with device_config.autocast():
+                    logits = network(images)
+                logits.float().square().mean().backward()
+                seconds.append(time.perf_counter() - start)
+            rates[f"train, {name}, {precision}"] = TRAIN_BATCH / statistics.median(seconds)
+    return rates
 
 
 def onnx_runtime(network: nn.Module, size: int, batch: int) -> Callable[[Tensor], object]:
