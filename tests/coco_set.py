@@ -14,53 +14,32 @@ class CocoSet:
 
     def __init__(self) -> None:
         self.document: dict[str, Any] = {
-            "info": {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017},
-            "licenses": [{"url": "https://example.org", "id": 1, "name": "a license"}],
-            "images": [],
-            "annotations": [],
-            "categories": [
-                {"supercategory": name, "id": number, "name": name}
-                for name, number in CATEGORIES.items()
-            ],
-        }
+            "info": {"year": 2017}, "licenses": [{"id": 1, "name": "a license"}],
+            "images": [], "annotations": [],
+            "categories": [{"supercategory": name, "id": number, "name": name}
+                           for name, number in CATEGORIES.items()],
+        }  # fmt: skip
 
     def add_image(self, name: str, width: float, height: float) -> int:
         """Add an image; return its id."""
         number = 1 + 7 * len(self.document["images"])
-        self.document["images"].append(
-            {
-                "license": 1,
-                "file_name": name,
-                "coco_url": f"https://example.org/{number}",
-                "height": height,
-                "width": width,
-                "date_captured": "2013-11-14 17:02:52",
-                "flickr_url": f"https://example.org/{number}",
-                "id": number,
-            }
-        )
+        self.document["images"].append({
+            "license": 1, "file_name": name, "coco_url": f"https://example.org/{number}",
+            "height": height, "width": width, "id": number,
+        })  # fmt: skip
         return number
 
     def add_box(
-        self,
-        image: int,
-        category: str,
-        box: tuple[float, float, float, float],
-        crowd: bool = False,
+        self, image: int, category: str, box: tuple[float, float, float, float], crowd: bool = False
     ) -> None:
         """Add an annotation; a crowd's outline is run lengths, any other polygons."""
-        outline: object = [[box[0], box[1], box[2], box[3], 0.5, 0.5]]
-        self.document["annotations"].append(
-            {
-                "segmentation": {"counts": [10, 5, 3], "size": [100, 100]} if crowd else outline,
-                "area": 0.6 * box[2] * box[3],
-                "iscrowd": int(crowd),
-                "image_id": image,
-                "bbox": list(box),
-                "category_id": CATEGORIES[category],
-                "id": 900_000 + len(self.document["annotations"]),
-            }
-        )
+        outline: object = [[*box, 0.5, 0.5]]
+        self.document["annotations"].append({
+            "segmentation": {"counts": [10, 5, 3], "size": [100, 100]} if crowd else outline,
+            "area": 0.6 * box[2] * box[3], "iscrowd": int(crowd), "image_id": image,
+            "bbox": list(box), "category_id": CATEGORIES[category],
+            "id": 900_000 + len(self.document["annotations"]),
+        })  # fmt: skip
 
     def content(self) -> bytes:
         return json.dumps(self.document).encode()

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from backbone import shrink
 from calls import Call, calling
@@ -22,8 +22,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 SLOWEST = ("test_two_processes", "test_readme", "test_torture", "test_environment", "test_trainer",
            "test_end_to_end", "test_evaluate", "test_export")  # fmt: skip
 
-settings.register_profile("the same examples each time", derandomize=True)
-settings.load_profile("the same examples each time")
+settings.register_profile(
+    "few, the same each time", derandomize=True, deadline=None, max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("few, the same each time")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,6 @@
 """Run the project's scripts in processes of their own, and tests with restricted permissions."""
 
 import ctypes
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,23 +28,6 @@ def permissions_apply() -> Iterator[None]:
     finally:
         sets[0] = effective
         assert libc.capset(header, sets) == 0
-
-
-def run_script(
-    name: str, *arguments: str | Path, cwd: Path = ROOT, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `scripts/<name>.py`; a hang is a failure."""
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / f"{name}.py", *arguments],
-        cwd=cwd,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=300,
-        check=False,
-    )
 
 
 def start_script(name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:

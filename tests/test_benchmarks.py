@@ -13,10 +13,8 @@ import certify
 import choices
 import many_files
 import pytest
-import results
 import softmax
 import temperatures
-import time_to_accuracy
 import torch
 
 from calls import Call
@@ -141,26 +139,6 @@ def test_temperatures_includes_the_fit_of_the_product(
     monkeypatch.setattr(temperatures, "RIGHT", (0.6,))
     temperatures.main()
     assert len(capsys.readouterr().out.splitlines()) == len(temperatures.WORLDS) + 3
-
-
-def test_a_spread_has_mean_range_and_number() -> None:
-    assert results.spread([0.5, 0.25, 0.75]) == "0.500 (0.250 - 0.750, n = 3)"
-
-
-def test_curves_are_compared_by_time_and_by_height(capsys: pytest.CaptureFixture[str]) -> None:
-    theirs = [(50.0, 0.4), (100.0, 0.6)]
-    ours = [(5.0, 0.3), (10.0, 0.6), (90.0, 0.8), (120.0, 0.9)]
-    time_to_accuracy.compare("timm", theirs, ours)
-    out = capsys.readouterr().out
-    assert "timm ends with 0.600 after 100 s" in out
-    assert "ours reaches that in 10 s, 1/10.0 of the time, and 0.800 in as much time" in out
-    time_to_accuracy.compare("timm", [(1.0, 0.99)], ours)
-    assert "ours reaches that never, and 0.000 in as much time" in capsys.readouterr().out
-
-
-def test_macro_recall_counts_each_class_as_much() -> None:
-    pairs = [(0, 0), (0, 0), (0, 0), (1, 0), (1, 1)]
-    assert time_to_accuracy.macro_recall(iter(pairs)) == 0.75
 
 
 def test_certified_thresholds_are_scored_beside_those_that_look_right(

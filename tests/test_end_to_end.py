@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,27 +132,3 @@ def test_evaluating_val_repeats_the_metrics_of_the_checkpoints_epoch(
     for name in CLASSES:
         assert metrics["per_class"][name]["recall"] == row[f"recall/{name}"]
     assert sum(map(sum, metrics["confusion_matrix"])) == 21
-
-
-def test_a_run_in_the_current_folder_can_be_started_over(
-    make_images: Callable[..., Path], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path / "run")
-    arguments = (CONFIG, f"data.root={make_images()}", *SMALL, "train.epochs=0", "--output-dir=.")
-    assert call("train", *arguments).code == 0
-    done = call("train", *arguments, "--fresh")
-    assert done.code == 0, done.err
-    assert (tmp_path / "run.1" / "checkpoints" / "best.pt").exists()
-
-
-@pytest.mark.fault("C21")
-def test_the_resolved_config_repeats_the_run(
-    trained: tuple[Path, Path], call: Call, tmp_path: Path
-) -> None:
-    _, run = trained
-    assert call("train", run / "config.yaml", "--output-dir", tmp_path / "again").code == 0
-    ours, theirs = (load(each, "last.pt") for each in (tmp_path / "again", run))
-    for a, b in ((ours["weights"], theirs["weights"]),
-                 (ours["training"]["network"], theirs["training"]["network"])):  # fmt: skip
-        assert all(torch.equal(a[name], b[name]) for name in a)

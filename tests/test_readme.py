@@ -156,7 +156,8 @@ def test_what_softmax_md_shows_is_what_python_answers() -> None:
 def test_every_config_loads_and_opens_with_its_command_and_result(path: Path) -> None:
     config = load_config(path)
     assert config.name == path.stem
-    _, command, *comment = (line for line in path.read_text().splitlines() if line[0] == "#")
+    schema, command, *comment = (line for line in path.read_text().splitlines() if line[0] == "#")
+    assert schema == "# yaml-language-server: $schema=schema.json"
     assert command.startswith(f"# python scripts/train.py configs/{path.name}")
     measured = re.search(r"\d+ s on 2 cores.*: .*\d\.\d+", " ".join(comment))
     assert bool(measured) != comment[0].startswith("# Not measured: "), "time, machine, result"

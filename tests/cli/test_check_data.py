@@ -54,17 +54,6 @@ def test_long_lists_are_cut(call: Call, root: Path) -> None:
     assert "and 20 more; --json lists all" in call("check_data", root).out
 
 
-def test_what_is_not_read_is_not_counted(call: Call, tmp_path: Path) -> None:
-    for name in ("beach/1.png", "beach/2.png", "test/3.png", "4.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        draw_shape("dog", int(Path(name).stem)).save(tmp_path / name)
-    report = json.loads(call("check_data", tmp_path, "--json").out)
-    assert report["counts"] == {"all": {"beach": 2, "test": 1}}
-    assert [each for each in report["warnings"] if "not read" in each] == [
-        f"{tmp_path}: 1 images beside the class folders are not read"
-    ]
-
-
 def test_images_are_counted_by_class_and_source(call: Call, root: Path) -> None:
     done = call("check_data", root, "--sources", "([0-9])[.]", "--json")
     assert done.code == 0

@@ -1,68 +1,18 @@
 """Export: the same probabilities as every other interface, or no file."""
 
-import csv
-import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx_example import decode
-from PIL import Image
 
-import neither
 from calls import Call
 from checkpoints import save_run
-from images import encode, make_splits, oriented, photo
+from images import make_splits
 from neither.inference import export
-from neither.inference.export import load_exported
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 Patch = pytest.MonkeyPatch
-NAMES = ("cmyk.jpg", "deep.png", "large.jpg", "turned.jpg", "wide.png")
-
-
-def make_unusual_images(folder: Path) -> Path:
-    """Make images that other decoders easily read in another way than training does."""
-    folder.mkdir()
-    depth = np.random.default_rng(0).integers(0, 2**16, (50, 70), dtype=np.uint16)
-    contents = (
-        encode(photo(1, 120, 90).convert("CMYK"), "JPEG"),
-        encode(Image.fromarray(depth), "PNG"),
-        encode(photo(2, 1003, 777), "JPEG"),
-        oriented(photo(3, 411, 309), "JPEG", 6),
-        encode(photo(4, 300, 40), "PNG"),
-    )
-    for name, content in zip(NAMES, contents, strict=True):
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def test_evaluate_predict_python_and_onnx_agree(call: Call, tmp_path: Path) -> None:
-    model = save_run(tmp_path / "run", tmp_path / "gone")
-    folder = make_unusual_images(tmp_path / "x")
-    done = call("export", model, "--format", "onnx", "--output", tmp_path / "new" / "model.onnx")
-    assert done.code == 0, done.err
-    assert "64 random images" in done.out
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.onnx"]
-
-    assert call("evaluate", model, folder, "--output-dir", tmp_path / "out").code == 0
-    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
-        scored = {row["path"]: [float(row[f"prob_{name}"]) for name in ("dog", "human", "neither")]
-                  for row in csv.DictReader(file)}  # fmt: skip
-    lines = call("predict", model, folder, "--format", "jsonl").out.splitlines()
-    predicted = {Path(row["path"]).name: [*row["probabilities"].values()]
-                 for row in map(json.loads, lines)}  # fmt: skip
-    classifier = neither.load(model, device="cpu")
-    called = {path.name: [*classifier(path).probabilities.values()] for path in folder.iterdir()}
-    pixels = np.stack([decode(folder / name, 32, "crop") for name in NAMES])
-    content = (tmp_path / "new" / "model.onnx").read_bytes()
-    exported = dict(zip(NAMES, load_exported(content, "onnx")(pixels).tolist(), strict=True))
-    for name in NAMES:
-        for probabilities in (predicted, called, exported):
-            assert probabilities[name] == pytest.approx(scored[name], abs=1e-4), name
-    assert len({tuple(row) for row in scored.values()}) == len(NAMES)
 
 
 def test_the_export_is_tried_on_images_of_val(call: Call, tmp_path: Path) -> None:

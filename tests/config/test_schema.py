@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from neither.config.loader import Document, check_config, load_config, override
+from neither.config.loader import Document, check_config, override
 from neither.config.schema import RENAMED_KEYS, Config, translate_old
 from neither.runtime.errors import UsageError
 
@@ -137,13 +137,6 @@ def test_defaults_that_depend_on_other_keys() -> None:
         assert load(f"train.epochs={epochs}").train.warmup_epochs == warmup
 
 
-def test_a_config_cannot_be_changed() -> None:
-    config = load()
-    for section, key in ((config, "seed"), (config.train, "epochs")):
-        with pytest.raises(ValidationError, match="frozen"):
-            setattr(section, key, 1)
-
-
 def test_a_config_of_version_1_is_translated() -> None:
     present = load(*PRETRAINED, "augmentation.cutmix=0.5").model_dump()
     old = deepcopy(present)
@@ -167,19 +160,9 @@ def test_the_config_reference_and_the_json_schema_are_up_to_date() -> None:
     assert all(f"| `{key}` |" in page for key in keys if key.title() not in sections)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_config_points_editors_to_the_json_schema(path: Path) -> None:
-    load_config(path)
-    first = path.read_text().splitlines()[0]
-    assert first == "# yaml-language-server: $schema=schema.json"
-
-
-@pytest.mark.parametrize("none", ["None", "none", "null", ""])
-def test_no_reject_class_may_be_written_as_in_python(none: str) -> None:
-    assert load(f"reject_class={none}").reject_class is None
-
-
-def test_a_class_may_be_called_none() -> None:
+def test_no_reject_class_may_be_written_as_in_python_and_a_class_be_called_none() -> None:
+    for none in ("None", "none", "null", ""):
+        assert load(f"reject_class={none}").reject_class is None
     assert load("classes=[dog, None]", "reject_class=None").reject_class == "None"
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -159,7 +159,6 @@ def recolored(
 
 @given(st.lists(st.floats(0, 1, exclude_max=True, width=32), min_size=3, max_size=3),
        st.floats(0, 0.9), st.integers(0, 5))  # fmt: skip
-@settings(deadline=None, max_examples=30)
 def test_colours_change_as_a_plain_reference_does(
     drawn: list[float], color: float, seed: int
 ) -> None:

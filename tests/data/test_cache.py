@@ -287,14 +287,6 @@ def test_where_the_cache_cannot_be_written_the_spare_folder_is_used(
         opened(photos, tmp_path / "file")
 
 
-def test_a_cache_that_is_a_link_to_itself_is_none(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "circle").symlink_to(tmp_path / "circle")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "circle"))
-    assert opened(photos, tmp_path / "spare") == tmp_path / "spare"
-
-
 @pytest.mark.usefixtures("watchdog")
 def test_a_cache_that_another_machine_has_locked_is_left_to_it(
     home: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -323,16 +315,6 @@ def test_a_cache_among_the_images_is_never_used(
         monkeypatch.setenv("XDG_CACHE_HOME", str(above / inside))
         assert opened(photos, tmp_path / "spare") == tmp_path / "spare"
         assert names(photos) == []
-
-
-def test_temporaries_of_killed_processes_are_removed(
-    home: Path, photos: Path, tmp_path: Path
-) -> None:
-    folder = opened(photos, tmp_path / "spare")
-    (folder / ".0.shard.4711.tmp").touch()
-    opened(photos, tmp_path / "spare")
-    assert names(folder) == [".lock"]
-    assert folder.parent == home
 
 
 @pytest.mark.usefixtures("watchdog", "home")

@@ -124,21 +124,6 @@ def test_a_class_without_val_images_is_refused_and_no_splits_are_written(
     assert not (run / "splits.csv").exists()
 
 
-def test_unreadable_images_are_left_out_listed_and_counted(
-    root: Path, run: Path, messages: Callable[[], str]
-) -> None:
-    (root / "dog/bad.jpg").write_bytes(b"no picture")
-    (root / "human/00a.png").touch()
-    dataset = load(root, run, test_fraction=0.0)
-    assert len(dataset.train.paths) + len(dataset.val.paths) == 24
-    check_pixels(dataset, root, dataset.train)
-    check_pixels(dataset, root, dataset.val)
-    bad = {row["path"]: row["reason"] for row in read_splits(run) if not row["split"]}
-    assert set(bad) == {"dog/bad.jpg", "human/00a.png"}
-    assert bad["human/00a.png"] == "empty file"
-    assert "human/00a.png: empty file" in messages()
-
-
 def same(one: Dataset, other: Dataset) -> bool:
     return one.fingerprint == other.fingerprint and all(
         torch.equal(one.pixels[left.rows], other.pixels[right.rows])
@@ -175,23 +160,6 @@ def test_images_added_since_are_named_and_left_out(
     assert (again.train.paths, again.fingerprint) == (first.train.paths, first.fingerprint)
     check_pixels(again, root, again.train)
     check_pixels(again, root, again.val)
-
-
-def test_the_fingerprint_depends_on_the_splits(root: Path, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    assert load(root, run).fingerprint != load(root, tmp_path / "other", seed=1).fingerprint
-
-
-def test_two_folders_feed_one_class_by_aliases(root: Path, run: Path, draw: Draw) -> None:
-    for number in range(4):
-        draw(root / "people" / f"{number}.png", 300 + number)
-    with pytest.raises(DataError, match="folder people"):
-        load(root, run)
-    dataset = load(root, run, aliases={"people": "human"}, test_fraction=0.0)
-    labels = {path: label for split in (dataset.train, dataset.val)
-              for path, label in zip(split.paths, split.labels.tolist(), strict=True)}  # fmt: skip
-    assert len(labels) == 28
-    assert all(label == (not path.startswith("dog/")) for path, label in labels.items())
 
 
 def write_manifest(root: Path, *more: str, columns: str = "path,label") -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -137,7 +137,6 @@ def test_a_profile_of_another_type_or_a_huge_one_is_not_tried(profile: object) -
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=60)
 def test_a_profile_with_changed_bytes_never_stops_a_decode(data: st.DataObject) -> None:
     mode, whole = data.draw(st.sampled_from(
         [("RGB", P3), ("L", gray_profile(1.0)), ("CMYK", cmyk_profile())]

@@ -17,7 +17,6 @@ from images import encode, smooth, touch
 from neither.data.decode import decode
 from neither.data.image_file import (
     MAX_BYTES,
-    SUFFIXES,
     TransientReadError,
     UnreadableError,
     describe_others,
@@ -35,7 +34,7 @@ from neither.data.layout import (
     find_training_images,
 )
 from neither.data.preprocessing import Preprocessing
-from neither.data.scan import ImageTable, list_images
+from neither.data.scan import list_images
 from neither.runtime.errors import DataError
 
 
@@ -282,14 +281,6 @@ def test_kinds_are_counted_by_suffix() -> None:
     assert "1,000 video (.mov)" in text
     assert "txt" not in text
     assert describe_others(Counter({".txt": 5})) == ""
-
-
-def test_images_of_every_suffix_are_found_and_the_other_kinds_named(tmp_path: Path) -> None:
-    names = [f"{number}{suffix}" for number, suffix in enumerate(SUFFIXES)]
-    touch(tmp_path, *names, "a.JXL", "b.cr2", "c.txt")
-    table = ImageTable(tmp_path, tmp_path)
-    assert sorted(table.scan(tmp_path)) == sorted(names)
-    assert all(part in table.notes[0] for part in ("3 other", "1 JPEG XL", "1 camera raw"))
 
 
 def test_avif_without_a_suffix_is_found(tmp_path: Path) -> None:

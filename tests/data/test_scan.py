@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from images import touch
@@ -13,7 +13,6 @@ from neither.data.image_file import SUFFIXES
 from neither.data.scan import (
     Identity,
     ImageTable,
-    count_loose_images,
     list_folders,
     list_images,
     spelled_on_disk,
@@ -115,21 +114,6 @@ def test_irregular_files_with_an_image_suffix_are_reported_and_never_opened(
     ]
 
 
-def test_similar_names_are_distinct_files(tmp_path: Path) -> None:
-    names = ["caf\u00e9.jpg", "cafe\u0301.jpg", "CAFE.jpg", "cafe.jpg", "cafe.JPG"]
-    touch(tmp_path, *names)
-    if len(list(tmp_path.iterdir())) < len(names):
-        pytest.skip("this file system does not distinguish some of these names")
-    assert list_images(tmp_path).paths == sorted(names)
-
-
-def test_a_folder_with_several_links_is_entered_once(tmp_path: Path) -> None:
-    touch(tmp_path, "elsewhere/a.jpg", "root/own.jpg")
-    for name in ("first", "second"):
-        (tmp_path / "root" / name).symlink_to("../elsewhere")
-    assert list_images(tmp_path / "root").paths == ["first/a.jpg", "own.jpg"]
-
-
 def test_a_folder_is_preferred_to_a_link_to_it(tmp_path: Path) -> None:
     touch(tmp_path, "z/real/a.jpg")
     (tmp_path / "a").symlink_to("z/real")
@@ -211,20 +195,12 @@ def test_hidden_and_system_folders_are_not_listed(tmp_path: Path) -> None:
     assert list_images(tmp_path).paths == ["file.jpg", "y.jpg/inner.jpg"]
 
 
-def test_loose_images_are_those_directly_in_a_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "b.PNG", ".c.jpg", "d.txt", "e/f.jpg", "g.jpg/h.jpg")
-    assert count_loose_images(tmp_path) == 2
-
-
 NAMES = st.binary(min_size=1, max_size=20).filter(
     lambda name: not {*name} & {0, ord("/")} and not name.startswith(b".")
 )
 
 
 @given(st.sets(NAMES.map(lambda name: os.fsdecode(name) + ".png"), max_size=8))
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 def test_any_valid_name_is_found(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
     root = tmp_path_factory.mktemp("names")
     touch(root, *names)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neither.data.scan import ImageTable
 from neither.data.split_file import (
     count_added,
-    csv_line,
     data_fingerprint,
     holds_split,
     match_splits,
@@ -145,9 +144,6 @@ PATHS = st.binary(min_size=1, max_size=20).map(os.fsdecode).filter(
 
 
 @given(st.data())
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 def test_any_assignment_is_read_back(path: Path, data: st.DataObject) -> None:
     names = data.draw(st.lists(PATHS, min_size=1, max_size=6, unique=True))
     num = len(names)
@@ -170,16 +166,6 @@ def test_no_path_is_read_as_a_formula(path: Path, first: str) -> None:
     assert safe_cell(f"a{first}x") == f"a{first}x"
     write_splits(path, *make([f"{first}x"], [1]))
     assert [row["path"] for row in read_rows(path)] == [f"./{first}x"]
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
-                min_size=2))  # fmt: skip
-@settings(deadline=None)
-def test_a_csv_line_may_hold_any_text(cells: list[str]) -> None:
-    line = csv_line(cells).decode()
-    assert line.endswith("\n")
-    assert not line.endswith("\r\n")
-    assert list(csv.reader(io.StringIO(line * 2, newline=""))) == [cells, cells]
 
 
 def test_the_hashes_and_images_of_a_split_are_read(path: Path) -> None:

@@ -114,19 +114,6 @@ def test_many_images_are_decoded_in_processes_in_order(
     check(built, tmp_path / "photos", names)
 
 
-def test_nothing_is_written_among_the_images(photos: Path, home: Path) -> None:
-    def snapshot() -> dict[Path, tuple[int, ...]]:
-        stats = {path: path.stat() for path in [photos, *photos.rglob("*")]}
-        return {path: (each.st_size, each.st_mtime_ns, each.st_ctime_ns)
-                for path, each in stats.items()}  # fmt: skip
-
-    before = snapshot()
-    build(photos, NAMES)
-    assert snapshot() == before
-    assert len(list(home.iterdir())) == 1
-    assert not (photos.parent / "spare").exists()
-
-
 # What is decoded again
 
 
@@ -255,17 +242,6 @@ def test_what_was_decoded_is_kept_whatever_ends_the_work(
         build(photos, NAMES)
     check(build(photos, NAMES), photos, NAMES)
     assert done == [*NAMES[:5], *NAMES[4:]]
-
-
-def test_where_the_cache_cannot_be_written_the_run_keeps_its_images(
-    photos: Path, home: Path, decoded: list[str]
-) -> None:
-    home.parent.mkdir(parents=True)
-    home.touch()
-    for _ in range(2):
-        check(build(photos, NAMES), photos, NAMES)
-    assert decoded == NAMES
-    assert len(list((photos.parent / "spare").glob("*.shard"))) == 1
 
 
 # Several processes, and ones that are killed

@@ -23,13 +23,15 @@ from neither.runtime import signals
 from neither.runtime.errors import OutputError, UsageError
 from neither.runtime.signals import Stopped
 
+Patch = pytest.MonkeyPatch
+
 # Functions of the standard library: another process can import them wherever it starts.
 EVALUATE: Callable[[str], Any] = eval
 PID = "__import__('os').getpid()"
 
 
 @pytest.fixture
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_cores(monkeypatch: Patch) -> None:
     monkeypatch.setattr(workers, "num_cores", lambda: 2)
 
 
@@ -57,7 +59,7 @@ def test_a_long_list_is_computed_in_other_processes_in_order_and_none_stays() ->
     (64, 2**31, 8), (2, 2**31, 2), (64, 2**34, 64), (64, 2**29, 2),
 ])  # fmt: skip
 def test_there_are_no_more_processes_than_memory_allows(
-    monkeypatch: pytest.MonkeyPatch, cores: int, free: int, num: int
+    monkeypatch: Patch, cores: int, free: int, num: int
 ) -> None:
     monkeypatch.setattr(workers, "num_cores", lambda: cores)
     monkeypatch.setattr(workers, "free_memory", lambda: free)
@@ -74,7 +76,7 @@ def test_there_are_no_more_processes_than_memory_allows(
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_both_start_methods_give_the_same_results(
-    method: str, monkeypatch: pytest.MonkeyPatch, watchdog: None
+    method: str, monkeypatch: Patch, watchdog: None
 ) -> None:
     """Even while another thread holds a lock, as torch's do; fork would hang."""
     monkeypatch.setattr(workers, "process_context", lambda: multiprocessing.get_context(method))
@@ -101,7 +103,7 @@ def test_both_start_methods_give_the_same_results(
 def test_a_main_script_that_processes_cannot_import_is_an_error_with_a_remedy(
     script: str | None,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """It comes from standard input, or starts the work again in each process."""
@@ -124,9 +126,7 @@ def counted(taken: list[int]) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_items_are_taken_only_as_they_are_needed(
-    monkeypatch: pytest.MonkeyPatch, cores: int
-) -> None:
+def test_items_are_taken_only_as_they_are_needed(monkeypatch: Patch, cores: int) -> None:
     monkeypatch.setattr(workers, "num_cores", lambda: cores)
     taken: list[int] = []
     results = parallel_map(operator.neg, counted(taken))
@@ -189,9 +189,7 @@ def test_the_file_that_kills_a_process_is_named() -> None:
 
 @pytest.mark.fault("R15")
 @pytest.mark.usefixtures("two_cores")
-def test_the_file_at_which_a_process_hangs_is_named(
-    monkeypatch: pytest.MonkeyPatch, watchdog: None
-) -> None:
+def test_the_file_at_which_a_process_hangs_is_named(monkeypatch: Patch, watchdog: None) -> None:
     monkeypatch.setattr(workers, "_MAX_POLLS", 2)
     items = [*["1"] * 70, WORK.format("endless.jpg") + ", __import__('time').sleep(1000)"]
     with pytest.raises(OutputError, match=r"at endless\.jpg\."):
@@ -226,7 +224,7 @@ def test_a_signal_ends_the_work(num: int) -> None:
 
 @pytest.mark.usefixtures("two_cores")
 def test_processes_that_decode_or_draw_thumbnails_import_no_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     functions: list[Any] = [decode_file, _decode_chunk, _inspect_file]
 

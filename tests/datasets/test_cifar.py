@@ -85,7 +85,7 @@ def published(archives: dict[str, Archive], tmp_path: Path, monkeypatch: Patch) 
 @pytest.fixture(scope="module")
 def sets(archives: dict[str, Archive]) -> list[OfficialSet]:
     """Return the small sets, read from archives that are in the folder already."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with Patch.context() as monkeypatch:
         publish(monkeypatch, archives, UNREACHABLE)
         return fetch_sets(archives["cifar10"].file.parent)
 
@@ -236,10 +236,6 @@ def test_a_server_without_http(tmp_path: Path, monkeypatch: Patch, end: str) -> 
 # Choosing and writing
 
 
-def test_archives_in_the_folder_are_read(sets: list[OfficialSet]) -> None:
-    check_content(sets)
-
-
 def test_each_image_is_in_the_folder_of_its_class(locations: list[Location]) -> None:
     for split, label, source, kind, part, _ in locations:
         assert kind in (NAMES10 if source == "cifar10" else NAMES100)
@@ -340,9 +336,7 @@ def test_a_prepared_folder_is_recognised_and_another_refused(made: Path, tmp_pat
         is_prepared(tmp_path)
 
 
-def test_a_stop_leaves_nothing(
-    sets: list[OfficialSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_leaves_nothing(sets: list[OfficialSet], tmp_path: Path, monkeypatch: Patch) -> None:
     before(ProgressBar, "advance", 50, terminate)(monkeypatch)
     with signals.installed(), pytest.raises(signals.Stopped):
         write_images(sets, tmp_path / "cifar")

@@ -1,7 +1,5 @@
 import json
 import math
-import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import Mock
@@ -146,15 +144,6 @@ def test_a_path_out_of_the_image_folder_is_an_error() -> None:
         coco = CocoSet()
         coco.add_image(name, 10, 10)
         assert error_of(coco.content()).startswith("images[0].file_name: ")
-
-
-def test_a_signal_ends_the_reading() -> None:
-    coco = CocoSet()
-    coco.add_image("a.jpg", 10, 10)
-    with signals.installed():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(signals.Stopped):
-            read(coco.content())
 
 
 @dataclass(frozen=True)

@@ -86,12 +86,6 @@ def test_second_call_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert draw_small(tmp_path / "demo") == before
 
 
-def test_leftovers_of_an_interrupted_run_are_replaced(tmp_path: Path) -> None:
-    (tmp_path / "demo.partial/train/dog").mkdir(parents=True)
-    (tmp_path / "demo.partial/train/dog/junk.jpg").write_bytes(b"half")
-    assert "train/dog/junk.jpg" not in draw_small(tmp_path / "demo")
-
-
 @pytest.mark.parametrize("record", [None, "{}", "not json"])
 def test_foreign_folder_is_refused(tmp_path: Path, record: str | None) -> None:
     (tmp_path / "demo").mkdir()
@@ -102,18 +96,6 @@ def test_foreign_folder_is_refused(tmp_path: Path, record: str | None) -> None:
     with pytest.raises(OutputError, match="exists already"):
         draw_small(tmp_path / "demo")
     assert contents(tmp_path) == before
-
-
-def test_other_values_are_refused(tmp_path: Path) -> None:
-    draw_small(tmp_path / "demo", seed=0)
-    with pytest.raises(OutputError, match="exists already"):
-        draw_small(tmp_path / "demo", seed=1)
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file"):
-        draw_small(tmp_path / "file/demo")
 
 
 def test_sizes_formats_and_colors_are_alike_in_every_class() -> None:

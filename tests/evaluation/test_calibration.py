@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -141,7 +141,6 @@ def test_brier_is_the_sum_over_all_classes() -> None:
 @pytest.mark.property("P21")
 @every
 @given(st.integers(1, 40), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
 def test_order_does_not_matter_and_the_range_is_kept(measure: object, num: int, seed: int) -> None:
     assert callable(measure)
     probabilities = calibrated(num, seed).mul(8).round().div(8)  # many ties, zeros and ones
@@ -197,7 +196,6 @@ def total(logits: Tensor, labels: Tensor, temperature: float) -> float:
 
 @pytest.mark.property("T7", "P15")
 @given(st.integers(1, 60), st.integers(0, 10_000), st.sampled_from([0.3, 1.0, 4.0]))
-@settings(max_examples=60, deadline=None)
 def test_no_other_temperature_is_better(num: int, seed: int, scale: float) -> None:
     logits, labels = sample(num, seed, scale)
     found = fit_temperature(logits, labels)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ from torch import Tensor, nn
 from clock import fake_clock
 from neither.data import workers
 from neither.data.layout import find_evaluation_images, find_unseen_images
-from neither.data.manifest import find_evaluation_rows
 from neither.evaluation.evaluation import compute_metrics, evaluate
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.models.decision_rule import DecisionRule
-from neither.runtime.console import log_to_folder
 from neither.runtime.errors import CheckpointError
 
 Patch = pytest.MonkeyPatch
@@ -140,15 +137,6 @@ def test_unreadable_files_have_rows(classifier: Classifier, labelled: Path, tmp_
         assert filled == {"path": path, "status": "unreadable", "true_label": label}
 
 
-def test_without_readable_files_there_are_rows(classifier: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "images" / "dog").mkdir(parents=True)
-    (tmp_path / "images" / "dog" / "0.png").write_text("this is no image")
-    metrics, rows = run_evaluate(classifier, tmp_path / "images", tmp_path / "out")
-    assert (metrics["num_images"], metrics["num_unreadable"]) == (0, 1)
-    assert metrics.keys().isdisjoint(("accuracy", "unlabelled", "out_of_distribution"))
-    assert {row["status"] for row in rows} == {"unreadable"}
-
-
 def test_an_unlabelled_folder(classifier: Classifier, tmp_path: Path, draw: Draw) -> None:
     draw(tmp_path / "images" / "one.png", "dog")
     draw(tmp_path / "images" / "holiday" / "two.png", "neither")
@@ -162,16 +150,6 @@ def test_an_unlabelled_folder(classifier: Classifier, tmp_path: Path, draw: Draw
     assert {(row["path"], row["predicted"], row["true_label"]) for row in rows} == {
         ("one.png", "dog", ""), ("holiday/two.png", "neither", ""),
     }  # fmt: skip
-
-
-def test_one_file_alone(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
-    metrics, (row,) = run_evaluate(classifier, labelled / "dog" / "odd.png", tmp_path / "out")
-    assert metrics["num_images"] == 1
-    assert "accuracy" not in metrics
-    assert (row["path"], row["predicted"], row["true_label"]) == ("odd.png", "human", "")
-    _, rows = run_evaluate(classifier, labelled, tmp_path / "all")
-    same = by_path(rows)["dog/odd.png"]
-    assert {row[f"prob_{name}"] == same[f"prob_{name}"] for name in classifier.classes} == {True}
 
 
 def test_other_folders(classifier: Classifier, labelled: Path, tmp_path: Path, draw: Draw) -> None:
@@ -223,46 +201,6 @@ def test_partial_batches(
     assert len(rows) == metrics["num_images"] == BATCH_SIZE + 6
     monkeypatch.setattr(workers, "num_cores", lambda: 2)
     assert run_evaluate(classifier, tmp_path / "images", tmp_path / "two") == (metrics, rows)
-
-
-def test_images_of_training(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "unseen" / "kettle" / "0.png"
-    copy.parent.mkdir(parents=True)
-    copy.write_bytes((labelled / "dog" / "0.png").read_bytes())
-    (labelled / "dog" / "bad.png").write_bytes(b"was used for training before it was damaged")
-    images = find_evaluation_images(labelled, classifier.classes, None)
-    unseen = find_unseen_images(tmp_path / "unseen", classifier.classes)
-    used = {sha256((labelled / "dog" / name).read_bytes()).hexdigest()
-               for name in ("0.png", "1.png", "bad.png")}  # fmt: skip
-
-    for trained_on, num in ((used, 4), ({"0" * 64}, None), (set(), None)):
-        with log_to_folder(tmp_path):
-            metrics = evaluate(classifier, images, tmp_path / "out", unseen, trained_on).metrics
-        assert metrics.get("num_trained_on") == num
-        log = (tmp_path / "log.txt").read_text()
-        assert ("4 of these 10 images" in log) == (num == 4)
-        (tmp_path / "log.txt").unlink()
-
-
-def test_the_rows_of_a_manifest(classifier: Classifier, labelled: Path, tmp_path: Path) -> None:
-    manifest = tmp_path / "rows.csv"
-    manifest.write_text(
-        "path,label\nimages/dog/odd.png,dog\nimages/human/0.png,human\n"
-        f"{labelled}/human/1.png,teapot\nimages/human/2.png,\nimages/gone.png,human\n"
-    )
-    images = find_evaluation_rows(manifest, None)
-    metrics = evaluate(classifier, images, tmp_path / "out").metrics
-    assert metrics["confusion_matrix"] == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
-    assert (metrics["num_images"], metrics["num_unreadable"]) == (4, 1)
-    decided = metrics["out_of_distribution"]["teapot"]["decided"]
-    assert decided == {"dog": 0, "human": 1, "neither": 0}
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/predictions.csv").read_text())))
-    assert [(row["path"], row["true_label"]) for row in rows] == [
-        ("images/dog/odd.png", "dog"), ("images/human/0.png", "human"),
-        (f"{labelled}/human/1.png", "teapot"), ("images/human/2.png", ""),
-        ("images/gone.png", "human"),
-    ]  # fmt: skip
-    assert rows[-1]["error"] == "no such file or directory"
 
 
 class BrokenNetwork(nn.Module):

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as oracle
@@ -34,7 +34,6 @@ EMPTY = torch.zeros(3, 3, dtype=torch.int64)
 
 indices = st.integers(0, NUM_CLASSES - 1)
 answers = st.lists(st.tuples(indices, indices), min_size=1, max_size=40)
-quick = settings(max_examples=40, deadline=None)
 
 
 def columns(pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -49,7 +48,6 @@ def make_logits(num: int, seed: int, spread: float = 5.0) -> tuple[Tensor, Tenso
 
 
 @given(answers)
-@quick
 def test_the_confusion_matrix_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = columns(pairs)
     confusion = confusion_matrix(labels, predicted, NUM_CLASSES)
@@ -63,7 +61,6 @@ def test_the_confusion_matrix_agrees_with_scikit_learn(pairs: list[tuple[int, in
 
 
 @given(answers)
-@quick
 def test_per_class_metrics_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = columns(pairs)
     found = per_class_metrics(confusion_matrix(labels, predicted, NUM_CLASSES), CLASSES)
@@ -83,7 +80,6 @@ def test_per_class_metrics_agree_with_scikit_learn(pairs: list[tuple[int, int]])
 
 
 @given(st.integers(1, 60), st.integers(0, 1000), st.floats(0.5, 4))
-@quick
 def test_nll_is_the_log_loss_of_scikit_learn(num: int, seed: int, temperature: float) -> None:
     logits, labels = make_logits(num, seed, spread=2.0)
     probabilities = torch.softmax(logits.double() / temperature, 1).numpy()
@@ -97,7 +93,6 @@ def test_nll_is_finite_where_a_probability_underflows() -> None:
 
 
 @given(st.integers(0, 1000), st.randoms(use_true_random=False))
-@quick
 def test_the_order_of_the_images_changes_no_bit_of_nll(seed: int, random: Random) -> None:
     logits, labels = make_logits(101, seed)
     order = list(range(101))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
@@ -36,7 +36,6 @@ def measure(pairs: list[tuple[int, bool]]) -> dict[str, Any]:
 
 
 @given(images)
-@settings(max_examples=60, deadline=None)
 def test_ties_are_the_mean_over_all_their_orders(pairs: list[tuple[int, bool]]) -> None:
     rows = []
     for order in itertools.permutations(pairs):
@@ -77,7 +76,6 @@ def tensor(values: list[float]) -> Tensor:
 
 @pytest.mark.property("P21")
 @given(scores, scores)
-@settings(max_examples=80, deadline=None)
 def test_auroc_is_that_of_scikit_learn(positive: list[float], negative: list[float]) -> None:
     truth = [1] * len(positive) + [0] * len(negative)
     found = auroc(tensor(positive), tensor(negative))
@@ -114,7 +112,6 @@ def oscr_by_hand(probabilities: Tensor, labels: Tensor, reject: int) -> float:
 
 @pytest.mark.property("T6")
 @given(st.integers(2, 40), st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
 def test_oscr_counts_each_pair_once_and_ties_half(num: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     parts = torch.randint(0, 6, (num, 3), generator=generator).double() + 0.5
@@ -183,7 +180,6 @@ def test_a_long_curve_keeps_its_ends() -> None:
     st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=30),
     st.sampled_from([0.5, 0.9, 0.98, 1.0]),
 )
-@settings(max_examples=100, deadline=None)
 def test_the_threshold_is_the_smallest_that_reaches_the_target(
     pairs: list[tuple[int, bool]], target: float
 ) -> None:
@@ -250,7 +246,6 @@ def certify_by_hand(pairs: list[tuple[int, bool]], target: float) -> float | Non
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 300), st.sampled_from([0.5, 0.8, 0.95]))
-@settings(max_examples=60, deadline=None)
 def test_certified_thresholds_pass_each_test_in_turn(
     random: Any, num: int, target: float  # noqa: ANN401
 ) -> None:  # fmt: skip

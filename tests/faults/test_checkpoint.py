@@ -13,8 +13,6 @@ from faults.tiny import assert_refused, read_probabilities
 from neither.models.checkpoint import load_checkpoint, read_archive, write_archive
 from neither.runtime import files
 
-GOLDEN = Path(__file__).parent.parent / "models" / "golden"
-
 
 def evaluate(call: Call, home: Path, model: Path | None = None) -> Done:
     return call("evaluate", model or home / "run", home / "images", "--output-dir", home / "out")

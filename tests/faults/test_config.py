@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calls import Call, Done
-from faults.tiny import assert_refused
+from faults.tiny import TinyRun, assert_refused
 from images import make_splits
 
 Change = Callable[[str], str | bytes]
@@ -57,14 +57,16 @@ def test_any_batch_size_fits_any_number_of_images(size: int, config: Path, call:
 
 
 @pytest.mark.fault("C17")
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [(["train.epoch=1"], "train.epochs"), (["--epochs", "1"], "usage:")],
-)
-def test_a_mistake_on_the_command_line_exits_2(
-    arguments: list[str], part: str, config: Path, call: Call
-) -> None:
-    assert_refused(call("train", config, *arguments), 2, part)
+def test_a_mistake_on_the_command_line_exits_2(config: Path, call: Call) -> None:
+    assert_refused(call("train", config, "train.epoch=1"), 2, "train.epochs")
+    assert_refused(call("train", config, "--epochs", "1"), 2, "usage:")
+
+
+@pytest.mark.fault("C21")
+def test_the_resolved_config_repeats_the_run(tiny: TinyRun) -> None:
+    done = tiny.call("train", tiny.reference / "config.yaml", "--output-dir", tiny.folder)
+    assert done.code == 0, done.err
+    tiny.assert_same_weights()
 
 
 @pytest.mark.fault("C19")

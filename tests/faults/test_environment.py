@@ -4,7 +4,6 @@
 """
 
 import errno
-import json
 import os
 import random
 import re
@@ -201,16 +200,6 @@ def test_a_run_whose_images_moved_asks_where_they_are_and_resumes_to_the_bit(
     tiny.assert_same_weights()
     assert load_config(tiny.folder / "config.yaml").data.root == str(moved)
     assert tiny.call("train", tiny.folder / "config.yaml", "--output-dir", tiny.folder).code == 0
-
-
-@pytest.mark.fault("R20")
-def test_a_clock_that_jumps_changes_nothing(tiny: TinyRun, monkeypatch: Patch) -> None:
-    now, jumps = time.time, iter(range(10**9))
-    monkeypatch.setattr(time, "time", lambda: now() + 3600 * (-1) ** next(jumps) * 24)
-    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
-    tiny.assert_finished()
-    rows = [json.loads(line) for line in (tiny.folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["train"].get("images_per_second", 1) > 0 for row in rows)
 
 
 @pytest.mark.fault("R24")

@@ -148,7 +148,9 @@ def test_no_locale_no_home_no_terminal_no_user_name(home: Path) -> None:
         "import pwd, sys\n"
         "from neither.cli import evaluate, train\n"
         "from neither.training import summaries\n"
+        "from neither.reporting import html\n"
         "summaries.log_run = summaries.log_epoch = lambda *_: None\n"  # most of the time
+        "html._draw_plots = lambda *_: {}\n"
         "def unknown(*_): raise KeyError('uid not found')\n"
         "pwd.getpwuid = pwd.getpwnam = unknown\n"
         "sys.argv = 'train tiny.yaml --output-dir new'.split()\n"

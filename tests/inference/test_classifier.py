@@ -1,6 +1,5 @@
 """Logits that do not depend on the batch, priors, and files in order whatever they contain."""
 
-import os
 import signal
 from dataclasses import replace
 from hashlib import sha256
@@ -80,13 +79,6 @@ def test_logits_are_those_of_the_network_on_normalised_pixels() -> None:
     assert torch.equal(pixels, make_pixels(3))  # and nothing has changed
     after = classifier.network.state_dict()
     assert all(torch.equal(after[name], each) for name, each in before.items())
-
-
-def test_indices_choose_images_in_their_order() -> None:
-    network, pixels = make_network("small_cnn"), make_pixels(6)
-    every = compute_outputs(network, pixels, torch.arange(6), PREPROCESSING, CPU)
-    some = compute_outputs(network, pixels, torch.tensor([4, 0, 4]), PREPROCESSING, CPU)
-    assert torch.equal(some, every[[4, 0, 4]])
 
 
 def test_a_signal_stops_between_batches() -> None:
@@ -195,15 +187,3 @@ def test_files_are_predicted_in_order(tmp_path: Path, monkeypatch: Patch) -> Non
             assert pixels is not None
             assert torch.equal(logits, classifier.logits(torch.tensor(pixels)[None])[0])
             assert prediction == classifier(path)
-
-
-def test_an_unreadable_file_gets_an_error(tmp_path: Path) -> None:
-    (good,) = make_files(tmp_path, 1, set())
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-40])
-    paths = [tmp_path / name for name in ("cut.png", "empty.png", "missing.png")]
-    results = list(make_classifier("softmax_regression").predict_files(paths))
-    assert all(result.logits is None and not result.prediction.probabilities for result in results)
-    assert results[1].prediction.error == "empty file"
-    assert results[2].prediction.error == os.strerror(2).lower()
-    assert [bool(result.sha256) for result in results] == [True, True, False]

@@ -158,11 +158,6 @@ def test_duplicates_have_the_same_features(call: Call) -> None:
     assert replace(call, rows=[5])()[1] == 0
 
 
-def test_one_image_is_embedded(call: Call) -> None:
-    features, _ = replace(call, rows=[9])()
-    assert torch.equal(features, call.expected()[9:10])
-
-
 @pytest.mark.parametrize(
     "change",
     [

@@ -3,7 +3,6 @@
 import io
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,12 @@ from neither.inference import export
 from neither.inference.classifier import Classifier
 from neither.inference.export import (
     Format,
-    check_packages,
     export_checkpoint,
     export_metadata,
     load_exported,
     verify_export,
 )
 from neither.models.decision_rule import DecisionRule
-from neither.runtime.errors import OutputError
 
 Patch = pytest.MonkeyPatch
 CHECKPOINT = make_checkpoint(Path("images"))
@@ -95,12 +92,3 @@ def test_the_metadata_is_complete(files: dict[Format, bytes]) -> None:
 def test_a_file_contains_no_paths_of_the_machine(files: dict[Format, bytes], kind: Format) -> None:
     for text in (b"site-packages", str(Path(export.__file__).parents[2]).encode(), b"/home/"):
         assert text not in files[kind]
-
-
-def test_a_missing_package_is_reported_with_a_remedy(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(
-        export, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
-    )
-    with pytest.raises(OutputError, match=r"^onnxruntime .* pip install 'neither\[onnx\]'$"):
-        check_packages("onnx")
-    check_packages("pt2")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neither.inference.prediction import (
@@ -116,7 +116,6 @@ def test_a_name_cannot_control_the_terminal() -> None:
 
 
 @given(st.lists(st.tuples(names, names, names), min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
 def test_every_name_reads_back(rows: list[tuple[str, str, str]]) -> None:
     lines = [csv_header(CLASSES)]
     for path, label, error in rows:
@@ -138,7 +137,6 @@ def test_every_name_reads_back(rows: list[tuple[str, str, str]]) -> None:
 
 @pytest.mark.property("P20")
 @given(st.lists(st.floats(-30, 30), min_size=3, max_size=3))
-@settings(max_examples=100, deadline=None)
 def test_printed_probabilities_sum_to_one_and_keep_the_prediction(scores: list[float]) -> None:
     classes = ("dog", "human", "neither")
     probabilities = to_probabilities(torch.tensor([scores], dtype=torch.float64))[0].tolist()

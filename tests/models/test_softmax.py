@@ -12,7 +12,7 @@ import mpmath  # type: ignore[import-untyped]
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -182,7 +182,6 @@ def _row(scores: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=6), st.floats(0.25, 8))
-@settings(max_examples=50, deadline=None)
 def test_scores_are_divided_by_the_temperature(scores: list[float], temperature: float) -> None:
     powers = [math.exp(score / temperature) for score in scores]
     expected = [power / math.fsum(powers) for power in powers]
@@ -197,7 +196,6 @@ def test_scores_are_divided_by_the_temperature(scores: list[float], temperature:
     st.floats(0.5, 4),
     st.floats(1.1, 3),
 )
-@settings(max_examples=50, deadline=None)
 def test_a_higher_temperature(integers: list[int], temperature: float, factor: float) -> None:
     def entropy(probabilities: list[float]) -> float:
         return -math.fsum(each * math.log(each) for each in probabilities if each)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -140,7 +140,6 @@ def test_weights_count_images_as_often() -> None:
     assert torch.equal(scaled.weights, last.weights)  # as 8 is a power of two
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     num=st.integers(1, 30),
     num_features=st.integers(1, 40),
@@ -188,21 +187,6 @@ def test_separable_data_converges_and_is_separated() -> None:
     iterates = every_iterate(features, labels, penalties(1e-4, 0.1), 3)
     assert len(iterates) < 200
     assert (iterates[-1].logits.argmax(dim=0) == labels).all()
-
-
-def test_an_outlier_does_not_keep_it_from_converging() -> None:
-    features, labels = draw(60, 5, 3)
-    features[0, 0] = 1e6
-    last = every_iterate(features, labels, penalties(0.01), 3)[-1]
-    assert last.weights.isfinite().all()
-
-
-def test_an_image_of_a_class_of_its_own_is_learned() -> None:
-    features, labels = draw(31, 40, 3)
-    labels[labels == 2] = 1
-    labels[7] = 2
-    last = every_iterate(features, labels, penalties(0.003), 3)[-1]
-    assert int(last.logits[:, 0, 7].argmax()) == 2
 
 
 def test_features_that_are_not_finite_never_converge() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -33,7 +33,6 @@ def opened() -> Iterator[None]:
 
 
 @given(st.text())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_printable_text_cannot_control_a_terminal_or_break_a_line(text: str) -> None:
     shown = console.printable(text)
     assert shown.isprintable()

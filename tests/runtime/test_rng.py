@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -38,7 +38,6 @@ def reference_bits(seed: int, stream: int, epoch: int, index: int) -> int:
 
 
 @given(SEEDS, STREAMS, EPOCHS, INDICES)
-@settings(deadline=None)
 def test_bits_are_as_specified(seed: int, stream: Stream, epoch: int, indices: np.ndarray) -> None:
     assert random_bits(seed, stream, epoch, indices).tolist() == [
         reference_bits(seed, stream, epoch, index) for index in indices.tolist()
@@ -46,7 +45,6 @@ def test_bits_are_as_specified(seed: int, stream: Stream, epoch: int, indices: n
 
 
 @given(SEEDS, EPOCHS, st.integers(1, 60), st.integers(1, 60))
-@settings(deadline=None)
 def test_uniforms_do_not_depend_on_batches(seed: int, epoch: int, num: int, size: int) -> None:
     indices = np.arange(num)
     whole = uniform(seed, Stream.AUGMENTATION, epoch, indices, 5)

@@ -9,7 +9,6 @@ from neither.models.networks import build_network
 from neither.training.optimizers import Muon, build_optimizer, orthogonalize
 
 OPTIMIZERS = pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
-KINDS = {"muon": Muon, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 def make_settings(**values: object) -> Train:

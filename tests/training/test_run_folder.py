@@ -132,8 +132,6 @@ def test_a_run_of_version_1_must_start_again(folder: Path, make_config: MakeConf
         {"device": "cpu"},
         {"data": {"root": "elsewhere"}},
         {"data": {"root": None, "manifest": "photos.csv"}},
-        {"data": {"max_unreadable": 0.5}},
-        {"data": {"store": "disk"}},
         {"checkpoint": {"save_every_minutes": 1.0}},
     ],
     ids=str,
@@ -149,14 +147,10 @@ def test_keys_that_change_no_number_may_change(
     "change",
     [
         {"train": {"epochs": 4}},
-        {"train": {"lr": 0.2}},
-        {"data": {"image_size": 64}},
         {"data": {"group_pattern": "^([0-9]+)"}},
         {"data": {"sources": "^([0-9]+)"}},
         {"data": {"aliases": {"person": "human"}}},
-        {"data": {"ignored_folders": ("cup",)}},
         {"augmentation": {"horizontal_flip": False}},
-        {"model": {"width": 16}},
         {"precision": "bfloat16"},
         {"reject_class": "dog"},
         {"decision": {"target_precision": 0.5}},
@@ -286,6 +280,15 @@ def test_fresh_moves_each_old_run_aside_under_the_next_number(
         resumed = open_and_close(make_config(seed=number), kept).resumed
         assert resumed is not None
         assert resumed.epoch == number + 1
+
+
+def test_a_run_in_the_current_folder_can_be_started_over(
+    folder: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run(make_config(), folder)
+    monkeypatch.chdir(folder)
+    assert open_and_close(make_config(), Path(), fresh=True).resumed is None
+    assert (folder.with_name("test.1") / "checkpoints" / "last.pt").exists()
 
 
 def test_a_killed_fresh_leaves_a_folder_that_is_still_a_run(

@@ -17,6 +17,7 @@ from neither.runtime.console import log_to_folder
 from neither.training.tensorboard import MetricsLogger
 from outputs import read_rows
 
+Patch = pytest.MonkeyPatch
 STEPS_PER_EPOCH = 7
 
 
@@ -134,9 +135,7 @@ def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_costs_rows_but_does_not_raise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_costs_rows_but_does_not_raise(tmp_path: Path, monkeypatch: Patch) -> None:
     before = threading.active_count()
     monkeypatch.setattr(files, "write_atomic", full_disk)
     with log_to_folder(tmp_path):
@@ -145,9 +144,7 @@ def test_a_full_disk_costs_rows_but_does_not_raise(
     assert threading.active_count() == before  # no writer lives on
 
 
-def test_a_full_disk_costs_events_but_no_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_costs_events_but_no_rows(tmp_path: Path, monkeypatch: Patch) -> None:
     ended: list[object] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)  # whoever set one before
     logger = MetricsLogger(tmp_path, None)
@@ -161,7 +158,7 @@ def test_a_full_disk_costs_events_but_no_rows(
 
 @pytest.mark.fault("R25")
 def test_without_tensorboard_there_are_rows_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with log_to_folder(tmp_path):
@@ -178,9 +175,7 @@ def test_a_folder_that_cannot_be_made_costs_curves_but_no_rows(tmp_path: Path) -
     assert [row["epoch"] for row in read_rows(tmp_path)] == [0, 1, 2]
 
 
-def test_all_ranks_but_rank_0_write_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_ranks_but_rank_0_write_nothing(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     use_all(MetricsLogger(None, None))
     assert list(tmp_path.iterdir()) == []
