@@ -193,19 +193,6 @@ def test_a_deleted_test_image_keeps_its_row(call: Call, flat: Flat, tmp_path: Pa
     assert (metrics["num_unreadable"], rows[gone]["status"]) == (1, "unreadable")
 
 
-def test_an_unusable_manifest_is_refused(call: Call, flat: Flat, tmp_path: Path) -> None:
-    assert call("evaluate", flat[1], tmp_path / "gone.csv").code == 2
-    for content, more, code, message in (
-        ("path,label\n", [], 3, "no images"),
-        ("path,label\na.png,dog\n", ["--split", "test"], 2, "no splits"),
-        ("path,label,split\na.png,dog,train\n", [], 2, "--split train"),
-    ):
-        (tmp_path / "some.csv").write_text(content)
-        done = call("evaluate", flat[1], tmp_path / "some.csv", *more)
-        assert done.code == code
-        assert message in done.err.splitlines()[-1]
-
-
 def test_unseen_kinds_and_priors_have_own_results(call: Call, flat: Flat, tmp_path: Path) -> None:
     _, run, _ = flat
     other = make_flat(tmp_path / "other", 2)

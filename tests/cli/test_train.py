@@ -40,14 +40,6 @@ def test_the_printed_command_scores_the_test_split_of_a_flat_folder(call: Call, 
     assert all(row["true_label"] == path.split("/")[0] for path, row in rows.items())
 
 
-def test_without_a_test_split_the_printed_command_scores_val(call: Call, tmp_path: Path) -> None:
-    root, run = make_flat(tmp_path / "photos"), tmp_path / "run"
-    command = train(call, root, run, "data.test_fraction=0")
-    assert command.endswith(" --split val")
-    assert run_printed(call, command).code == 0
-    assert call("evaluate", run, root, "--split", "test").code == 3
-
-
 @pytest.mark.parametrize("splits", [("train", "val"), ("train", "test")])
 def test_folders_without_all_splits(call: Call, tmp_path: Path, splits: tuple[str, ...]) -> None:
     root, run = make_splits(tmp_path / "photos", train=20, val=6, test=5), tmp_path / "run"
@@ -142,13 +134,3 @@ def test_a_finished_run_knows_its_moved_images_and_counts_added_ones(
         draw_shape("dog", 800 + number).save(moved / "dog" / f"new{number}.png")
     done = call("train", CONFIG, *source_keys(moved), *keys)
     assert (done.code, "3 images were added" in done.err, "--fresh" in done.err) == (0, True, True)
-
-
-def test_a_run_by_manifest_is_resumed_after_its_images_moved(call: Call, tmp_path: Path) -> None:
-    root, run = make_flat(tmp_path / "old" / "photos", 12), tmp_path / "run"
-    manifest = write_manifest(tmp_path / "old" / "photos.csv", root)
-    train(call, manifest, run)
-    (tmp_path / "old").rename(tmp_path / "new")
-    (run / "checkpoints" / "last.pt").unlink()
-    command = train(call, tmp_path / "new" / "photos.csv", run)
-    assert run_printed(call, command).code == 0

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from hostile import exif, photo
+from hostile import photo
 from images import encode
 from neither.data.dataset_report import (
     InspectedFile,
@@ -56,24 +56,6 @@ def test_a_folder_without_problems_has_no_errors_and_no_warnings(root: Path) -> 
     for key in ("unreadable", "exact_duplicates", "near_duplicates", "dark", "single_color"):
         assert report[key] == [], key
     assert json.loads(json.dumps(report)) == report
-
-
-def test_flags_and_other_files_are_counted(root: Path) -> None:
-    put(root, "train/dog/a.jpg", encode(photo(200), "JPEG", exif=exif(6)))
-    put(root, "train/dog/b.jpg", encode(photo(201), "JPEG", exif=exif(42)))
-    put(root, "train/dog/c.gif", encode(photo(202), "GIF", save_all=True,
-                                        append_images=[photo(203)]))  # fmt: skip
-    put(root, "train/dog/d.png", encode(photo(204).convert("L"), "PNG"))
-    put(root, "train/dog/e.heic", b"\0\0\0\x18ftypheic" + bytes(40))
-    put(root, "train/dog/f.jxl", b"x")
-    put(root, "train/dog/.hidden.jpg", b"x")
-    report = report_dataset(root)
-    assert (report["exif_rotated"], report["exif_invalid"], report["animated"]) == (1, 1, 1)
-    assert report["grayscale"] == 1
-    assert report["formats"] == {"PNG": 9 * NUM + 1, "JPEG": 2, "GIF": 1}
-    assert report["other_files"] == {".jxl": 1}
-    assert report["num_hidden"] == 1
-    assert [each["path"] for each in report["unreadable"]] == ["train/dog/e.heic"]
 
 
 def test_dark_blurred_and_single_color_images_are_named(root: Path) -> None:
@@ -187,20 +169,6 @@ def inspect(root: Path) -> dict[str, InspectedFile]:
     return dict(zip(table.paths, inspect_images(table), strict=True))
 
 
-def test_an_unreadable_file_has_a_reason(few: Path) -> None:
-    photo(50).convert("L").save(few / "dog" / "gray.png")
-    (few / "dog" / "1.png").write_bytes((few / "dog" / "2.png").read_bytes()[:-200])
-    files = inspect(few)
-    bad, gray = files.pop("dog/1.png"), files["dog/gray.png"]
-    assert (bad.mode, bad.fingerprint["width"][0]) == ("", 0)
-    assert bad.reason
-    assert bad.fingerprint["sha256"].any()
-    assert gray.fingerprint["flags"][0] & ImageFlag.GRAYSCALE
-    assert {file.mode for file in files.values()} == {"RGB", "L"}
-    assert all(file.fingerprint["width"][0] == 160 for file in files.values())
-    assert not any(file.reason for file in files.values())
-
-
 def test_sharpness_falls_with_blur_and_spread_with_contrast(few: Path) -> None:
     random = np.random.default_rng(0)
     sharp = Image.fromarray(random.integers(0, 256, (200, 200, 3), dtype=np.uint8))
@@ -294,17 +262,6 @@ def test_a_difference_must_be_significant() -> None:
     records["flags"][:90] = ImageFlag.GRAYSCALE  # of 1,000
     records["flags"][1000:1030] = ImageFlag.GRAYSCALE  # of 2,000
     assert "human: grayscale" in traits(records, np.repeat(["human", "dog"], [1000, 2000]))
-
-
-def test_only_the_best_size_limit_of_a_class_is_kept() -> None:
-    records = unrelated_fingerprints(300)
-    human = LABEL_OF_EACH == "human"
-    records["width"][human] //= 4
-    records["height"][human] //= 4
-    table = find_shortcuts(records, RGB[:300], LABEL_OF_EACH)
-    sizes = [each for each in table if each.label == "human" and "short side" in each.trait]
-    assert len(sizes) == 1
-    assert all(each.balanced_accuracy <= table[0].balanced_accuracy for each in table)
 
 
 def test_images_are_predicted_from_other_folds() -> None:

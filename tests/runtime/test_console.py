@@ -163,17 +163,6 @@ def test_a_warning_on_a_topic_is_logged_once(monkeypatch: Patch, capsys: Capture
     assert capsys.readouterr().err == "warning: about locks\nwarning: about sync\n"
 
 
-def test_cuda_without_a_gpu_is_not_reported(monkeypatch: Patch) -> None:
-    from torch.utils import cpp_extension
-
-    messages: list[logging.LogRecord] = []
-    monkeypatch.setattr(cpp_extension.logger, "handle", messages.append)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setenv("CUDA_HOME", "here")
-    assert cpp_extension._find_cuda_home() == "here"
-    assert not messages
-
-
 def test_a_closed_standard_output_raises_in_the_caller() -> None:
     code = (
         "import os; from neither.runtime import console\n"
