@@ -98,12 +98,12 @@ def measure_review(folder: Path, fraction: float, num_keys: int) -> dict[str, An
     asked: Counter[str] = Counter()
     num_wrong = sum(right[str(image.file)] != image.label for image in review.images)
     fraction_wrong = num_wrong / len(review.images)
-    for queue, indices in review.queues.items():
-        for index in indices:
-            is_answered = index in review.state()["answers"]
-            if asked.total() < num_keys and queue != RANDOM_SAMPLE and not is_answered:
-                asked[queue] += 1
-                mended[queue] += answer(review, queue, index)
+    order = [(queue, index) for queue, indices in review.queues.items() if queue != RANDOM_SAMPLE
+             for index in indices]  # fmt: skip
+    for queue, index in order:
+        if asked.total() < num_keys and index not in review.state()["answers"]:
+            asked[queue] += 1
+            mended[queue] += answer(review, queue, index)
     sample = Review(review.images, review.queues, CLASSES, HOME / "sample.csv")
     for index in sample.queues[RANDOM_SAMPLE][:NUM_SAMPLED]:
         answer(sample, RANDOM_SAMPLE, index)
@@ -111,7 +111,7 @@ def measure_review(folder: Path, fraction: float, num_keys: int) -> dict[str, An
     low, high = estimate["interval"]
     seconds["mended"] = train_run("mended", "wrong.csv", f"data.corrections={review.path}")
     recalls = {name: score(HOME / name, folder) for name in ("wrong", "mended", "right")}
-    metrics = json.loads(next((HOME / "mended").glob("evaluations/*-val/metrics.json")).read_text())
+    (metrics,) = (HOME / "mended").glob("evaluations/*-val/metrics.json")
     return {
         "num_images": len(review.images),
         "num_wrong": num_wrong,
@@ -122,7 +122,7 @@ def measure_review(folder: Path, fraction: float, num_keys: int) -> dict[str, An
         "estimate": estimate,
         "interval_holds": low <= fraction_wrong <= high,
         "macro_recall": recalls,
-        "review": metrics["review"],
+        "review": files.read_json(metrics)["review"],
         "seconds": seconds,
     }
 
@@ -136,12 +136,11 @@ def train_run(name: str, manifest: str, *more: str) -> float:
 
 
 def score(run: Path, folder: Path) -> dict[str, float]:
-    """Return the macro recall on val, whose labels are right, and on test."""
-    for split in ("val", "test"):
-        output = ("--split", split, "--output-dir", str(run / split))
-        call("evaluate", str(run), str(folder), *output)
-    return {split: files.read_json(run / split / "metrics.json")["macro_recall"]
-            for split in ("val", "test")}  # fmt: skip
+    """Return the macro recall on val and on test, whose labels are right."""
+    call("evaluate", str(run), str(folder), "--split", "test", "--output-dir", str(run / "test"))
+    (val,) = run.glob("evaluations/*-val")
+    return {split: files.read_json(path / "metrics.json")["macro_recall"]
+            for split, path in (("val", val), ("test", run / "test"))}  # fmt: skip
 
 
 def call(script: str, *arguments: str) -> None:
@@ -226,20 +225,27 @@ def kill_predict(folder: Path, num_kills: int) -> dict[str, Any]:
     rng = random.Random(2)
     script = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(HOME / "right"),
               str(folder), "--output"]  # fmt: skip
-    num_rows = []
+    path, num_rows, num_killed = HOME / "killed-predictions.csv", [0], 0
     for _ in range(num_kills):
-        process = subprocess.Popen([*script, str(HOME / "killed-predictions.csv")])
-        time.sleep(rng.uniform(4, 9))
+        process = subprocess.Popen([*script, str(path)])
+        while process.poll() is None and count_rows(path) == num_rows[-1]:
+            time.sleep(0.1)  # it starts
+        time.sleep(rng.uniform(0, 3))
+        num_killed += process.poll() is None  # else it has finished
         process.kill()
         process.wait()
-        path = HOME / "killed-predictions.csv"
-        num_rows.append(path.read_bytes().count(b"\n") if path.exists() else 0)
+        num_rows.append(count_rows(path))
     for name in ("killed", "undisturbed"):
         subprocess.run([*script, str(HOME / f"{name}-predictions.csv")], check=True)
     killed, undisturbed = ((HOME / f"{name}-predictions.csv").read_bytes()
                            for name in ("killed", "undisturbed"))  # fmt: skip
-    return {"kills": num_kills, "rows_at_each": num_rows, "rows": undisturbed.count(b"\n") - 1,
+    return {"kills": num_killed, "rows_at_each": num_rows, "rows": undisturbed.count(b"\n") - 1,
             "is_equal": killed == undisturbed}  # fmt: skip
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of line ends of a file, 0 if it is missing."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 if __name__ == "__main__":
