@@ -1,16 +1,21 @@
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import torch
 
 from calls import Call
 from neither.cli import serve
+from neither.inference.classifier import load_classifier
+from neither.serving.app import describe_model
 from scripts import ROOT
 
 
@@ -21,7 +26,9 @@ def test_serve_answers_what_is_running_and_ends_as_told(
     root, run, _ = flat
     script = [sys.executable, str(ROOT / "scripts" / "serve.py")]
     command = [*script, str(run), "--host", "::", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process, ExitStack() as stack:
+        stack.callback(process.kill)  # if the watchdog barks
         assert process.stdout is not None
         assert process.stderr is not None
         address, token = process.stdout.readline().decode().strip().split("#")
@@ -29,14 +36,14 @@ def test_serve_answers_what_is_running_and_ends_as_told(
         image = next(root.rglob("*.png"))
         port = int(address.rstrip("/").rpartition(":")[2])
         head = f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
-        with socket.create_connection(("127.0.0.1", port)) as sender:
-            content = image.read_bytes()
-            sender.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:-1])
-            with urlopen(f"http://127.0.0.1:{port}/healthz") as response:
-                assert json.load(response) == {"status": "ok"}
-            process.send_signal(signal.SIGTERM)
-            sender.sendall(content[-1:])
-            answer = b"".join(iter(lambda: sender.recv(1000), b""))
+        sender = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        content = image.read_bytes()
+        sender.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:-1])
+        with urlopen(f"http://127.0.0.1:{port}/healthz") as response:
+            assert json.load(response) == {"status": "ok"}
+        process.send_signal(signal.SIGTERM)
+        sender.sendall(content[-1:])
+        answer = b"".join(iter(lambda: sender.recv(1000), b""))
         log = process.stderr.read().decode()
         assert process.wait() == 143
     (record,) = json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"]
@@ -44,6 +51,26 @@ def test_serve_answers_what_is_running_and_ends_as_told(
     assert record == expected | {"path": ""}
     assert token not in log
     assert "Traceback" not in log
+
+
+def test_the_model_says_what_is_known_of_it_at_home_and_elsewhere(
+    flat: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    shutil.copytree(flat[1], tmp_path / "run")
+    classifier = load_classifier(tmp_path / "run", torch.device("cpu"))
+    known = describe_model(tmp_path / "run", classifier)
+    assert [row["name"] for row in known["evaluations"]] == ["photos-val"]
+    assert known["evaluations"][0]["sentences"]
+    assert known["cross_validation"] == []
+    left_out = {"accuracy": 0.75, "accuracy_interval": [0.7, 0.8], "precision": None, "ece": 0.1}
+    left_out["expected_if_calibrated"] = {"ece": {"q95": 0.02}}
+    content = {"folds": left_out, "decision_rule": {"threshold": None}}
+    (tmp_path / "run-cv").mkdir()
+    (tmp_path / "run-cv" / "metrics.json").write_text(json.dumps(content))
+    (tmp_path / "run" / "evaluations" / "photos-val" / "metrics.json").write_text("[damaged")
+    known = describe_model(tmp_path / "run", classifier)
+    assert known["evaluations"] == []
+    assert "75.0 %" in known["cross_validation"][0]["sentences"][0]
 
 
 @pytest.mark.usefixtures("watchdog")

@@ -100,7 +100,7 @@ class Guard:
                 offered.append(value)
             offered += [cookie_parser(each).get(name, "") for each in headers.getlist("cookie")]
             if not any(_is_equal(self._token, each) for each in offered):
-                return 401, "the token is missing or wrong; open the address that serve printed"
+                return 401, "the token is missing or wrong; open the address that was printed"
         return None
 
     def _is_allowed(self, host: str) -> bool:

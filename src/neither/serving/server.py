@@ -138,6 +138,10 @@ class _TimedProtocol(H11Protocol):
             self._num_received = self._slow_ticks = 0
         super().data_received(data)
 
+    def on_response_complete(self) -> None:
+        self._num_received = self._silent_ticks = self._slow_ticks = 0
+        super().on_response_complete()
+
     def tick(self) -> None:
         """Count a second of waiting for the other side; cut it off after too many."""
         num_unsent = self.transport.get_write_buffer_size()
