@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backbone import shrink
 from calls import Call, calling
 from images import make_splits
 
@@ -20,7 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # A worker takes a file at a time, so a long one at the end would leave the other worker idle.
 SLOWEST = ("test_two_processes", "test_readme", "test_torture", "test_environment", "test_trainer",
-           "test_end_to_end", "test_evaluate", "test_export")  # fmt: skip
+           "test_head", "test_cross_validation", "test_timm", "test_end_to_end", "test_evaluate",
+           "test_export")  # fmt: skip
 
 settings.register_profile(
     "few, the same each time", derandomize=True, deadline=None, max_examples=40,
@@ -68,6 +68,8 @@ def no_plots() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def small_backbone() -> Iterator[None]:
+    from backbone import shrink  # imports torch, which reads OMP_NUM_THREADS once
+
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
         yield

@@ -246,7 +246,11 @@ def test_a_missing_split_is_an_error(write: Write) -> None:
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
 
 
-@given(st.lists(st.tuples(CELLS.filter(bool), st.sampled_from(CLASSES)), max_size=6))
+# A path that begins with a backslash is absolute: that of "\\" alone exists.
+PATHS = CELLS.filter(lambda text: text and not text.startswith("\\"))
+
+
+@given(st.lists(st.tuples(PATHS, st.sampled_from(CLASSES)), max_size=6))
 def test_any_text_in_a_cell_is_read_back(write: Write, rows: list[tuple[str, str]]) -> None:
     rows = list(dict([*rows, ("a", "dog"), ("b", "human")]).items())
     path = write(*[csv_line(list(row)).decode().rstrip("\n") for row in [("path", "label"), *rows]])
