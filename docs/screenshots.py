@@ -52,11 +52,12 @@ def capture_report(browser: Browser, target: Path) -> None:
 def capture_review(browser: Browser, target: Path, run: Path = RUN) -> None:
     """Capture the page of a review, in the queue of the random sample."""
     with (
-        TemporaryDirectory() as folder,
+        TemporaryDirectory(dir=DOCS.parent / "runs") as folder,
         started(
-            "scripts/review.py", run, "--port", "0", "--corrections", f"{folder}/corrections.csv"
+            "scripts/review.py", run, "--port", "0", "--corrections",
+            Path(folder).relative_to(DOCS.parent) / "corrections.csv",
         ) as address,
-    ):
+    ):  # fmt: skip
         page = browser.new_page(viewport={"width": 1100, "height": 980})
         page.goto(address)
         page.get_by_role("button", name="random sample").click()
