@@ -34,6 +34,11 @@ _SLOT = struct.Struct("=i1020s")  # a process ID and the end of the path that it
 _slot: Any = None  # of this process, in memory shared with its parent; None in the parent itself
 
 
+def count_processes() -> int:
+    """Return how many processes decode at a time: fewer than cores where memory is scarce."""
+    return max(1, min(num_cores(), free_memory() // _PROCESS_BYTES))
+
+
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], chunk_size: int = _CHUNK_SIZE
 ) -> Generator[Result]:
@@ -55,7 +60,7 @@ def parallel_map(
     remaining = iter(items)
     first = list(islice(remaining, 2 * chunk_size + 1))
     remaining = chain(first, remaining)
-    num_processes = min(num_cores(), free_memory() // _PROCESS_BYTES)
+    num_processes = count_processes()
     if num_processes <= 1 or len(first) <= 2 * chunk_size:
         for item in remaining:
             signals.poll()

@@ -16,16 +16,14 @@ from PIL import Image
 
 from neither.data.decode import decode
 from neither.data.image_file import UnreadableError
+from neither.data.workers import count_processes
 from neither.inference.classifier import Classifier, forward_size
 from neither.inference.explain import compute_heat_map, draw_heat_map
 from neither.inference.prediction import Prediction
 from neither.runtime.errors import UsageError
-from neither.runtime.limits import free_memory, num_cores
 from neither.serving.decoders import Decoders
 
 Result = TypeVar("Result")
-
-_DECODER_BYTES = 1 << 28  # of memory, for a process that decodes
 
 
 class Engine:
@@ -38,8 +36,7 @@ class Engine:
     def __init__(self, classifier: Classifier) -> None:
         """Start the processes."""
         self.classifier = classifier
-        num = max(1, min(num_cores(), free_memory() // _DECODER_BYTES))
-        self._decoders = Decoders(num)
+        self._decoders = Decoders(count_processes())
         self._thread = ThreadPoolExecutor(1, "forward")
         self._waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Prediction]]] = deque()
         self._task: asyncio.Task[None] | None = None
