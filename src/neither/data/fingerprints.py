@@ -124,6 +124,11 @@ def _coarse_hash(
     return (layout * 512 + light.astype(np.int64)) % (2**32 - 1) + 1
 
 
+def hex_digests(fingerprints: NDArray[np.void]) -> list[str]:
+    """Return the SHA-256 of each of (N,) records in hex; zeros for a file that was not read."""
+    return [each.tobytes().hex() for each in fingerprints["sha256"]]
+
+
 def group_exact_duplicates(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:
     """Number the distinct contents of files.
 

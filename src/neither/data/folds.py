@@ -7,6 +7,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from neither.data.fingerprints import hex_digests
 from neither.data.splits import SPLITS, named_groups, separate_duplicates
 from neither.runtime.console import printable, warn
 
@@ -30,9 +31,9 @@ def group_names(
     sources are given, look-alikes of different sources are not.
     """
     coarse = fingerprints["coarse_hash"].tolist()
-    contents = [each.tobytes().hex() for each in fingerprints["sha256"]]
     default = [
-        f"look {look}" if look else content for look, content in zip(coarse, contents, strict=True)
+        f"look {look}" if look else content
+        for look, content in zip(coarse, hex_digests(fingerprints), strict=True)
     ]
     if any(sources):
         default = [f"{source} {name}" for source, name in zip(sources, default, strict=True)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neither.data.cache import Cache, DecodedImages, file_keys, open_cache
 from neither.data.decode import decode_file
-from neither.data.fingerprints import FINGERPRINT, compute_fingerprints
+from neither.data.fingerprints import FINGERPRINT, compute_fingerprints, hex_digests
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
 from neither.data.workers import parallel_map
@@ -49,7 +49,7 @@ class ImageStore:
     @property
     def hashes(self) -> list[str]:
         """Return the SHA-256 of each file in hex, zeros for one that could not be read."""
-        return [each.tobytes().hex() for each in self.fingerprints["sha256"]]
+        return hex_digests(self.fingerprints)
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the pixels of (B,) readable images from disk; return (B, S, S, 3) uint8."""

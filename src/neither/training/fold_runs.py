@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neither.config.schema import Config
 from neither.data.dataset import Split
+from neither.data.fingerprints import hex_digests
 from neither.data.folds import split_fold
 from neither.data.split_file import csv_line, safe_cell
 from neither.data.splits import SPLITS
@@ -43,7 +44,7 @@ def plan_folds(
     Raises:
         DataError: if some run would lack images of a class.
     """
-    hashes = [each.tobytes().hex() for each in fingerprints["sha256"]]
+    hashes = hex_digests(fingerprints)
     names = [config.classes[label] for label in images.labels.tolist()]
     paths = [safe_cell(str(path.resolve())) for path in _find(config, images.paths)]
     manifests = []

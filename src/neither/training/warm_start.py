@@ -9,6 +9,7 @@ import torch
 
 from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split
+from neither.data.fingerprints import hex_digests
 from neither.data.split_file import read_hashes
 from neither.evaluation.evaluation import Evaluation
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
@@ -61,8 +62,8 @@ def _find_trained_on(path: Path) -> set[str] | None:
 
 
 def _count(data: Dataset, split: Split, seen: Collection[str]) -> int:
-    hashes = data.image_fingerprints["sha256"][split.rows.numpy()]
-    return sum(each.tobytes().hex() in seen for each in hashes)
+    fingerprints = data.image_fingerprints[split.rows.numpy()]
+    return sum(digest in seen for digest in hex_digests(fingerprints))
 
 
 def compare(initial: Classifier, name: str, evaluation: Evaluation) -> dict[str, Any]:
