@@ -77,7 +77,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.inference.prediction import open_predictions
     from neither.models.checkpoint import find_checkpoint
-    from neither.reporting.text import decision_rule_sentences
+    from neither.reporting.text import describe_decisions
 
     classifier = load_with_priors(arguments.model, arguments.priors)
     if arguments.sort_into is not None:
@@ -88,9 +88,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
         explainer = Explainer(classifier, arguments.explain)
     info(f"images are decoded as in training: {classifier.preprocessing}")
-    decisions = {"classes": classifier.classes, "reject_class": classifier.reject_class}
-    decisions |= {"calibrated_on": classifier.calibrated_on, **classifier.decision_rule.to_json()}
-    for line in decision_rule_sentences(decisions):
+    for line in describe_decisions(classifier):
         info(line)
     with ExitStack() as stack:
         output = None

@@ -66,7 +66,7 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
     from neither.reporting.text import (
         FEW_IMAGES,
         count_accepted,
-        decision_rule_sentences,
+        describe_decisions,
         is_near_chance,
         review_sentence,
     )
@@ -83,8 +83,7 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
     print_line(accepted)
     if sentence := review_sentence(val_metrics):
         print_line(sentence)
-    known = {"classes": best.classes, "reject_class": best.reject_class}
-    for line in decision_rule_sentences(known | {"calibrated_on": best.calibrated_on} | rule):
+    for line in describe_decisions(best):
         print_line(line)
     if best.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE):
         warn(f"the temperature from {best.calibrated_on} is at its limit: too few or easy images")

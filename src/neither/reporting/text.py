@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neither.evaluation.metrics import wilson_interval
 from neither.runtime.console import format_percent, print_line, print_table, printable
+
+if TYPE_CHECKING:
+    from neither.inference.classifier import Classifier
+    from neither.models.checkpoint import Checkpoint
 
 FEW_IMAGES = 50  # below this a fraction is coarse
 _BARELY_LEARNED = 0.2  # of the way from chance to perfect
@@ -91,6 +95,13 @@ def _known_classes(metrics: Mapping[str, Any]) -> str:
     if len(known) <= _MAX_NAMED:
         return " or ".join(known)
     return "any class" if len(known) == len(metrics["classes"]) else "another class"
+
+
+def describe_decisions(model: "Checkpoint | Classifier") -> list[str]:
+    """Return the sentences on the thresholds of a model; else as `decision_rule_sentences`."""
+    about = {"classes": model.classes, "reject_class": model.reject_class}
+    about |= {"calibrated_on": model.calibrated_on, **model.decision_rule.to_json()}
+    return decision_rule_sentences(about)
 
 
 def decision_rule_sentences(metrics: Mapping[str, Any]) -> list[str]:

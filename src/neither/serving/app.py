@@ -165,8 +165,6 @@ def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
     """Return what `GET /v1/model` answers of a run or checkpoint file, and the classifier in it."""
     checkpoint = find_checkpoint(model)
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    rule = {"classes": classifier.classes, "reject_class": classifier.reject_class}
-    rule |= {"calibrated_on": classifier.calibrated_on, **classifier.decision_rule.to_json()}
     home, elsewhere = [], []
     for path in sorted(run.glob("evaluations/*/metrics.json"))[:_MAX_FIGURES]:
         home += _figures(path, path.parent.name, text.summary_sentences)
@@ -177,7 +175,7 @@ def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
         "classes": list(classifier.classes),
         "reject_class": classifier.reject_class,
         "thresholds": classifier.decision_rule.to_json(),
-        "decision_rule": text.decision_rule_sentences(rule),
+        "decision_rule": text.describe_decisions(classifier),
         "evaluations": home,
         "cross_validation": elsewhere,
     }
