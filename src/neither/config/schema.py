@@ -208,6 +208,11 @@ class Model(Section):
     from a head that is fitted in this way."""
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether only a head is fitted, to the features of a frozen backbone."""
+        return self.trainable == "head"
+
+    @property
     def is_fine_tuned(self) -> bool:
         """Whether pretrained weights are trained further."""
         return self.trainable == "all" and self.weights != "none"
@@ -365,12 +370,12 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if model.name in NETWORKS_WITHOUT_WEIGHTS and model.weights == "default":
         message = f"{model.name} has no published weights: must be none, or a run or its checkpoint"
         yield ("model.weights", "model.name"), message
-    if model.name in NETWORKS_WITHOUT_WEIGHTS and model.trainable == "head":
+    if model.name in NETWORKS_WITHOUT_WEIGHTS and model.is_frozen:
         yield ("model.trainable", "model.name"), f"must be all for {model.name}"
-    if model.trainable == "head" and model.weights == "none":
+    if model.is_frozen and model.weights == "none":
         message = "head needs pretrained weights, as its backbone stays as it is: set model.weights"
         yield ("model.trainable", "model.weights"), message
-    if model.trainable == "head":
+    if model.is_frozen:
         for key, value in NO_AUGMENTATION.items():
             if key != "horizontal_flip" and getattr(config.augmentation, key) != value:
                 message = (

@@ -98,7 +98,7 @@ class Checkpoint:
             )
         )
         load_weights(network, self.weights)
-        is_head = self.model.trainable == "head" and isinstance(network, BackboneNetwork)
+        is_head = self.model.is_frozen and isinstance(network, BackboneNetwork)
         if self.flip_tta and is_head:
             # The head is linear: on mean features it gives the mean logits, as it was fitted.
             network.backbone = FlipTTA(network.get_submodule("backbone"))

@@ -107,7 +107,7 @@ def cross_validate(
             )
         num_classes, iterations = len(config.classes), config.train.epochs
         home = None
-        if config.model.trainable != "head":
+        if not config.model.is_frozen:
             is_val = np.arange(len(labels)) >= len(data.train.paths)
             manifests = plan_folds(config, images, is_val, fingerprints, folds, groups)
             elsewhere = train_folds(config, run.folder / "folds", images, folds, manifests)
@@ -141,7 +141,7 @@ def repeat_cross_validation(
     Raises:
         UsageError: also if nothing is random.
     """
-    if config.model.trainable == "head":
+    if config.model.is_frozen:
         raise UsageError(
             "--seeds: nothing is random where a head is fitted to a frozen backbone; leave --seeds "
             "out, or set model.trainable=all"
@@ -257,7 +257,7 @@ def _describe(config: Config, result: OutOfFold, home: OutOfFold | None) -> dict
         metrics["elsewhere"]["prediction_interval"] = [min(large), max(large)]
         metrics["elsewhere"]["prediction_level"] = level
         metrics["elsewhere"]["mean_of_sources"] = sum(large) / len(large)
-    if config.model.trainable == "head":
+    if config.model.is_frozen:
         metrics["l2"] = L2_GRID[best]
     if home is not None and by_source:
         index, home_temperature, _ = _calibrate(config, home, torch.ones_like(chosen))

@@ -79,7 +79,7 @@ class RunFolder:
         """Return whether nothing is left to train; the fit of a head is saved when it is done."""
         if self.resumed is None:
             return False
-        return config.model.trainable == "head" or self.resumed.epoch >= config.train.epochs
+        return config.model.is_frozen or self.resumed.epoch >= config.train.epochs
 
     def load_best(self) -> Checkpoint:
         """Load the checkpoint to use."""
@@ -115,7 +115,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         if fresh:
             _move_aside(folder)
         # From the same config the fit of a head gives the same bits again.
-        if run.has_checkpoint() or (config.model.trainable == "head" and run.best.exists()):
+        if run.has_checkpoint() or (config.model.is_frozen and run.best.exists()):
             require_same_config(config, config_file)
         else:
             _require_untrained(run)

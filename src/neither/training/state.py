@@ -351,7 +351,7 @@ def build_state(
             if not is_resumed and initial is None:
                 load_pretrained(network, config.model, config.data.image_size)
         # A frozen backbone sees no batches of training, whatever their size.
-        num = 2 if config.model.trainable == "head" else min(2, config.train.batch_size)
+        num = 2 if config.model.is_frozen else min(2, config.train.batch_size)
         for scale in {1, config.augmentation.train_scale}:
             size = round(scale * config.data.image_size)
             check_image_size(network, config.model.name, num, size)

@@ -134,7 +134,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         The state after the last step.
     """
     device_config, state, data = load(config, run, world)
-    is_frozen = config.model.trainable == "head"
+    is_frozen = config.model.is_frozen
     state.cross_validation = read_calibration(config, data)
     write_environment(run, device_config, data.fingerprint, world)
     if run.resumed is not None and world.is_rank0:  # the images may have moved
@@ -232,8 +232,8 @@ def load(
     is_resumed = run.resumed is not None
     state = build_state(config, preprocessing, device_config, is_resumed, world, initial)
     # A frozen backbone sees each image once, so that its pixels need no memory.
-    is_frozen = config.model.trainable == "head"
-    images = config.data.model_copy(update={"store": "disk"}) if is_frozen else config.data
+    on_disk = {"store": "disk"} if config.model.is_frozen else {}
+    images = config.data.model_copy(update=on_disk)
     data = world.rank0_first(
         lambda: load_dataset(images, config.classes, config.seed, preprocessing, run.folder)
     )
