@@ -1,13 +1,12 @@
 """Command `serve RUN_OR_CHECKPOINT [--host 127.0.0.1] [--port 8000] [--allowed-host NAME]`."""
 
 import argparse
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from neither.cli.command import check_installation, run_command
-from neither.runtime.console import STANDARD_OUTPUT, info, print_line
-from neither.runtime.errors import OutputError, named
+from neither.runtime.console import info, print_line
+from neither.runtime.errors import OutputError
 
 _PACKAGES = {"fastapi": "FastAPI", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
@@ -60,8 +59,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         engine = Engine(classifier)
         app = create_app(engine, describe_model(arguments.model, classifier))
         print_line(f"{address_of(listener)}{f'#{token}' if token else ''}")
-        with named(STANDARD_OUTPUT):
-            sys.stdout.flush()  # a program that started this one waits for it
         info("open this address in a browser; Ctrl-C ends the server")
         run_server(Guard(app, token, arguments.allowed_host), listener, engine.close)
     return 0
