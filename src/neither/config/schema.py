@@ -147,6 +147,11 @@ class Data(Section):
         """The folder or manifest that names the images."""
         return Path(self.root or self.manifest or "").expanduser()
 
+    @property
+    def folder(self) -> Path:
+        """The folder that paths of images start at."""
+        return self.source if self.manifest is None else self.source.parent
+
 
 class Augmentation(Section):
     """Random changes of the training images."""
@@ -256,6 +261,13 @@ class Train(Section):
     """Epochs between validations. The last epoch is always validated."""
     label_smoothing: Fraction = 0.0
     """Label smoothing of the cross entropy."""
+    teacher: PathText | None = None
+    """Run or checkpoint with the same classes that the network learns from (distillation): its
+    probabilities for the same view of an image are part of the target. Eight views of each image
+    are answered before training, and kept on disk for later runs."""
+    teacher_weight: PositiveFraction = 0.9
+    """Weight of the teacher's probabilities in the target, if there is a teacher; the rest is the
+    label's."""
     ema_decay: Fraction = 0.98
     """Decay per step of the exponential moving average (EMA) of the weights, which is what is
     validated and saved."""
@@ -375,6 +387,9 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if model.is_frozen and model.weights == "none":
         message = "head needs pretrained weights, as its backbone stays as it is: set model.weights"
         yield ("model.trainable", "model.weights"), message
+    if model.is_frozen and train.teacher is not None:
+        message = "must be null with model.trainable head, which is fitted to the labels"
+        yield ("train.teacher", "model.trainable"), message
     if model.is_frozen:
         for key, value in NO_AUGMENTATION.items():
             if key != "horizontal_flip" and getattr(config.augmentation, key) != value:

@@ -3,7 +3,8 @@
 `augment` has three steps: one affine warp (crop, aspect, flip, rotation), one linear map of the
 colors (brightness, contrast, saturation, grayscale, and the network's normalization), one erased
 rectangle. `cutmix` pastes a part of one image into another. What happens to an image depends on its
-random numbers alone, so on (seed, epoch, index in the epoch's order).
+random numbers alone, so on (seed, epoch, index in the epoch's order). With a teacher the
+crop is one of a few that depend on (seed, image), so that the teacher can answer them beforehand.
 """
 
 import math
@@ -16,6 +17,7 @@ from neither.config.schema import Augmentation
 from neither.data.preprocessing import Preprocessing
 
 NUM_UNIFORMS = 18  # numbers that `augment` needs for an image
+NUM_CROP_UNIFORMS = 4  # the first of them, which place the crop
 NUM_CUTMIX_UNIFORMS = 4  # and `cutmix`
 
 _MAX_ASPECT = 4 / 3  # of a crop's width to its height; the inverse is the smallest
@@ -40,15 +42,40 @@ def augment(
     Returns:
         (B, 3, T, T) float32, channels last in memory.
     """
-    crop, color, erasing = uniforms[:, :6], uniforms[:, 6:10], uniforms[:, 10:]
-    # One pass from bytes to float planes; all later steps read memory in order.
-    planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    warp, color, erasing = uniforms[:, :6], uniforms[:, 6:10], uniforms[:, 10:]
+    planes = _to_planes(pixels)
     mean_color = planes.mean(dim=(2, 3))
-    grid = _grid(_warp(crop, settings), round(settings.train_scale * pixels.shape[1]))
-    planes = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
+    planes = _warp(planes, warp, settings, round(settings.train_scale * pixels.shape[1]))
     planes = _recolor(planes, mean_color, color, settings, preprocessing)
     planes = _erase(planes, erasing, settings.random_erasing)
     return planes.contiguous(memory_format=torch.channels_last)
+
+
+def crop(pixels: Tensor, uniforms: Tensor, settings: Augmentation) -> Tensor:
+    """Crop images as `augment` does with the same uniforms, scaled to their size before.
+
+    Args:
+        pixels: (B, S, S, 3) uint8 RGB, at any size.
+        uniforms: (B, NUM_CROP_UNIFORMS) in [0, 1), on the same device.
+        settings: how small a crop can be.
+
+    Returns:
+        (B, S, S, 3) uint8 RGB.
+    """
+    upright = settings.model_copy(update={"horizontal_flip": False, "rotation_degrees": 0.0})
+    planes = _to_planes(pixels)
+    planes = _warp(planes, F.pad(uniforms, (0, 2)), upright, pixels.shape[1])
+    return planes.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _to_planes(pixels: Tensor) -> Tensor:
+    """Turn bytes into float planes in one pass; all later steps read memory in order."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _warp(planes: Tensor, uniforms: Tensor, settings: Augmentation, size: int) -> Tensor:
+    grid = _grid(_affine_maps(uniforms, settings), size)
+    return F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
 
 
 def _scale(uniforms: Tensor, low: float, high: float) -> Tensor:
@@ -56,7 +83,7 @@ def _scale(uniforms: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * uniforms
 
 
-def _warp(uniforms: Tensor, settings: Augmentation) -> Tensor:
+def _affine_maps(uniforms: Tensor, settings: Augmentation) -> Tensor:
     """Return (B, 2, 3) affine maps from output to input coordinates, both in [-1, 1]."""
     area = _scale(uniforms[:, 0], *settings.crop_scale)
     stretch = torch.exp(_scale(uniforms[:, 1], -1, 1) * (math.log(_MAX_ASPECT) / 2))

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Augmentation
-from neither.data.augmentation import NUM_CUTMIX_UNIFORMS, NUM_UNIFORMS, augment, cutmix
+from neither.data.augmentation import (
+    NUM_CROP_UNIFORMS,
+    NUM_CUTMIX_UNIFORMS,
+    NUM_UNIFORMS,
+    augment,
+    cutmix,
+)
 from neither.data.dataset import Dataset
 from neither.runtime.distributed import SINGLE_PROCESS, World
 from neither.runtime.rng import Stream, permutation, uniform
@@ -23,10 +29,13 @@ class Batch:
 
     images: Tensor  # (P, 3, T, T) float32, augmented and normalized, channels last in memory
     labels: Tensor  # (B,) int64, class indices
-    # (P, C) float32, the target probabilities: one-hot, or a blend of two classes where CutMix
-    # pastes one image into another
+    # (P, C) float32, the target probabilities: those of the label (one-hot), perhaps mixed with
+    # those of the teacher; a blend of two images' where CutMix pastes one into another
     targets: Tensor
     indices: Tensor  # (B,) int64 on the CPU, the images' indices in the train split
+    # The two parts of the targets, (P, C) each and blended likewise; None without a teacher.
+    label_targets: Tensor | None = None
+    teacher_targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,10 @@ class Batches:
     seed: int  # of the run
     device: torch.device  # where batches are computed
     world: World = SINGLE_PROCESS  # the processes; each loads and augments its own shard of a batch
+    # (N, K, C) float32, the teacher's probabilities for K views of each image of train, if any; in
+    # epoch e an image is cropped as in its view e mod K
+    teacher: Tensor | None = None
+    teacher_weight: float = 1.0  # of these probabilities in the targets
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -73,15 +86,22 @@ class Batches:
 
         pixels = self.data.pixels[train.rows[indices[shard]]].to(self.device)
         labels = train.labels[indices].to(self.device)
-        images = augment(
-            pixels, draw(Stream.AUGMENTATION, NUM_UNIFORMS), self.augmentation,
-            self.data.preprocessing,
-        )  # fmt: skip
+        numbers = draw(Stream.AUGMENTATION, NUM_UNIFORMS)
         targets = F.one_hot(labels[shard], len(self.data.classes)).float()
+        if self.teacher is not None:
+            view = epoch % self.teacher.shape[1]
+            hashes = self.data.image_fingerprints["sha256"][train.rows[indices[shard]].numpy()]
+            crops = torch.from_numpy(view_uniforms(self.seed, view, hashes))
+            numbers[:, :NUM_CROP_UNIFORMS] = crops.to(self.device)
+            answers = self.teacher[indices[shard], view].to(self.device)
+            mixed = torch.lerp(targets, answers, self.teacher_weight)
+            targets = torch.cat([mixed, targets, answers], dim=1)
+        images = augment(pixels, numbers, self.augmentation, self.data.preprocessing)
         if probability := self.augmentation.cutmix:
             numbers = draw(Stream.CUTMIX, NUM_CUTMIX_UNIFORMS)
             images, targets = cutmix(images, targets, numbers, probability)
-        return Batch(images, labels, targets, indices)
+        targets, *parts = torch.split(targets, len(self.data.classes), dim=1)
+        return Batch(images, labels, targets, indices, *parts)
 
     def _starts(self) -> NDArray[np.int64]:
         """Return where in the epoch's order each batch starts, and where the last one ends."""
@@ -89,3 +109,17 @@ class Batches:
         if self.batch_size % 2 == 0:
             starts[1:-1] = 2 * np.round(starts[1:-1] / 2)  # CutMix partners stay together
         return starts.astype(np.int64)
+
+
+def view_uniforms(seed: int, view: int, hashes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the (B, NUM_CROP_UNIFORMS) numbers in [0, 1) of the crops of a view of images.
+
+    They depend on the content of the image, so that answers of a teacher serve several runs.
+
+    Args:
+        seed: of the run.
+        view: its number, from 0.
+        hashes: (B, 32), the SHA-256 of each image's file.
+    """
+    numbers = np.ascontiguousarray(hashes[:, :8]).view("<i8")[:, 0]
+    return uniform(seed, Stream.VIEW, view, numbers, NUM_CROP_UNIFORMS)

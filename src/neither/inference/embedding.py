@@ -1,4 +1,4 @@
-"""Features of images from a frozen backbone: computed once, then kept on disk for all runs.
+"""Features of a frozen backbone, or answers of a teacher: computed once, then kept on disk.
 
 They lie in `~/.cache/neither/features` (or below `XDG_CACHE_HOME`), which can be deleted at any
 time. A folder holds the features of one backbone and way to compute them, in blocks: files that are
@@ -8,6 +8,7 @@ recognised by their content.
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -60,21 +61,54 @@ def embed(
     Raises:
         Stopped: if a signal asks to stop; finished blocks are kept.
     """
-    folder = _open_folder(backbone, preprocessing, device, source)
+
+    def compute(rows: NDArray[np.int64]) -> Tensor:
+        return compute_outputs(backbone, pixels, indices[rows], preprocessing, device)
+
+    key = (preprocessing.fingerprint(),)
+    return compute_cached("embedding", backbone, key, device, compute, keys, source)
+
+
+def compute_cached(
+    name: str,
+    network: nn.Module,
+    settings: tuple[object, ...],
+    device: torch.device,
+    compute: Callable[[NDArray[np.int64]], Tensor],
+    keys: NDArray[np.uint8],
+    source: Path,
+) -> Tensor:
+    """Compute outputs of a network for images, or read those that are on disk.
+
+    Args:
+        name: of the progress bar.
+        network: whose outputs they are.
+        settings: what they depend on besides network, images and machine.
+        device: of the network.
+        compute: from (B,) rows of `keys` to the float32 outputs of these images, on the CPU.
+        keys: (N, 32), the SHA-256 of each image's file.
+        source: of the images; nothing is written below it.
+
+    Returns:
+        (N, ...) float32 on the CPU.
+
+    Raises:
+        Stopped: if a signal asks to stop; finished blocks are kept.
+    """
+    folder = _open_folder(network, settings, device, source)
     known: dict[bytes, NDArray[np.float32]] = {}
     for path in sorted(folder.glob("*.npz")) if folder else ():
         with suppress(Exception), path.open("rb") as file:  # damage raises any of a dozen types
             block = np.load(file)
             known |= dict(zip(map(bytes, block["keys"]), block["features"], strict=True))
     missing = np.array([row for row, key in enumerate(keys) if bytes(key) not in known], int)
-    with progress_bar("embedding", len(missing)) as bar:
+    with progress_bar(name, len(missing)) as bar:
         start_time = time.monotonic()
         for start in range(0, len(missing), _BLOCK_IMAGES):
             rows = missing[start : start + _BLOCK_IMAGES]
             parts = []
             for batch in np.split(rows, range(_NOTE_IMAGES, len(rows), _NOTE_IMAGES)):
-                outputs = compute_outputs(backbone, pixels, indices[batch], preprocessing, device)
-                parts.append(outputs.numpy())
+                parts.append(compute(batch).numpy())
                 done = start + sum(map(len, parts))
                 bar.set_note(f"{done / (time.monotonic() - start_time):,.0f} images/s")
                 bar.update(done, len(missing))
@@ -106,15 +140,15 @@ def compute_head_logits(network: nn.Module, features: Tensor) -> Tensor:
 
 
 def _open_folder(
-    backbone: nn.Module, preprocessing: Preprocessing, device: torch.device, source: Path
+    network: nn.Module, settings: tuple[object, ...], device: torch.device, source: Path
 ) -> Path | None:
-    """Return the folder of a backbone's features; None if it cannot be written."""
+    """Return the folder of a network's outputs; None if it cannot be written."""
     weights = sha256()
-    for name, tensor in backbone.state_dict().items():
+    for name, tensor in network.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.cpu().contiguous().numpy().tobytes())
-    key = (_FORMAT, weights.hexdigest(), preprocessing.fingerprint(), PIL.__version__,
-           torch.__version__, torch.get_num_threads(), forward_size(backbone), str(device),
+    key = (_FORMAT, weights.hexdigest(), *settings, PIL.__version__,
+           torch.__version__, torch.get_num_threads(), forward_size(network), str(device),
            torch.backends.cpu.get_cpu_capability())  # fmt: skip
     try:
         home = files.cache_folder() / "features"

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     WEIGHTS = 3
     CUTMIX = 4
     STEP = 5
+    VIEW = 6
 
 
 def random_bits(

@@ -130,5 +130,4 @@ def _configure(config: Config, fold: int, manifest: Path) -> Config:
 
 def _find(config: Config, paths: Sequence[str]) -> list[Path]:
     """Return where images are that the config's folder or manifest names."""
-    root = config.data.source if config.data.root else config.data.source.parent
-    return [root / path for path in paths]
+    return [config.data.folder / path for path in paths]

@@ -67,6 +67,11 @@ class RunFolder:
         return self.folder / "checkpoints" / "initial.pt"
 
     @property
+    def teacher(self) -> Path:
+        """A copy of the checkpoint of `train.teacher`, if there is a teacher."""
+        return self.folder / "checkpoints" / "teacher.pt"
+
+    @property
     def report(self) -> Path:
         """The report on the best checkpoint."""
         return self.folder / "report.html"

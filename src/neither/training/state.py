@@ -71,6 +71,7 @@ class EpochMetrics:
 
     Attributes:
         loss_sum: scalar, sum of the images' losses.
+        part_sums: (2,), sums of their cross entropy with label and teacher; zero without a teacher.
         grad_norm_sum: scalar, sum of the steps' gradient norms.
         confusion: (C, C) int64 counts; row = true class, column = predicted class.
         num_steps: steps so far.
@@ -80,11 +81,19 @@ class EpochMetrics:
         # MPS has no float64; the sums there are a little less exact.
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=device)
+        self.part_sums = torch.zeros(2, dtype=dtype, device=device)
         self.grad_norm_sum = torch.zeros((), dtype=dtype, device=device)
         self.confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
         self.num_steps = 0
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, grad_norm: Tensor) -> None:
+    def update(
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        grad_norm: Tensor,
+        parts: Tensor | None = None,
+    ) -> None:
         """Add one step.
 
         Args:
@@ -92,8 +101,11 @@ class EpochMetrics:
             logits: (B, C), before the optimizer step.
             labels: (B,) int64.
             grad_norm: scalar, before clipping.
+            parts: (2,), the means of the two parts of the loss; empty or None without a teacher.
         """
         self.loss_sum += loss.detach() * len(labels)
+        if parts is not None and len(parts):
+            self.part_sums += parts * len(labels)
         self.grad_norm_sum += grad_norm
         self.confusion += confusion_matrix(labels, logits.detach().argmax(1), len(self.confusion))
         self.num_steps += 1
@@ -105,6 +117,9 @@ class EpochMetrics:
     def compute(self, classes: Sequence[str]) -> dict[str, float]:
         """Return the metrics of the epoch on train."""
         metrics = curve_metrics(self.mean_loss(), self.confusion, classes)
+        if self.part_sums.any():
+            label, teacher = (self.part_sums / max(1, int(self.confusion.sum()))).tolist()
+            metrics |= {"label_loss": label, "teacher_loss": teacher}
         return metrics | {"gradient_norm": float(self.grad_norm_sum) / self.num_steps}
 
     def is_finite(self) -> bool:
@@ -121,7 +136,7 @@ class EpochMetrics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
         for name, own in list(vars(self).items()):
-            value = state[name]
+            value = state.get(name, own)  # an older version had no parts
             setattr(self, name, value.to(own.device) if isinstance(own, Tensor) else value)
 
 

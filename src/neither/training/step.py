@@ -41,53 +41,59 @@ def train_step(
     loss = F.cross_entropy(
         logits, batch.targets, reduction="sum", label_smoothing=settings.label_smoothing
     ) / len(batch.labels)
+    parts = [
+        F.cross_entropy(logits.detach(), each, reduction="sum") / len(batch.labels)
+        for each in (batch.label_targets, batch.teacher_targets)
+        if each is not None
+    ]
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    loss, logits, targets = all_reduce_step(
-        network, loss.detach(), logits.detach(), batch, state.world
+    losses, logits, targets = all_reduce_step(
+        network, torch.stack([loss.detach(), *parts]), logits.detach(), batch, state.world
     )
     grad_norm = nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
     if device_config.device.type == "cpu" and not (
-        math.isfinite(loss) and math.isfinite(grad_norm)
+        math.isfinite(losses[0]) and math.isfinite(grad_norm)
     ):
         return False
     set_lr_factor(state.optimizer, lr_factor)
     state.optimizer.step()
     state.end_step()
-    state.epoch_metrics.update(loss, logits, batch.labels, grad_norm)
+    state.epoch_metrics.update(losses[0], logits, batch.labels, grad_norm, losses[1:])
     state.label_stats.update(logits, batch.labels, targets, batch.indices)
     return True
 
 
 @torch.no_grad()
 def all_reduce_step(
-    network: nn.Module, loss: Tensor, logits: Tensor, batch: Batch, world: World
+    network: nn.Module, losses: Tensor, logits: Tensor, batch: Batch, world: World
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum gradients, loss and logits over all ranks, in one all-reduce.
+    """Sum gradients, losses and logits over all ranks, in one all-reduce.
 
     The gradients in `network` become those of the whole batch. Running statistics of batch norm
     become the mean over the ranks, weighted by the number of images.
 
     Args:
         network: with the gradients of this rank's part of the loss.
-        loss: scalar, this rank's part.
+        losses: (L,), this rank's parts of the loss, and of its parts if there is a teacher.
         logits: (P, C) of this rank's shard.
         batch: the whole batch.
         world: the ranks.
 
     Returns:
-        Loss (scalar), logits (B, C) and targets (B, C) of the whole batch.
+        Losses (L,), logits (B, C) and targets of the labels (B, C) of the whole batch.
     """
+    targets = batch.targets if batch.label_targets is None else batch.label_targets
     if world.size == 1:
-        return loss, logits, batch.targets
+        return losses, logits, targets
     gradients = [each.grad for each in network.parameters() if each.grad is not None]
     statistics = _running_statistics(network)
     for each in statistics:
         each *= len(logits) / len(batch.labels)
     gathered = logits.new_zeros((2, len(batch.labels), logits.shape[1]))
-    gathered[:, world.shard(len(batch.labels))] = torch.stack([logits, batch.targets])
-    world.all_reduce([*gradients, *statistics, loss, gathered])
-    return loss, gathered[0], gathered[1]
+    gathered[:, world.shard(len(batch.labels))] = torch.stack([logits, targets])
+    world.all_reduce([*gradients, *statistics, losses, gathered])
+    return losses, gathered[0], gathered[1]
 
 
 def _running_statistics(network: nn.Module) -> list[Tensor]:

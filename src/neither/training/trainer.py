@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from neither.training.run_folder import RunFolder, open_run_folder, write_enviro
 from neither.training.run_report import report_run
 from neither.training.state import TrainState, build_state, diverged_error
 from neither.training.step import train_step
+from neither.training.teacher import answer_views, load_teacher
 from neither.training.tensorboard import MetricsLogger
 from neither.training.validation import (
     choose_network,
@@ -133,15 +135,24 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     Returns:
         The state after the last step.
     """
+    teacher = load_teacher(config, run)
     device_config, state, data = load(config, run, world)
+    device = device_config.device
     is_frozen = config.model.is_frozen
     state.cross_validation = read_calibration(config, data)
     write_environment(run, device_config, data.fingerprint, world)
     if run.resumed is not None and world.is_rank0:  # the images may have moved
         files.write_atomic(run.folder / "config.yaml", to_yaml(config))
+    answers = None
+    if teacher is not None:
+        if run.resumed is None and world.is_rank0:
+            save_checkpoint(run.teacher, replace(teacher, training=None))
+        ask = partial(answer_views, teacher, config, run, data, state.preprocessing, device)
+        answers = world.rank0_first(ask)
     batches = Batches(
-        data, config.augmentation, config.train.batch_size, config.seed, device_config.device, world
-    )
+        data, config.augmentation, config.train.batch_size, config.seed, device, world, answers,
+        config.train.teacher_weight,
+    )  # fmt: skip
     if isinstance(state.network, BackboneNetwork) and not is_frozen:
         size = config.data.image_size
         check_image_size(state.network, config.model.name, batches.min_shard_size(), size)
