@@ -58,6 +58,7 @@ from neither.training.head import (
 )
 from neither.training.out_of_fold import OutOfFold, config_digest, write_out_of_fold
 from neither.training.run_folder import RunFolder, open_run_folder, require_same_config
+from neither.training.teacher import check_seen_by_teacher
 from neither.training.trainer import load, require_images
 from neither.training.warm_start import check_seen_images
 
@@ -87,6 +88,8 @@ def cross_validate(
         device_config, state, data = load(config.model_copy(update={"data": on_disk}), run)
         if state.initial is not None:
             check_seen_images(config, state.initial, data, "predictions for images left out")
+        if config.train.teacher is not None:
+            check_seen_by_teacher(config, data, left_out=True)
         images, fingerprints = _join(data)
         labels, sources = images.labels, images.sources
         pattern, num, seed = config.data.group_pattern, max_folds or MAX_FOLDS, config.seed

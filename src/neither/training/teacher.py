@@ -27,8 +27,10 @@ from neither.inference.embedding import compute_cached
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.models.efficientnet_lite import fused
 from neither.models.softmax import to_probabilities
+from neither.runtime.console import warn
 from neither.runtime.errors import CheckpointError, DataError, UsageError
 from neither.training.run_folder import RunFolder
+from neither.training.warm_start import count_seen, find_trained_on
 
 _NUM_VIEWS = 8
 
@@ -55,6 +57,19 @@ def load_teacher(config: Config, run: RunFolder) -> Checkpoint | None:
             f"run {', '.join(config.classes)}; they must be the same, in any order"
         )
     return teacher
+
+
+def check_seen_by_teacher(config: Config, data: Dataset, left_out: bool = False) -> None:
+    """Warn of val images that the teacher was trained on, or of all if some of all are left out."""
+    path = Path(config.train.teacher or "").expanduser()
+    seen = find_trained_on(path) or set()
+    num = count_seen(data, data.val, seen) + left_out * count_seen(data, data.train, seen)
+    if num:
+        what = "images that are left out" if left_out else f"{len(data.val.rows):,} images of val"
+        warn(
+            f"train.teacher: {path} was trained on {num:,} of the {what}: metrics on them are too "
+            "good"
+        )
 
 
 def answer_views(

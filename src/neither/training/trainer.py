@@ -55,7 +55,7 @@ from neither.training.run_folder import RunFolder, open_run_folder, write_enviro
 from neither.training.run_report import report_run
 from neither.training.state import TrainState, build_state, diverged_error
 from neither.training.step import train_step
-from neither.training.teacher import answer_views, load_teacher
+from neither.training.teacher import answer_views, check_seen_by_teacher, load_teacher
 from neither.training.tensorboard import MetricsLogger
 from neither.training.validation import (
     choose_network,
@@ -89,12 +89,15 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         Stopped: if a signal asks to stop; the state is saved.
     """
     check_network_name(config.model.name)
-    source, weights = config.data.source, Path(config.model.weights).expanduser()
-    if weights.exists() and weights.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(
-            f"model.weights: {weights} is in the folder of this run: give this run a name of its "
-            f"own, such as name={config.name}-2"
-        )
+    source = config.data.source
+    used = {"model.weights": config.model.weights, "train.teacher": config.train.teacher}
+    for key, name in used.items():
+        other = Path(name or "none").expanduser()
+        if other.exists() and other.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{key}: {other} is in the folder of this run: give this run a name of its own, "
+                f"such as name={config.name}-2"
+            )
     if not source.exists() and not RunFolder(folder, None).has_checkpoint():
         require_images(config)
     with init_distributed() as world, ExitStack() as stack:
@@ -146,6 +149,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
     answers = None
     if teacher is not None:
         if run.resumed is None and world.is_rank0:
+            check_seen_by_teacher(config, data)
             save_checkpoint(run.teacher, replace(teacher, training=None))
         ask = partial(answer_views, teacher, config, run, data, state.preprocessing, device)
         answers = world.rank0_first(ask)

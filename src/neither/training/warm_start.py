@@ -27,11 +27,11 @@ def check_seen_images(
     `left_out` is what is computed for images of train that are left out, if anything.
     """
     path = config.model.weights
-    seen = _find_trained_on(Path(path).expanduser())
+    seen = find_trained_on(Path(path).expanduser())
     if seen is None:
         info(f"{path}: the images that it was trained on are not known; val may hold some of them")
         return
-    num_train, num_val = (_count(data, split, seen) for split in (data.train, data.val))
+    num_train, num_val = (count_seen(data, split, seen) for split in (data.train, data.val))
     if num_val:
         warn(
             f"{path} was trained on {num_val:,} of the {len(data.val.rows):,} images of val: "
@@ -53,7 +53,7 @@ def check_seen_images(
         )
 
 
-def _find_trained_on(path: Path) -> set[str] | None:
+def find_trained_on(path: Path) -> set[str] | None:
     """Return the SHA-256 of the images that a run was trained on; None if they are not known."""
     with suppress(UserError):
         folder = path if path.is_dir() else find_checkpoint(path).parent.parent
@@ -61,7 +61,8 @@ def _find_trained_on(path: Path) -> set[str] | None:
     return None
 
 
-def _count(data: Dataset, split: Split, seen: Collection[str]) -> int:
+def count_seen(data: Dataset, split: Split, seen: Collection[str]) -> int:
+    """Count the images of a split with one of these SHA-256."""
     fingerprints = data.image_fingerprints[split.rows.numpy()]
     return sum(digest in seen for digest in hex_digests(fingerprints))
 
