@@ -25,7 +25,7 @@ from neither.models.checkpoint import Checkpoint, load_checkpoint, read_archive
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError, DivergedError, OutputError
 from neither.training import trainer, validation
-from neither.training.lr_schedule import scheduled_lr_factor
+from neither.training.optimizers import scheduled_lr_factor
 from neither.training.run_folder import open_run_folder
 from neither.training.state import TrainState
 from neither.training.step import train_step

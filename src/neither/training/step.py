@@ -15,7 +15,7 @@ from neither.data.batches import Batch
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.distributed import World
 from neither.runtime.rng import seeded, step_seed
-from neither.training.lr_schedule import set_lr_factor
+from neither.training.optimizers import set_lr_factor
 from neither.training.state import TrainState
 
 

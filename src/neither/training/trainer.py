@@ -49,7 +49,7 @@ from neither.training.label_issues import (
     find_out_of_fold_issues,
     write_label_issues,
 )
-from neither.training.lr_schedule import current_lr_factor, scheduled_lr_factor
+from neither.training.optimizers import current_lr_factor, scheduled_lr_factor
 from neither.training.out_of_fold import read_calibration
 from neither.training.run_folder import RunFolder, open_run_folder, write_environment
 from neither.training.run_report import report_run
