@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from calls import Call
+from checkpoints import save_run
 from images import make_splits
 from neither.config.loader import load_config
 from neither.models.checkpoint import Checkpoint, load_checkpoint
@@ -30,7 +31,7 @@ device: cpu
 precision: float32
 data: {root: ROOT, image_size: 32}
 model: {name: softmax_regression}
-train: {epochs: 3, batch_size: 8, lr: 0.01}
+train: {epochs: 3, batch_size: 8, lr: 0.01, teacher: TEACHER}
 """
 
 
@@ -39,7 +40,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a config and its 45 images: batches of 8, 6 and 7, uneven parts."""
     home = tmp_path_factory.mktemp("shared")
     root = make_splits(home / "images", train=15, val=5, test=1)
-    (home / "shared.yaml").write_text(TEXT.replace("ROOT", str(root)))
+    teacher = save_run(home / "teacher", root)
+    text = TEXT.replace("ROOT", str(root)).replace("TEACHER", str(teacher))
+    (home / "shared.yaml").write_text(text)
     return home
 
 
