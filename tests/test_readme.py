@@ -19,7 +19,7 @@ from calls import Call
 from cli.runs import make_flat
 from images import make_splits
 from neither.config.loader import load_config
-from neither.data.corrections import Answer, append_answers
+from neither.data.corrections import Answer, AnswerFile
 from scripts import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_plots", "small_backbone")
@@ -98,7 +98,7 @@ def test_the_commands_of_the_readme_run(
     if script == "scripts/review.py" and arguments[0] == "runs/fruit":
         digest = sha256((home / "fruit" / "apple" / "001.png").read_bytes()).hexdigest()
         answer = Answer(digest, "", "apple", "pear", "label issues")
-        append_answers(home / "runs" / "fruit" / "corrections.csv", [answer], ("apple", "pear"))
+        AnswerFile(home / "runs" / "fruit" / "corrections.csv", ("apple", "pear")).append([answer])
     if script in ("scripts/train.py", "scripts/cross_validate.py"):
         arguments += lighter(home / arguments[0], *arguments)
     done = call(Path(script).stem, *arguments)

@@ -7,7 +7,7 @@ import pytest
 
 from calls import Call
 from images import draw_shape
-from neither.data.corrections import DROPPED, Answer, append_answers
+from neither.data.corrections import DROPPED, Answer, AnswerFile
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_corrections_are_counted_and_dropped_images_no_duplicates(call: Call, ro
     labels = (DROPPED, "neither", "neither")
     answers = [Answer(sha256(file.read_bytes()).hexdigest(), "", "", label, "unsure")
                for file, label in zip(files, labels, strict=True)]  # fmt: skip
-    append_answers(review, answers, ("dog", "neither"))
+    AnswerFile(review, ("dog", "neither")).append(answers)
     done = call("check_data", root, "--json", "--corrections", review)
     report = json.loads(done.out)
     assert done.code == 0, done.err

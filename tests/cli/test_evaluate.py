@@ -15,7 +15,7 @@ from checkpoints import save_run
 from cli.runs import CONFIG, SMALL, make_flat, results, run_printed, splits_of, train
 from images import draw_shape, make_splits
 from neither.cli.evaluate import Requirement, read_priors, read_requirement
-from neither.data.corrections import DROPPED, Answer, append_answers
+from neither.data.corrections import DROPPED, Answer, AnswerFile
 from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 from neither.runtime.errors import UsageError
@@ -241,7 +241,7 @@ def test_corrections_of_reviewed_images_are_followed(
     answers = [Answer(row["sha256"], "", row["label"], "dog", "unsure") for row in test]
     answers[0] = replace(answers[0], new_label=DROPPED)
     for number, more in ((1, answers[1:]), (0, answers)):
-        append_answers(review, more, ("dog", "human", "neither"))
+        AnswerFile(review, ("dog", "human", "neither")).append(more)
         for moved in (root, shutil.copytree(root, tmp_path / f"moved{number}")):
             options = ("--split", "test", "--corrections", review, "--output-dir", out)
             done = call("evaluate", run, moved, *options)

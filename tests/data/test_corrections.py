@@ -11,7 +11,7 @@ from neither.data.corrections import (
     RANDOM_SAMPLE,
     UNDONE,
     Answer,
-    append_answers,
+    AnswerFile,
     apply_answers,
     read_answers,
 )
@@ -27,7 +27,7 @@ def answer(number: int, new: str, queue: str = "label issues", path: str = "dog/
 
 
 def add(path: Path, *answers: Answer) -> None:
-    append_answers(path, answers, CLASSES)
+    AnswerFile(path, CLASSES).append(answers)
 
 
 def labels(path: Path) -> dict[int, str]:
@@ -80,6 +80,27 @@ def test_a_spreadsheet_may_save_the_file_and_rows_are_added_in_its_form(path: Pa
     path.write_text(path.read_text("utf-16").replace("hund", "human"), "utf-16")
     with pytest.raises(DataError, match="UTF-16"):
         add(path, answer(3, "dog"))
+
+
+def test_a_process_that_reads_again_finds_what_others_have_written(path: Path) -> None:
+    file = AnswerFile(path, CLASSES)
+    assert not file.read()
+    row = f"{5:064x},a,dog,human,x,y\n"
+    for step in (
+        lambda: add(path, answer(1, "human"), answer(2, "dog")),
+        lambda: file.append([answer(3, "dog"), answer(1, UNDONE)]),
+        lambda: add(path, answer(2, "human"), answer(3, UNDONE)),
+        lambda: path.write_text("sep=;\n" + path.read_text().replace(",", ";")),
+        lambda: add(path, answer(4, "human")),
+        lambda: path.write_text(f"{HEADER}\n{row}"),
+    ):
+        step()
+        assert file.read() == read_answers(path, CLASSES, {})
+    path.write_text(f"{HEADER}\n{2 * row}{row.replace('human', 'cat')}")
+    with pytest.raises(DataError, match=":4: new_label cat"):
+        file.read()
+    path.write_text(f"{HEADER}\n{row}")
+    assert len(file.read()) == 1
 
 
 @pytest.mark.parametrize(

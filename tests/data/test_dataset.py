@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neither.config.schema import Data
 from neither.data import dataset
-from neither.data.corrections import DROPPED, Answer, append_answers
+from neither.data.corrections import DROPPED, Answer, AnswerFile
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
@@ -215,7 +215,7 @@ def test_corrections_replace_labels_and_drop_images_but_move_none(
     def review(row: dict[str, str], new: str) -> None:
         queue = "label issues"
         answer = Answer(row["sha256"], row["path"], row["label"], new, queue)
-        append_answers(tmp_path / "corrections.csv", [answer], CLASSES)
+        AnswerFile(tmp_path / "corrections.csv", CLASSES).append([answer])
 
     other = {"dog": "human", "human": "dog"}
     review(train[0], DROPPED)

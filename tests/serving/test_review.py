@@ -17,7 +17,7 @@ from browser import chromium
 from calls import Call
 from checkpoints import save_run
 from images import CLASSES, draw_shape
-from neither.data.corrections import DROPPED, RANDOM_SAMPLE, Answer, append_answers, read_answers
+from neither.data.corrections import DROPPED, RANDOM_SAMPLE, Answer, AnswerFile, read_answers
 from neither.data.manifest import find_training_rows
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import load_classifier
@@ -283,7 +283,7 @@ def test_what_keeps_a_review_from_starting(call: Call, run: Path, tmp_path: Path
     assert call("review", tmp_path).code == 2
     assert call("review", run, tmp_path / "gone").code == 2
     assert call("review", run, "--corrections", tmp_path / "photos" / "c.csv").code == 2
-    append_answers(run / "corrections.csv", [Answer("0" * 64, "", "", "cat", "unsure")], CLASSES)
+    AnswerFile(run / "corrections.csv", CLASSES).append([Answer("0" * 64, "", "", "cat", "unsure")])
     assert call("review", run, "--port", "0").code == 3
     shutil.rmtree(tmp_path / "photos")
     assert call("review", run).code == 2

@@ -12,7 +12,7 @@ import pytest
 
 import neither
 from images import make_splits
-from neither.data.corrections import DROPPED, Answer, append_answers
+from neither.data.corrections import DROPPED, Answer, AnswerFile
 from neither.models.checkpoint import load_checkpoint, save_checkpoint
 from neither.models.decision_rule import DecisionRule
 from neither.training import summaries
@@ -115,7 +115,7 @@ def test_after_a_review_both_models_are_scored_on_the_same_corrected_val(
     (cat,) = [index for index, row in enumerate(rows) if row["path"] == "val/human/000.png"]
     answers[dog] = replace(answers[dog], new_label=DROPPED)
     answers[cat] = replace(answers[cat], new_label="neither")
-    append_answers(run / "corrections.csv", answers[:-1], ("dog", "human", "neither"))
+    AnswerFile(run / "corrections.csv", ("dog", "human", "neither")).append(answers[:-1])
     new = ("train", "test.yaml", "name=second", "data.corrections=runs/test/corrections.csv")
     done = call(*new)
     assert done.code == 0, done.err
@@ -125,7 +125,7 @@ def test_after_a_review_both_models_are_scored_on_the_same_corrected_val(
     }  # fmt: skip
     assert [sum(row) for row in metrics["confusion_matrix"]] == [4, 4, 4]  # not all val is reviewed
 
-    append_answers(run / "corrections.csv", answers, ("dog", "human", "neither"))
+    AnswerFile(run / "corrections.csv", ("dog", "human", "neither")).append(answers)
     done = call(*new, "--fresh")
     assert "2 of 36 reviewed labels changed; macro recall on the same corrected val: " in done.out
     metrics = json.loads(Path("runs/second/evaluations/images-val/metrics.json").read_text())

@@ -10,10 +10,13 @@ the split has one.
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -70,42 +73,80 @@ def read_answers(
     whole = _whole_rows(path, text)
     if len(whole) < len(text):
         warn(f"{path}: its last row is cut off, and ignored")
-    return _parse(path, whole, labels_by_name(classes, aliases))
+    return AnswerFile(path, classes, aliases).parse(whole)
 
 
-def append_answers(path: Path, answers: Iterable[Answer], classes: Sequence[str]) -> None:
-    """Append rows and bring them to disk, in the form that a spreadsheet may have given the file.
+class AnswerFile:
+    """The file for a process that reads it again and again: a row is parsed once.
 
-    Any number of processes may append. An answer that the file has already is not repeated.
-
-    Raises:
-        DataError: if the file has another content, or is UTF-16.
-        OSError: if it cannot be written.
+    Any number of processes may append to it.
     """
-    with locked_file(path, wait=True) as file, named(path):
-        content = file.read()
-        if b"\0" in content:
-            raise DataError(f"{path}: this is UTF-16; save it as CSV in UTF-8 to add to it")
-        text = decode_text(content)
-        whole = _whole_rows(path, text)
-        known = _parse(path, whole, labels_by_name(classes, {}))
-        cut = text[len(whole) :].encode("utf-8", "surrogateescape")
-        file.truncate(len(content) - len(cut))
-        delimiter = find_delimiter(whole or _HEADER, _COLUMNS)
-        _, columns = next(split_rows(path, whole or _HEADER, _COLUMNS))
-        lines = [csv_line(_COLUMNS)] if not whole else [b"\n"] * (not whole.endswith("\n"))
-        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for answer in answers:
-            before = known.get(answer.sha256)
-            now = {**vars(answer), "path": safe_cell(printable(answer.path)), "when": when}
-            same = ("new_label", "queue")
-            if before is None and answer.new_label == UNDONE:
-                continue
-            if before is None or any(vars(before)[name] != now[name] for name in same):
-                lines.append(csv_line([now.get(name, "") for name in columns], delimiter))
-        file.write(b"".join(lines))
-        file.flush()
-        files.sync(file.fileno(), path)
+
+    def __init__(
+        self, path: Path, classes: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.path = path
+        self._labels = labels_by_name(classes, aliases)
+        self._header = self._text = ""  # what was parsed, of which the header is the start
+        self._answers: dict[str, Answer] = {}
+
+    def read(self) -> Mapping[str, Answer]:
+        """Return the answer of each image by its SHA-256; none if there is no file.
+
+        Raises:
+            DataError: if it is malformed, or a label is not a class.
+        """
+        if not self.path.exists():
+            return _NO_ANSWERS
+        return self.parse(_whole_rows(self.path, read_text(self.path, _HEADER)))
+
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Append rows and bring them to disk, in the form that a spreadsheet may have given it.
+
+        An answer that the file has already is not repeated.
+
+        Raises:
+            DataError: if the file has another content, or is UTF-16.
+            OSError: if it cannot be written.
+        """
+        path = self.path
+        with locked_file(path, wait=True) as file, named(path):
+            content = file.read()
+            if b"\0" in content:
+                raise DataError(f"{path}: this is UTF-16; save it as CSV in UTF-8 to add to it")
+            text = decode_text(content)
+            whole = _whole_rows(path, text)
+            known = self.parse(whole)
+            cut = text[len(whole) :].encode("utf-8", "surrogateescape")
+            file.truncate(len(content) - len(cut))
+            delimiter = find_delimiter(whole or _HEADER, _COLUMNS)
+            _, columns = next(split_rows(path, whole or _HEADER, _COLUMNS))
+            lines = [csv_line(_COLUMNS)] if not whole else [b"\n"] * (not whole.endswith("\n"))
+            when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            for answer in answers:
+                before = known.get(answer.sha256)
+                now = {**vars(answer), "path": safe_cell(printable(answer.path)), "when": when}
+                same = ("new_label", "queue")
+                if before is None and answer.new_label == UNDONE:
+                    continue
+                if before is None or any(vars(before)[name] != now[name] for name in same):
+                    lines.append(csv_line([now.get(name, "") for name in columns], delimiter))
+            file.write(b"".join(lines))
+            file.flush()
+            files.sync(file.fileno(), path)
+
+    def parse(self, text: str) -> Mapping[str, Answer]:
+        """Return the answers in the text of the file, of which only what is new is parsed."""
+        if self._text and text.startswith(self._text):
+            rest = self._header + text[len(self._text) :]
+            with suppress(DataError):  # its line would be wrong
+                self._answers, _ = _parse(self.path, rest, self._labels, self._answers)
+                self._text = text
+                return self._answers
+        self._answers, num_lines = _parse(self.path, text, self._labels, _NO_ANSWERS)
+        self._header = "".join(islice(io.StringIO(text, newline=""), num_lines))
+        self._text = text
+        return self._answers
 
 
 def _whole_rows(path: Path, text: str) -> str:
@@ -121,12 +162,14 @@ def _whole_rows(path: Path, text: str) -> str:
     return text if is_whole else whole + newline
 
 
-def _parse(path: Path, text: str, labels: Mapping[str, str]) -> dict[str, Answer]:
-    answers: dict[str, Answer] = {}
-    columns: list[str] = []
+def _parse(
+    path: Path, text: str, labels: Mapping[str, str], before: Mapping[str, Answer]
+) -> tuple[dict[str, Answer], int]:
+    """Return the answers before, with those of a text; and how many lines its header has."""
+    answers, columns, num_lines = dict(before), list[str](), 0
     for line, cells in split_rows(path, text, _COLUMNS):
         if not columns:
-            columns = cells
+            columns, num_lines = cells, line
             if any(columns.count(name) != 1 for name in _COLUMNS):
                 got = printable(",".join(columns))
                 raise DataError(f"{path}: want a first line with the columns {_HEADER}; got {got}")
@@ -151,7 +194,7 @@ def _parse(path: Path, text: str, labels: Mapping[str, str]) -> dict[str, Answer
                 f"{f'; did you mean {close}?' if close else ''}"
             )
         answers[row["sha256"]] = Answer(**row)
-    return answers
+    return answers, num_lines
 
 
 def follow_answers(

@@ -17,8 +17,7 @@ from neither.data.corrections import (
     RANDOM_SAMPLE,
     UNDONE,
     Answer,
-    append_answers,
-    read_answers,
+    AnswerFile,
 )
 from neither.data.decode import make_thumbnail
 from neither.data.image_file import UnreadableError, read_file
@@ -78,10 +77,12 @@ class Review:
             DataError: if it is malformed.
         """
         self.images, self.queues, self.classes, self.path = images, queues, classes, path
+        self._indices: dict[str, list[int]] = {}
+        for index, image in enumerate(images):
+            self._indices.setdefault(image.sha256, []).append(index)
         self._lock = threading.Lock()
-        self._answers: Mapping[str, Answer] = {}
-        self._stamp = (0, 0)
-        self._refresh()
+        self._file = AnswerFile(path, classes)
+        self._answers = self._file.read()
 
     def answer(self, queue: str, labels: Mapping[int, str | None]) -> dict[int, str | None]:
         """Append answers to the file; they are on the disk when this returns.
@@ -94,13 +95,13 @@ class Review:
             The answers before: given to this function, they undo it.
         """
         with self._lock:
-            self._refresh()
+            self._answers = self._file.read()
             before = {index: self._label(index) for index in labels}
             rows = [self._row(index, label, queue) for index, label in labels.items()]
             if queue == RANDOM_SAMPLE:
                 rows += self._passed(labels)
-            append_answers(self.path, rows, self.classes)
-            self._refresh()
+            self._file.append(rows)
+            self._answers = self._file.read()
         return before
 
     def state(self) -> dict[str, Any]:
@@ -111,22 +112,24 @@ class Review:
         (Wilson, 1927).
         """
         with self._lock:
-            self._refresh()
-            answers = {index: label for index in range(len(self.images))
-                       if (label := self._label(index)) is not None}  # fmt: skip
-            known = [self._answers[digest] for digest in {image.sha256 for image in self.images}
-                     if digest in self._answers]  # fmt: skip
+            self._answers = self._file.read()
+            answers = self._answers
+        known = [
+            (answer, self._indices[digest])
+            for digest, answer in answers.items()
+            if digest in self._indices
+        ]
         sampled: list[bool] = []
         for index in self.queues[RANDOM_SAMPLE]:
-            answer = self._answers.get(self.images[index].sha256)
+            answer = answers.get(self.images[index].sha256)
             if answer is None or answer.queue != RANDOM_SAMPLE:
                 break
             sampled.append(answer.is_change)
         num, num_wrong = len(sampled), sum(sampled)
         interval = wilson_interval(num_wrong / num, num) if num else (0.0, 1.0)
         return {
-            "answers": answers,
-            "num_changed": sum(answer.is_change for answer in known if answer.old_label),
+            "answers": {index: answer.new_label for answer, indices in known for index in indices},
+            "num_changed": sum(answer.is_change for answer, _ in known if answer.old_label),
             "estimate": {"num_images": num, "num_wrong": num_wrong, "interval": interval},
         }
 
@@ -177,15 +180,6 @@ class Review:
             answer = self._answers.get(self.images[index].sha256)
             if answer is not None and answer.queue != RANDOM_SAMPLE:
                 yield replace(answer, queue=RANDOM_SAMPLE)
-
-    def _refresh(self) -> None:
-        """Read the file again if it has changed: another reviewer may write it too."""
-        if not self.path.exists():
-            self._answers, self._stamp = {}, (0, 0)
-            return
-        status = self.path.stat()
-        if (stamp := (status.st_mtime_ns, status.st_size)) != self._stamp:
-            self._answers, self._stamp = read_answers(self.path, self.classes, {}), stamp
 
 
 def open_review(
