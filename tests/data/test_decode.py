@@ -496,8 +496,8 @@ def test_a_draft_is_the_smallest_of_at_least_one_and_a_half_squares(
     with pytest.MonkeyPatch.context() as patch:
         read: list[tuple[int, int]] = []
 
-        def spy(content: bytes, least: int, applies_profile: bool) -> module.UprightImage:
-            upright = open_upright(content, least, applies_profile)
+        def spy(content: bytes, *arguments: Any) -> module.UprightImage:  # noqa: ANN401
+            upright = open_upright(content, *arguments)
             read.append(upright.image.size)
             return upright
 

@@ -1,6 +1,7 @@
 """The API in this process: records, limits, who may ask."""
 
 import asyncio
+import io
 import json
 import os
 import time
@@ -8,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from neither.data.image_file import UnreadableError
 from neither.inference.classifier import Classifier
 from neither.inference.prediction import to_json
 from neither.serving import decoders, guard, uploads
+from neither.serving import engine as engine_module
 from neither.serving.app import create_app, describe_model
 from neither.serving.engine import Engine
 from neither.serving.guard import Guard
@@ -77,6 +80,9 @@ def test_too_much_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "MAX_FILES", 1)
         assert client.post("/v1/predict", files=files).status_code == 413
+        parts = b"--x\r\n\r\n\r\n" * 3 + b"--x--\r\n"  # no files, but they take time
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert client.post("/v1/predict", content=parts, headers=kind).status_code == 413
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "MAX_BODY_BYTES", 1000)
         assert client.post("/v1/predict", files=files).status_code == 413
@@ -164,6 +170,9 @@ def test_a_decoder_that_dies_or_hangs_is_replaced(
         for _ in range(4):
             with pytest.raises(UnreadableError, match="crashed"):
                 await engine.run(os.abort)
+        monkeypatch.setattr(decoders, "MAX_CPU_SECONDS", 0.1)
+        with pytest.raises(UnreadableError, match="took"):
+            await engine.run(sum, range(10**12))
         monkeypatch.setattr(decoders, "MAX_SECONDS", 0.1)
         with pytest.raises(UnreadableError, match="took"):
             await engine.run(time.sleep, 1000)
@@ -173,4 +182,23 @@ def test_a_decoder_that_dies_or_hangs_is_replaced(
         assert set(map(to_json, together)) == {to_json(alone)}
         engine.close()
 
+    asyncio.run(check())
+
+
+def test_large_images_wait_for_each_other_and_small_ones_do_not(
+    classifier: Classifier, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        monkeypatch.setattr(engine_module, "_QUICK_PIXELS", 10)
+        engine = Engine(classifier)
+        async with engine._large:
+            large = asyncio.create_task(engine.predict(encode("dog")))
+            assert (await engine.predict(pixel.getvalue())).decision == "human"
+            assert not large.done()
+        assert (await large).decision == "dog"
+        engine.close()
+
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1), "lime").save(pixel, "PNG")
+    monkeypatch.setattr(engine_module, "count_processes", lambda: 2)
     asyncio.run(check())

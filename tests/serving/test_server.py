@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,6 +39,25 @@ def test_a_silent_or_slow_sender_is_cut_off(
                 while sender.recv(1000):  # raises TimeoutError after a minute
                     pass
     assert "Traceback" not in caplog.text
+
+
+def test_too_many_connections_or_chunks_are_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = "127.0.0.1", urlsplit(address).port
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
+    first, second = (HTTPConnection(*where, timeout=60) for _ in range(2))
+    for connection, status in ((first, 200), (second, 429), (first, 200)):
+        connection.request("GET", "/healthz")
+        response = connection.getresponse()
+        assert (response.status, response.will_close) == (status, status == 429)
+        response.read()
+    first.close()
+    monkeypatch.undo()
+    start = HEAD.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked") + b"\r\n"
+    with socket.create_connection(where, 60) as sender:
+        sender.sendall(start + 5000 * b"1\r\nx\r\n")
+        assert sender.recv(100).startswith(b"HTTP/1.1 400")
 
 
 FOREIGN = """<!DOCTYPE html><title>foreign</title><script>

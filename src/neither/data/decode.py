@@ -34,6 +34,7 @@ from neither.data.image_file import (
     AVIF,
     HEIC,
     PILLOW_ERRORS,
+    TooManyPixelsError,
     TransientReadError,
     UnreadableError,
     describe_unidentified,
@@ -97,21 +98,25 @@ def decode_file(
         return DecodedFile(None, None, digest, str(error))
 
 
-def decode(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def decode(
+    content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode the bytes of an image file.
 
     Args:
         content: a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file, or HEIC with the extra [heic].
         preprocessing: the size S of the square and how to resize to it.
+        max_pixels: that are decoded, if fewer than usual.
 
     Returns:
         (S, S, 3) uint8 RGB, upright.
 
     Raises:
-        UnreadableError: if it is none of these, damaged, truncated, or too large.
+        TooManyPixelsError: if it is larger.
+        UnreadableError: if it is none of these, damaged, or truncated.
     """
     side = round(_DRAFT_RATIO * preprocessing.image_size)
-    upright = open_upright(content, side, preprocessing.applies_profiles)
+    upright = open_upright(content, side, preprocessing.applies_profiles, max_pixels)
     return _to_square(upright.image, upright.box, upright.transform, preprocessing)
 
 
@@ -220,7 +225,9 @@ class UprightImage(NamedTuple):
     transform: ColorTransform  # of the pixels to sRGB, which is cheaper once they are resized
 
 
-def open_upright(content: bytes, min_side: int, applies_profile: bool = True) -> UprightImage:
+def open_upright(
+    content: bytes, min_side: int, applies_profile: bool = True, max_pixels: int = MAX_PIXELS
+) -> UprightImage:
     """Read the first frame of an image file, upright.
 
     Args:
@@ -228,6 +235,7 @@ def open_upright(content: bytes, min_side: int, applies_profile: bool = True) ->
         min_side: in pixels. A JPEG may be read at a fraction of its size, but no smaller than this
             unless it has too many pixels.
         applies_profile: whether to use its color profile.
+        max_pixels: that are decoded, if fewer than usual.
     """
     if not content:
         raise UnreadableError("empty file")
@@ -245,11 +253,11 @@ def open_upright(content: bytes, min_side: int, applies_profile: bool = True) ->
                     image.width * image.height <= MAX_PIXELS or _is_decoded_by_rows(content)
                 ):
                     scale = _draft_scale(image.size, min_side)
-                return _load_upright(image, scale, applies_profile)
+                return _load_upright(image, scale, applies_profile, max_pixels)
     except UnidentifiedImageError:
         raise UnreadableError(describe_unidentified(content)) from None
     except Image.DecompressionBombError:
-        raise UnreadableError(f"more than {MAX_PIXELS:,} pixels") from None
+        raise TooManyPixelsError(f"more than {MAX_PIXELS:,} pixels") from None
     except PILLOW_ERRORS as error:
         raise to_unreadable(error) from error
 
@@ -290,20 +298,24 @@ def _is_decoded_by_rows(content: bytes) -> bool:
     return False
 
 
-def _check_size(size: tuple[int, int], image_format: str | None) -> None:
-    max_pixels = MAX_PIXELS_OF.get(image_format or "", MAX_PIXELS)
+def _check_size(
+    size: tuple[int, int], image_format: str | None, max_pixels: int = MAX_PIXELS
+) -> None:
+    max_pixels = min(max_pixels, MAX_PIXELS_OF.get(image_format or "", MAX_PIXELS))
     if size[0] * size[1] > max_pixels:
-        raise UnreadableError(f"more than {max_pixels:,} pixels")
+        raise TooManyPixelsError(f"more than {max_pixels:,} pixels")
 
 
-def _load_upright(image: Image.Image, scale: int, applies_profile: bool) -> UprightImage:
+def _load_upright(
+    image: Image.Image, scale: int, applies_profile: bool, max_pixels: int
+) -> UprightImage:
     size, mode, image_format = image.size, image.mode, image.format or ""
     excess = (0.0, 0.0)  # how far the last column and row reach beyond the original
     if _is_jpeg(image_format):
         image_format = "JPEG"
         if draft := image.draft("RGB", (size[0] // scale, size[1] // scale)):
             excess = (image.width - draft[1][2], image.height - draft[1][3])
-    _check_size(image.size, image_format)
+    _check_size(image.size, image_format, max_pixels)
     if isinstance(image, TiffImageFile) and _is_raw(image):
         raise UnreadableError(_CAMERA_RAW)
     # A TIFF loses its tag while it is loaded. Other formats are loaded before the tag is read:

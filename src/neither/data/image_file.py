@@ -73,6 +73,10 @@ class UnreadableError(Exception):
     """A file cannot be decoded; the message is the reason."""
 
 
+class TooManyPixelsError(UnreadableError):
+    """An image is too large to decode."""
+
+
 class TransientReadError(UnreadableError):
     """A file cannot be decoded at present; a later attempt may succeed."""
 

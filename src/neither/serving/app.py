@@ -72,11 +72,11 @@ def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.ht
     static = read_static()
 
     @app.get("/", include_in_schema=False)
-    def show_page() -> Response:
+    async def show_page() -> Response:
         return static_response(static, page)
 
     @app.get("/static/{name}", include_in_schema=False)
-    def show_static(name: str) -> Response:
+    async def show_static(name: str) -> Response:
         return static_response(static, name)
 
     @app.get("/healthz")
@@ -104,18 +104,20 @@ def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.ht
     )
     async def predict(request: Request) -> Response:
         """Predict the class of each image: multipart/form-data with files, or one raw file."""
-        tasks: list[asyncio.Task[Prediction]] = []
+        tasks: dict[asyncio.Task[Prediction], Upload] = {}
         pending: set[asyncio.Task[Prediction]] = set()
         try:
             async for upload in read_uploads(request, memory):
-                tasks.append(asyncio.create_task(_predict(engine, upload)))
-                pending.add(tasks[-1])
+                task = asyncio.create_task(_predict(engine, upload))
+                tasks[task] = upload
+                pending.add(task)
                 if len(pending) > _AHEAD:
                     _, pending = await asyncio.wait(pending, return_when="FIRST_COMPLETED")
             lines = [to_json(await task) for task in tasks]
         finally:
-            for task in tasks:
+            for task, upload in tasks.items():
                 task.cancel()
+                upload.release()  # a task that has not started would not
         body = f'{{"predictions": [\n{",".join(lines)}]}}\n'
         return Response(body, media_type="application/json")
 
@@ -126,7 +128,7 @@ def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.ht
             raise HTTPException(404, "this network has no heat maps")
         async for upload in read_uploads(request, memory):
             try:
-                return Response(await engine.explain(bytes(upload.content)), media_type="image/png")
+                return Response(await engine.explain(upload.seal()), media_type="image/png")
             except UnreadableError as error:
                 raise HTTPException(422, str(error)) from error
             finally:
@@ -140,7 +142,7 @@ async def _predict(engine: Engine, upload: Upload) -> Prediction:
     try:
         if upload.is_too_large:
             return Prediction(upload.name, error=f"larger than {MAX_BYTES:,} bytes")
-        return await engine.predict(bytes(upload.content), upload.name)
+        return await engine.predict(upload.seal(), upload.name)
     finally:
         upload.release()
 

@@ -1,6 +1,7 @@
 """Processes that decode what strangers send: one that dies or hangs is replaced."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +12,8 @@ from neither.data.workers import init_process, process_context
 
 Result = TypeVar("Result")
 
-MAX_SECONDS = 10.0  # for one image; the largest that are read take 2
+MAX_SECONDS = 60.0  # for one image, if other work keeps the processor busy
+MAX_CPU_SECONDS = 10.0  # for one image; the largest that are read take 2
 
 
 class Decoders:
@@ -30,8 +32,8 @@ class Decoders:
         number of images in memory is bounded.
 
         Raises:
-            UnreadableError: if the function raises it, the process is killed, or it takes longer
-                than 10 seconds.
+            UnreadableError: if the function raises it, the process is killed, or it takes more
+                than 10 seconds of CPU time.
         """
         await self._free.acquire()
         work = asyncio.create_task(self._run(self._idle.pop(), function, arguments))
@@ -44,17 +46,15 @@ class Decoders:
     ) -> Result:
         try:
             try:
-                future = self._pools[index].submit(function, *arguments)
+                future = self._pools[index].submit(_call, MAX_CPU_SECONDS, function, arguments)
             except BrokenProcessPool:  # it was killed since its last use
                 self._pools[index] = _start_process()
-                future = self._pools[index].submit(function, *arguments)
+                future = self._pools[index].submit(_call, MAX_CPU_SECONDS, function, arguments)
             return await asyncio.wait_for(asyncio.wrap_future(future), MAX_SECONDS)
-        except (BrokenProcessPool, TimeoutError) as error:
+        except (BrokenProcessPool, TimeoutError):
             _kill(self._pools[index])
             self._pools[index] = _start_process()
-            is_slow = isinstance(error, TimeoutError)
-            reason = f"decoding took over {MAX_SECONDS:.0f} s" if is_slow else "decoding crashed"
-            raise UnreadableError(reason) from None
+            raise UnreadableError("decoding crashed, or took too long") from None
         finally:
             self._idle.append(index)
             self._free.release()
@@ -63,6 +63,15 @@ class Decoders:
         """Kill the processes."""
         for pool in self._pools:
             _kill(pool)
+
+
+def _call(
+    max_seconds: float, function: Callable[..., Result], arguments: tuple[object, ...]
+) -> Result:
+    """Call a function in this process, which ends if that takes more CPU time."""
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.setitimer(signal.ITIMER_PROF, max_seconds)
+    return function(*arguments)
 
 
 def _start_process() -> ProcessPoolExecutor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neither.data.decode import decode
-from neither.data.image_file import UnreadableError
+from neither.data.image_file import TooManyPixelsError, UnreadableError
 from neither.data.workers import count_processes
 from neither.inference.classifier import Classifier, forward_size
 from neither.inference.explain import compute_heat_map, draw_heat_map
@@ -24,6 +24,8 @@ from neither.runtime.errors import UsageError
 from neither.serving.decoders import Decoders
 
 Result = TypeVar("Result")
+
+_QUICK_PIXELS = 2**23  # decoded in 0.2 s; those of a JPEG count at the fraction that is read
 
 
 class Engine:
@@ -36,7 +38,9 @@ class Engine:
     def __init__(self, classifier: Classifier) -> None:
         """Start the processes."""
         self.classifier = classifier
-        self._decoders = Decoders(count_processes())
+        num_processes = count_processes()
+        self._decoders = Decoders(num_processes)
+        self._large = asyncio.Semaphore(max(1, num_processes // 2))
         self._thread = ThreadPoolExecutor(1, "forward")
         self._waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Prediction]]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -75,8 +79,16 @@ class Engine:
         return await loop.run_in_executor(self._thread, self._draw, pixels, predicted)
 
     async def decode(self, content: bytes) -> NDArray[np.uint8]:
-        """Decode the content of an image file; raise `UnreadableError` if it is unreadable."""
-        return await self.run(decode, content, self.classifier.preprocessing)
+        """Decode the content of an image file; raise `UnreadableError` if it is unreadable.
+
+        Large images, which take seconds, wait for each other, so that others need not.
+        """
+        preprocessing = self.classifier.preprocessing
+        try:
+            return await self.run(decode, content, preprocessing, _QUICK_PIXELS)
+        except TooManyPixelsError:
+            async with self._large:
+                return await self.run(decode, content, preprocessing)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Return what a module-level function of an image returns in a decoding process.

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_REQUESTS = 32  # at a time, that may take long
+SURPLUS = "is_surplus"  # in the state of a connection that is one too many
 _DRAINED_BYTES = 100_000_000  # of a body that is refused, so that its sender reads the answer
 _PUBLIC = ("/", "/healthz", "/openapi.json")  # without token, as all of /static/
 _READS = ("GET", "HEAD")
@@ -64,12 +65,14 @@ class Guard:
         exchange = _Exchange(scope, receive, send)
         problem = self._check(scope, Headers(scope=scope))
         is_write = scope["method"] not in _READS
-        if problem is None and is_write and self._num_requests >= MAX_REQUESTS:
+        is_surplus = scope.get("state", {}).get(SURPLUS, False)
+        if problem is None and (is_surplus or (is_write and self._num_requests >= MAX_REQUESTS)):
             problem = 429, "too many requests at once; try again"
         if problem is not None:
             status, detail = problem
             headers = {"Retry-After": "1"} if status == 429 else {}
             headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            headers |= {"Connection": "close"} if is_surplus else {}
             response = JSONResponse({"detail": detail}, status, headers)
             await response(scope, exchange.receive, exchange.send)
             return

@@ -1,5 +1,6 @@
 """The HTTP server: a socket, limits on slow senders, and an orderly end."""
 
+import asyncio
 import errno
 import logging
 import socket
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from neither.runtime import signals
 from neither.runtime.errors import OutputError, UsageError
+from neither.serving.guard import SURPLUS
 
 _MAX_CONNECTIONS = 500  # each takes a file descriptor, of which a process often has 1,024
 _MAX_HEADER_BYTES = 1 << 14
@@ -21,6 +23,8 @@ _SECONDS_TO_ANSWER = 30  # after a signal
 # A sender is cut off after 10 s without a byte, or if 60 s bring less than 256 KB. Counted in ticks
 # of a second, so that a suspended machine cuts nobody off.
 _MAX_SILENT_TICKS, _MAX_SLOW_TICKS, _SLOW_BYTES = 10, 60, 1 << 18
+# Each chunk of a chunked body takes microseconds, also one of a single byte.
+_MAX_CHUNKS, _MIN_CHUNK_BYTES = 1000, 64
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -98,8 +102,6 @@ def run_server(app: ASGIApp, listener: socket.socket, close: Callable[[], None])
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         timeout_graceful_shutdown=_SECONDS_TO_ANSWER,
     )
     try:
@@ -126,10 +128,33 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+class _Parser(h11.Connection):
+    """Refuses a body of tiny chunks, which would keep the server from others."""
+
+    _num_chunks = _num_bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._num_chunks = self._num_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._num_chunks += 1
+            self._num_bytes += len(event.data)
+            if self._num_chunks > _MAX_CHUNKS + self._num_bytes // _MIN_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("too many chunks")
+        return event
+
+
 class _TimedProtocol(H11Protocol):
     """HTTP/1.1 for senders of limited patience."""
 
     _num_received = _num_unsent = _silent_ticks = _slow_ticks = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.conn = _Parser(h11.SERVER, _MAX_HEADER_BYTES)
+        if len(self.connections) > _MAX_CONNECTIONS:  # the guard answers
+            self.app_state = {SURPLUS: True}
 
     def data_received(self, data: bytes) -> None:
         self._silent_ticks = 0

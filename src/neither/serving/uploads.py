@@ -12,7 +12,7 @@ from neither.data.image_file import MAX_BYTES
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MAX_FILES = 1000  # of a request
+MAX_FILES = 1000  # of a request, with all other parts of a form
 MAX_BODY_BYTES = 500_000_000
 MAX_HELD_BYTES = 300_000_000  # of all requests together, until they are decoded
 
@@ -40,7 +40,8 @@ class Upload:
     """
 
     def __init__(self, memory: Memory, name: str = "") -> None:
-        self.name, self.content, self.is_too_large = name, bytearray(), False
+        self.name, self.is_too_large = name, False
+        self.content: bytes | bytearray = bytearray()
         self._memory = memory
 
     def add(self, data: bytes) -> None:
@@ -52,8 +53,13 @@ class Upload:
             self._memory.take(len(data))
             self.content += data
 
+    def seal(self) -> bytes:
+        """Return the content, which is complete, without holding it twice."""
+        self.content = bytes(self.content)
+        return self.content
+
     def release(self) -> None:
-        """Forget the content."""
+        """Forget the content; more than once is no mistake."""
         self._memory.num_held -= len(self.content)
         self.content = bytearray()
 
@@ -85,10 +91,10 @@ async def read_uploads(request: Request, memory: Memory) -> AsyncGenerator[Uploa
                 raw.add(chunk)
                 continue
             parser.write(chunk)
+            if form.num_parts > MAX_FILES:
+                raise _too_large(f"{MAX_FILES:,} files")
             while form.complete:
                 num_files += 1
-                if num_files > MAX_FILES:
-                    raise _too_large(f"{MAX_FILES:,} files")
                 yield form.complete.pop(0)
         if is_form:
             parser.finalize()
@@ -125,6 +131,7 @@ class _Form:
     def __init__(self, memory: Memory) -> None:
         self.complete: list[Upload] = []
         self.current: Upload | None = None  # None in a part that is not a file
+        self.num_parts = 0
         self._memory = memory
         self._field = self._value = b""
 
@@ -158,3 +165,4 @@ class _Form:
         if self.current is not None:
             self.complete.append(self.current)
         self.current = None
+        self.num_parts += 1
