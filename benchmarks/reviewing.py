@@ -11,8 +11,6 @@ wrong label, at random; no file is touched. Then, with photos_quick.yaml:
 - runs on the wrong, the mended and the right labels are scored on val and on test.
 - a server is killed at random moments of random clicks, each of which is repeated until the server
   has confirmed it. Is any confirmed answer missing, is any there twice?
-- `predict --output` is killed at random moments, and continued. Is the file that of an undisturbed
-  run?
 """
 
 import argparse
@@ -62,7 +60,6 @@ def main() -> None:
     HOME.mkdir(parents=True)
     figures = measure_review(arguments.folder.resolve(), arguments.wrong, arguments.keys)
     figures |= {"kills": kill_servers(arguments.kills)}
-    figures |= {"predict": kill_predict(arguments.folder.resolve() / "train", 20)}
     print(json.dumps(figures, indent=2))
     results.write("reviewing", figures)
 
@@ -218,34 +215,6 @@ def ask(port: int, method: str, path: str, body: str = "") -> int:
         response = connection.getresponse()
         response.read()
         return response.status
-
-
-def kill_predict(folder: Path, num_kills: int) -> dict[str, Any]:
-    """Kill `predict --output` at random moments; compare its file with an undisturbed one."""
-    rng = random.Random(2)
-    script = [sys.executable, str(ROOT / "scripts" / "predict.py"), str(HOME / "right"),
-              str(folder), "--output"]  # fmt: skip
-    path, num_rows, num_killed = HOME / "killed-predictions.csv", [0], 0
-    for _ in range(num_kills):
-        process = subprocess.Popen([*script, str(path)])
-        while process.poll() is None and count_rows(path) == num_rows[-1]:
-            time.sleep(0.1)  # it starts
-        time.sleep(rng.uniform(0, 3))
-        num_killed += process.poll() is None  # else it has finished
-        process.kill()
-        process.wait()
-        num_rows.append(count_rows(path))
-    for name in ("killed", "undisturbed"):
-        subprocess.run([*script, str(HOME / f"{name}-predictions.csv")], check=True)
-    killed, undisturbed = ((HOME / f"{name}-predictions.csv").read_bytes()
-                           for name in ("killed", "undisturbed"))  # fmt: skip
-    return {"kills": num_killed, "rows_at_each": num_rows, "rows": undisturbed.count(b"\n") - 1,
-            "is_equal": killed == undisturbed}  # fmt: skip
-
-
-def count_rows(path: Path) -> int:
-    """Return the number of line ends of a file, 0 if it is missing."""
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 if __name__ == "__main__":
