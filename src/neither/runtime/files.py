@@ -192,10 +192,7 @@ def require_outside(output_dir: Path, images: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of files that can be made again: `~/.cache/neither`.
-
-    `$XDG_CACHE_HOME` replaces `~/.cache` if it is absolute (XDG Base Directory Specification).
-    """
+    """Return `~/.cache/neither`; `$XDG_CACHE_HOME` replaces `~/.cache` if it is absolute."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         return (cache if cache.is_absolute() else Path.home() / ".cache") / "neither"
@@ -206,10 +203,8 @@ def cache_folder() -> Path:
 def is_complete(folder: Path, record_name: str, expected: Mapping[str, object]) -> bool:
     """Return whether `output_folder` made this folder before; False if it is missing or empty.
 
-    Args:
-        folder: with any other content it is an `OutputError`.
-        record_name: JSON file in it that holds the settings it was made with.
-        expected: settings; the file may hold more keys.
+    Then its JSON file `record_name` holds what is expected, and perhaps more keys. Any other
+    content is an `OutputError`.
     """
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if not folder.is_symlink() and (is_empty or not folder.exists()):
@@ -259,11 +254,9 @@ def output_folder(folder: Path, record_name: str, record: Mapping[str, object]) 
 def download(function: Callable[[], Result], what: str, url: str, otherwise: str) -> Result:
     """Return the result of a function that downloads, unless a signal or an error ends the wait.
 
-    Args:
-        function: must detect by itself what an interrupted call left behind, such as by a checksum.
-        what: name of the download, for the `OutputError` if it fails.
-        url: source, likewise.
-        otherwise: what a user without a network can do, likewise.
+    The function must detect by itself what an interrupted call left behind, such as by a checksum.
+    If it fails, the `OutputError` says what cannot be downloaded, from where, and what a user
+    without a network can do `otherwise`.
     """
     from http.client import HTTPException  # most commands and all decoding processes load nothing
     from tarfile import TarError

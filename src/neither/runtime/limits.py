@@ -22,11 +22,7 @@ _MEMORY_FILES = (  # limit, usage, and the key in memory.stat of files that the 
 
 
 def num_cores() -> int:
-    """Count the cores that this process may use, which can be fewer than the machine has.
-
-    Returns:
-        At least 1. A part of a core, as in `docker run --cpus=1.5`, counts as one.
-    """
+    """Count the cores that this process may use; a part of one, as in `--cpus=1.5`, counts."""
     if hasattr(os, "sched_getaffinity"):
         available = len(os.sched_getaffinity(0))
     else:

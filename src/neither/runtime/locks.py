@@ -63,13 +63,9 @@ def wait_for_lock(folder: Path, message: str) -> Iterator[None]:
 def locked_file(path: Path, wait: bool) -> Iterator[BinaryIO]:
     """Open a file to read it and to append to it, made if it is missing, for one process at a time.
 
-    Args:
-        path: of the file.
-        wait: wait until no other process has it, instead of raising.
-
     Raises:
         OSError: if the file cannot be opened.
-        OutputError: if another process has it.
+        OutputError: if another process has it; with `wait` this waits for it instead.
     """
     with named(path), path.open("a+b") as file:
         try:
