@@ -41,8 +41,7 @@ def test_neither_runs_a_command(monkeypatch: Patch, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"),
-    [("predict", "argparse"), ("train", "neither.runtime"), (None, "argparse")],
+    ("name", "module"), [("predict", "argparse"), ("train", "neither.runtime"), (None, "argparse")]
 )
 def test_an_interrupt_while_importing_exits_130_without_a_traceback(
     name: str | None, module: str, tmp_path: Path, monkeypatch: Patch

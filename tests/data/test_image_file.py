@@ -28,11 +28,7 @@ from neither.data.image_file import (
     silence_pillow,
     to_unreadable,
 )
-from neither.data.layout import (
-    find_all_images,
-    find_evaluation_images,
-    find_training_images,
-)
+from neither.data.layout import find_all_images, find_evaluation_images, find_training_images
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import list_images
 from neither.runtime.errors import DataError

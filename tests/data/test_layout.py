@@ -191,9 +191,7 @@ def evaluation(root: Path, split: str | None = None) -> list[tuple[str, str]]:
     return [*zip(table.paths, table.labels, strict=True)]
 
 
-def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(
-    tmp_path: Path,
-) -> None:
+def test_a_folder_without_class_folders_is_unlabelled_and_read_at_any_depth(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "cup/b.jpg", "cup/dog/c.jpg")
     assert evaluation(tmp_path) == [("a.jpg", ""), ("cup/b.jpg", ""), ("cup/dog/c.jpg", "")]
 

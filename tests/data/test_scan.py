@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 
 from images import touch
 from neither.data.image_file import SUFFIXES
-from neither.data.scan import (
-    Identity,
-    ImageTable,
-    list_folders,
-    list_images,
-    spelled_on_disk,
-)
+from neither.data.scan import Identity, ImageTable, list_folders, list_images, spelled_on_disk
 from neither.runtime import signals
 from neither.runtime.errors import DataError
 

@@ -7,12 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neither.data.sources import (
-    count_by_source,
-    find_source_problems,
-    log_sources,
-    name_sources,
-)
+from neither.data.sources import count_by_source, find_source_problems, log_sources, name_sources
 from neither.data.splits import SplitAssignment
 from neither.runtime.errors import UsageError
 from records import make_table

@@ -152,11 +152,7 @@ def test_any_assignment_is_read_back(path: Path, data: st.DataObject) -> None:
     table.labels[:] = data.draw(st.lists(PATHS, min_size=num, max_size=num))
     write_splits(path, table, store, assignment)
     again, added = match_splits(path, table, store)
-    assert (again.split_indices.tolist(), again.reasons, added) == (
-        splits,
-        assignment.reasons,
-        [],
-    )
+    assert (again.split_indices.tolist(), again.reasons, added) == (splits, assignment.reasons, [])
     assert data_fingerprint(table, store, again) == data_fingerprint(table, store, assignment)
 
 

@@ -101,10 +101,7 @@ def test_both_start_methods_give_the_same_results(
     None, "neither.train('config.yaml')", "neither.evaluate('run', 'images')", "raise SystemExit"
 ])  # fmt: skip
 def test_a_main_script_that_processes_cannot_import_is_an_error_with_a_remedy(
-    script: str | None,
-    tmp_path: Path,
-    monkeypatch: Patch,
-    capfd: pytest.CaptureFixture[str],
+    script: str | None, tmp_path: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It comes from standard input, or starts the work again in each process."""
     main = ModuleType("__main__")

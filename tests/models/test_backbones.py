@@ -6,11 +6,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from neither.config.schema import Model
-from neither.models.backbones import (
-    BackboneNetwork,
-    check_image_size,
-    check_network_name,
-)
+from neither.models.backbones import BackboneNetwork, check_image_size, check_network_name
 from neither.models.checkpoint import load_weights
 from neither.models.networks import build_network
 from neither.runtime.errors import UsageError

@@ -203,8 +203,7 @@ def test_a_wrong_state_dict_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"),
-    [("resnet81", "timm/resnet18"), ("resnet18.a9_in1k", "timm/resnet18.a")],
+    ("name", "hint"), [("resnet81", "timm/resnet18"), ("resnet18.a9_in1k", "timm/resnet18.a")]
 )
 def test_an_unknown_name_or_tag_gets_a_suggestion(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=rf"model\.name: .* did you mean {hint}"):

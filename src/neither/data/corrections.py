@@ -198,10 +198,7 @@ def _parse(
 
 
 def follow_answers(
-    table: ImageTable,
-    store: ImageStore,
-    assignment: SplitAssignment,
-    answers: Mapping[str, Answer],
+    table: ImageTable, store: ImageStore, assignment: SplitAssignment, answers: Mapping[str, Answer]
 ) -> SplitAssignment:
     """Replace the labels of a table; return the assignment without the images that are dropped.
 

@@ -19,12 +19,7 @@ from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
 from neither.data.sources import log_sources, name_sources
 from neither.data.split_file import data_fingerprint, match_splits, write_splits
-from neither.data.splits import (
-    SPLITS,
-    assign_splits,
-    check_class_counts,
-    log_split_summary,
-)
+from neither.data.splits import SPLITS, assign_splits, check_class_counts, log_split_summary
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import info, printable, warn
 from neither.runtime.limits import free_memory

@@ -81,10 +81,7 @@ def find_training_images(
 
 
 def find_evaluation_images(
-    path: Path,
-    classes: Sequence[str],
-    split: str | None,
-    aliases: Mapping[str, str] = NO_ALIASES,
+    path: Path, classes: Sequence[str], split: str | None, aliases: Mapping[str, str] = NO_ALIASES
 ) -> ImageTable:
     """Find the images to evaluate: one split of a folder with splits, a whole folder, or one file.
 

@@ -166,9 +166,7 @@ def _key_results(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _draw_plots(
-    metrics: Mapping[str, Any],
-    predictions: LabelledPredictions,
-    rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any], predictions: LabelledPredictions, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     """Return the SVG elements by name."""
     from neither.reporting import plots  # Matplotlib takes half a second

@@ -49,13 +49,7 @@ from neither.runtime import files
 from neither.runtime.console import info, warn
 from neither.runtime.errors import DataError, UsageError
 from neither.training.fold_runs import plan_folds, train_folds
-from neither.training.head import (
-    L2_GRID,
-    embed_splits,
-    find_lowest_loss,
-    fit_folds,
-    standardise,
-)
+from neither.training.head import L2_GRID, embed_splits, find_lowest_loss, fit_folds, standardise
 from neither.training.out_of_fold import OutOfFold, config_digest, write_out_of_fold
 from neither.training.run_folder import RunFolder, open_run_folder, require_same_config
 from neither.training.teacher import check_seen_by_teacher
