@@ -25,6 +25,7 @@ from neither.data.fingerprints import (
     KNOWN_FORMATS,
     ImageFlag,
     compute_fingerprints,
+    connect,
     find_near_duplicates,
     group_exact_duplicates,
 )
@@ -36,7 +37,7 @@ from neither.data.sources import count_by_source, find_source_problems, name_sou
 from neither.data.splits import SPLITS, assign_splits, check_class_counts
 from neither.data.store import ImageStore, check_unreadable
 from neither.data.workers import parallel_map
-from neither.runtime.console import printable, progress_bar
+from neither.runtime.console import progress_bar
 from neither.runtime.errors import DataError
 
 SCHEMA_VERSION = 2
@@ -287,10 +288,9 @@ def _errors(
 ) -> list[str]:
     """Return the errors that a training with default settings would stop with."""
     errors = list(table.unreadable_folders)
-    unreadable = [f"{printable(table.paths[i])}: {reason}" for i, reason in store.reasons.items()]
     settings = Data(root=".")  # for the defaults; the root is not read
     try:
-        check_unreadable(unreadable, len(table.paths), settings.max_unreadable)
+        check_unreadable(table, store.reasons, settings.max_unreadable)
     except DataError as error:
         errors.append(str(error))
     if len(classes) < 2:
@@ -359,15 +359,7 @@ def _quantiles(values: NDArray[np.uint32]) -> dict[str, int]:
 def _near_duplicate_clusters(fingerprints: NDArray[np.void]) -> NDArray[np.int64]:
     """Number the images by connected component of near-duplicates; -1 for flat images."""
     numbers, pairs = find_near_duplicates(fingerprints)
-    parents = list(range(int(numbers.max(initial=-1)) + 1))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    for one, other in pairs.tolist():
-        parents[root(other)] = root(one)
+    root = connect(pairs.tolist())
     return np.array([root(each) if each >= 0 else -1 for each in numbers.tolist()], np.int64)
 
 

@@ -11,15 +11,17 @@ A fingerprint holds the size, format and two hashes of an image:
   splits are made by it; see `splits.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntFlag
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neither.data.image_file import AVIF, FORMATS, HEIC
 from neither.runtime import signals
+
+Item = TypeVar("Item", int, tuple[int, str])
 
 KNOWN_FORMATS = (*FORMATS, HEIC, AVIF)  # cached by index: add at the end
 THUMBNAIL_SIDE = 9  # pixels
@@ -164,6 +166,21 @@ def find_near_duplicates(
     codes = [np.zeros(0, np.int64), *(low * len(distinct) + high for low, high in near)]
     pairs = np.divmod(np.sort(np.concatenate(codes)), max(len(distinct), 1))
     return numbers, np.stack(pairs, axis=1)
+
+
+def connect(pairs: Iterable[tuple[Item, Item]]) -> Callable[[Item], Item]:
+    """Return a function from an item to the smallest one that the pairs connect it to."""
+    parents: dict[Item, Item] = {}
+
+    def root(item: Item) -> Item:
+        while (parent := parents.setdefault(item, item)) != item:
+            parents[item] = item = parents[parent]
+        return item
+
+    for one, other in pairs:
+        first, second = sorted((root(one), root(other)))
+        parents[second] = first
+    return root
 
 
 def _number_rows(rows: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from neither.data.fingerprints import hex_digests
+from neither.data.fingerprints import connect, hex_digests
 from neither.data.splits import SPLITS, named_groups, separate_duplicates
 from neither.runtime.console import printable, warn
 
@@ -211,19 +211,9 @@ def split_fold(
 
 def _join_sources(sources: Sequence[str], groups: Sequence[str]) -> list[Unit]:
     """Return the unit of each image: its source with those that share a group, or its group."""
-    parents: dict[Unit, Unit] = {}
-
-    def root(unit: Unit) -> Unit:
-        while (parent := parents.setdefault(unit, unit)) != unit:
-            parents[unit] = unit = parents[parent]
-        return unit
-
-    for source, group in zip(sources, groups, strict=True):
-        if source:
-            first, second = sorted((root((_SOURCE, source)), root((_GROUP, group))))
-            parents[second] = first
-    return [root((_SOURCE, source) if source else (_GROUP, group))
-            for source, group in zip(sources, groups, strict=True)]  # fmt: skip
+    images = list(zip(sources, groups, strict=True))
+    root = connect(((_SOURCE, source), (_GROUP, group)) for source, group in images if source)
+    return [root((_SOURCE, source) if source else (_GROUP, group)) for source, group in images]
 
 
 def _merge_small(units: Mapping[Unit, Counter[int]], totals: Counter[int]) -> list[list[Unit]]:

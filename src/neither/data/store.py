@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,37 +85,34 @@ def build_store(
     all_reasons = list(chain.from_iterable(shard.reasons for shard in cache.shards))
     reasons = {index: all_reasons[number] for index, number in enumerate(numbers.tolist())
                if all_reasons[number]}  # fmt: skip
-    unreadable = [f"{printable(table.paths[index])}: {why}" for index, why in reasons.items()]
-    check_unreadable(unreadable, len(table.paths), max_unreadable)
+    check_unreadable(table, reasons, max_unreadable)
     empty = np.zeros(0, FINGERPRINT)
     fingerprints = np.concatenate([empty, *(shard.fingerprints for shard in cache.shards)])[numbers]
     return ImageStore(fingerprints, reasons, [shard.pixels for shard in cache.shards], numbers)
 
 
 def check_unreadable(
-    unreadable: Sequence[str],
-    num_images: int,
+    table: ImageTable,
+    reasons: Mapping[int, str],
     max_unreadable: float,
     num_decoded: int | None = None,
 ) -> None:
-    """Raise a `DataError` if too many of all images are unreadable.
+    """Raise a `DataError` if more than the fraction `max_unreadable` of a table are unreadable.
 
-    Args:
-        unreadable: a path with its reason, of each.
-        num_images: of all images.
-        max_unreadable: the fraction of them, in [0, 1], that may be unreadable.
-        num_decoded: how many were decoded; None for all. The others may be unreadable too.
+    The reasons are by index. `num_decoded` is how many images were decoded, if not all.
     """
-    if len(unreadable) <= max_unreadable * num_images:
+    num_images = len(table.paths)
+    if len(reasons) <= max_unreadable * num_images:
         return
-    named = "\n       ".join(unreadable[:_MAX_NAMED])
-    if all(each.endswith(_MISSING) for each in unreadable):
+    lines = [f"{printable(table.paths[index])}: {reason}" for index, reason in reasons.items()]
+    named = "\n       ".join(lines[:_MAX_NAMED])
+    if {*reasons.values()} == {_MISSING}:
         named += "\n       The paths of a CSV file start at its folder, with / between their parts"
     of = f"{num_images:,} images"
     if num_decoded is not None and num_decoded < num_images:
         of = f"the first {num_decoded:,} images ({num_images:,} in all)"
     raise DataError(
-        f"{len(unreadable):,} of {of} are unreadable, more than data.max_unreadable, "
+        f"{len(reasons):,} of {of} are unreadable, more than data.max_unreadable, "
         f"{max_unreadable:.3g}, allows\n       {named}\n       Repair or remove them "
         "(scripts/check_data.py lists all), or raise data.max_unreadable"
     )
@@ -139,7 +136,7 @@ def _decode_new(
     decode = partial(_decode_chunk, root=table.root, preprocessing=preprocessing)
     num_done = num_pending = 0
     pending: list[DecodedImages] = []
-    unreadable: list[str] = []
+    reasons: dict[int, str] = {}
     with (
         progress_bar("decoding", len(paths)) as bar,
         closing(parallel_map(decode, chunks, 1)) as decoded,
@@ -148,11 +145,11 @@ def _decode_new(
             for images in decoded:
                 pending.append(images)
                 num_pending += len(images.keys)
-                for index, reason in enumerate(images.reasons, num_done):
-                    if reason:
-                        unreadable.append(f"{printable(paths[index])}: {reason}")
+                own = indices[num_done : num_done + len(images.keys)].tolist()
+                pairs = zip(own, images.reasons, strict=True)
+                reasons |= {index: reason for index, reason in pairs if reason}
                 num_done += len(images.keys)
-                check_unreadable(unreadable, len(table.paths), max_unreadable, num_done)
+                check_unreadable(table, reasons, max_unreadable, num_done)
                 bar.update(num_done, len(paths))
                 if num_pending >= shard_size:
                     shard, pending, num_pending = pending, [], 0
