@@ -354,7 +354,7 @@ def read_environment_file(run: RunFolder) -> dict[str, object]:
 
 
 def test_the_environment_is_recorded(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, None)
+    run = RunFolder(tmp_path)
     write_environment(run, DeviceConfig(CPU, "bfloat16"), "abc123")
     environment = read_environment_file(run)
     assert environment["torch"] == torch.__version__
@@ -371,12 +371,12 @@ def started(tmp_path: Path, make_config: Callable[..., Config]) -> RunFolder:
     """Return a run to resume."""
     config = make_config()
     state = build_state(config, Preprocessing(32), DeviceConfig(CPU, "float32"))
-    run = RunFolder(tmp_path, None)
+    run = RunFolder(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     state.metrics = {"loss": 1.0}
     state.save(run.best, config, resumable=True)
     write_environment(run, DeviceConfig(CPU, "float32"), "abc123")
-    return replace(run, resumed=run.load_best())
+    return RunFolder(tmp_path, run.load_best())
 
 
 def test_resuming_in_the_same_environment_logs_nothing(started: RunFolder, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """What all commands share: setup, errors and exit codes."""
 
+import argparse
 import errno
 import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from neither.runtime import console, signals
 from neither.runtime.errors import OutputError, UserError, is_out_of_memory
@@ -19,6 +21,17 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add the arguments of a command that trains; its folder is `runs/<name>` or so."""
+    parser.add_argument("config", type=Path, help="a YAML file, such as configs/photos_quick.yaml")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value",
+                        help="replaces a value of the config, such as train.epochs=20 or "
+                        "'classes=[cat, neither]'")  # fmt: skip
+    parser.add_argument("--output-dir", type=Path, help=f"where the results go (default: {folder})")
+    parser.add_argument("--fresh", action="store_true",
+                        help="start over; the old folder is kept as <folder>.1")  # fmt: skip
 
 
 def run_command(work: Callable[[], int]) -> int:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from neither.cli.command import check_installation, run_command
+from neither.cli.command import add_config_arguments, check_installation, run_command
 from neither.runtime.console import format_percent, print_line, printable
 
 _MAX_LISTED = 20
@@ -20,15 +20,10 @@ def main() -> int:
         epilog="example: cross_validate.py configs/photos_quick.yaml data.root=my/photos "
         "'data.sources=([^/]+)_[^/]*$'",
     )
-    parser.add_argument("config", type=Path, help="a YAML file, such as configs/photos_quick.yaml")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value",
-                        help="replaces a value of the config")  # fmt: skip
+    add_config_arguments(parser, "runs/<name>-cv")
     parser.add_argument("--folds", type=int, help="the most folds (default: 10)")
     parser.add_argument("--seeds", type=_parse_seeds, metavar="0,1,2", default=(),
                         help="one cross-validation for each seed, and the means")  # fmt: skip
-    parser.add_argument("--output-dir", type=Path, help="default: runs/<name>-cv")
-    parser.add_argument("--fresh", action="store_true",
-                        help="start over; the old folder is kept as <folder>.1")  # fmt: skip
     arguments = parser.parse_intermixed_args()
     if arguments.folds is not None and arguments.folds < 2:
         parser.error("--folds: must be 2 or more")

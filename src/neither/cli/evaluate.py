@@ -59,7 +59,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from neither.reporting.html import report_evaluation
     from neither.reporting.text import print_metrics
 
-    classifier = load_with_priors(arguments.model, arguments.priors)
+    classifier = load_with_priors(arguments)
     evaluation = evaluate_path(
         arguments.model,
         classifier,
@@ -79,12 +79,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return DataError.exit_code if metrics["num_unreadable"] or evaluation.unreadable_folders else 0
 
 
-def load_with_priors(model: Path, priors: str | None) -> "Classifier":
-    """Load a classifier on the best device, with the `--priors` of the command line."""
+def load_with_priors(arguments: argparse.Namespace) -> "Classifier":
+    """Load the `model` of a command line on the best device, with its `--priors`."""
     from neither.inference.classifier import load_classifier
     from neither.runtime.devices import choose_device_config
 
-    classifier = load_classifier(model, choose_device_config("auto", "float32").device)
+    device, priors = choose_device_config("auto", "float32").device, arguments.priors
+    classifier = load_classifier(arguments.model, device)
     return classifier if priors is None else classifier.with_priors(read_priors(priors))
 
 

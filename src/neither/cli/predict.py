@@ -79,7 +79,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from neither.models.checkpoint import find_checkpoint
     from neither.reporting.text import describe_decisions
 
-    classifier = load_with_priors(arguments.model, arguments.priors)
+    classifier = load_with_priors(arguments)
     if arguments.sort_into is not None:
         files.make_folder(arguments.sort_into)
     explainer = None
@@ -161,10 +161,8 @@ def _is_missing(path: str) -> bool:
     """Return whether there is no such file; one that cannot be read gets a row that says why."""
     try:
         os.stat(path)  # noqa: PTH116 - as os.path.isdir below: pathlib's raises some errors
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
     return False
 
 

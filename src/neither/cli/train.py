@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neither.cli.command import check_installation, run_command
+from neither.cli.command import add_config_arguments, check_installation, run_command
 from neither.runtime.console import print_line, silence, warn
 
 if TYPE_CHECKING:
@@ -24,13 +24,7 @@ def main() -> int:
         epilog="docs/config.md lists every key of a config: type, range, default and meaning. "
         "example: train.py configs/photos_quick.yaml data.root=my/photos train.epochs=10",
     )
-    parser.add_argument("config", type=Path, help="a YAML file, such as configs/photos_quick.yaml")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value",
-                        help="replaces a value of the config, such as train.epochs=20 or "
-                        "'classes=[cat, neither]'")  # fmt: skip
-    parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/<name>)")
-    parser.add_argument("--fresh", action="store_true",
-                        help="start over; the old folder is kept as <folder>.1")  # fmt: skip
+    add_config_arguments(parser, "runs/<name>")
     # Overrides and flags may come in any order.
     arguments = parser.parse_intermixed_args()
     return run_command(lambda: _train(arguments))

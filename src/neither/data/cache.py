@@ -159,12 +159,9 @@ def _read_shard(path: Path, image_size: int) -> DecodedImages:
 
 @contextmanager
 def open_cache(source: Path, preprocessing: Preprocessing, fallback: Path) -> Iterator[Cache]:
-    """Open the cache of a source of images; wait for another run that has it open.
+    """Open the cache of a folder or manifest of images; wait for another run that has it open.
 
-    Args:
-        source: the folder, or the manifest, that names the images.
-        preprocessing: how they are decoded.
-        fallback: a folder to use where the cache cannot be written, or would be among the images.
+    Where it cannot be written, or would be among the images, the folder `fallback` is used.
 
     Raises:
         OutputError: if neither can be written, or a lock file of another machine is in both.

@@ -219,20 +219,13 @@ def apply_answers(
     answers: Mapping[str, Answer],
     is_expected: bool = True,
 ) -> list[int]:
-    """Replace the labels of a table, and log how many.
+    """Replace the labels of a table, log how many, and return the indices of dropped images.
 
-    Args:
-        table: of N images.
-        hashes: the SHA-256 of each, in hex.
-        splits: of each; all answers about train, and images in no split, count.
-        answers: by SHA-256.
-        is_expected: whether some answers must be about these images.
-
-    Returns:
-        The indices of the images that are dropped.
+    Hashes (SHA-256 in hex) and splits are those of the images; all answers about train, and about
+    images in no split, count.
 
     Raises:
-        DataError: if none is, though it must.
+        DataError: if no answer is about these images, though it `is_expected`.
     """
     if not answers:
         return []

@@ -62,11 +62,8 @@ def report_dataset(
 ) -> dict[str, Any]:
     """Decode every image of a folder or manifest and report on it; nothing is written.
 
-    Args:
-        source: the folder or manifest.
-        sources: regular expression that finds the source of an image in its path.
-        corrections: answers of a review, whose labels replace those of the images; images that it
-            dropped are reported as such alone.
+    `sources` and `corrections` are those of the section `data`; images that a review dropped are
+    reported as such alone.
 
     Returns:
         The report that `check_data.py --json` prints. `errors` stop a training with default

@@ -46,13 +46,8 @@ def assign_folds(
 ) -> NDArray[np.int64]:
     """Deal the groups of each class out to folds, in an order that depends on seed and name.
 
-    A group of several classes is dealt out with the groups of its rarest one.
-
-    Args:
-        groups: of N images.
-        labels: (N,) class indices.
-        num_folds: the most folds; fewer if otherwise a fold would have no image of some class.
-        seed: of the run.
+    A group of several classes is dealt out with the groups of its rarest one. There are fewer folds
+    if otherwise one would have no image of some class.
 
     Returns:
         (N,) the fold of each image, from 0. All are 0 if not even two folds can have each class:
@@ -91,12 +86,7 @@ def assign_source_folds(
     without which a class would have no image to train on; a warning names them. Outside each fold
     there are images of each class.
 
-    Args:
-        sources: of N images; empty for images without a source.
-        groups: of the images, as `group_names` returns them if it is given the sources.
-        labels: (N,) class indices.
-        max_folds: the most folds.
-        seed: of the run.
+    Groups are those that `group_names` returns if it is given the sources.
 
     Returns:
         (N,) the fold of each image, from 0. All are 0 if nothing can be left out, such as where a
@@ -180,14 +170,6 @@ def split_fold(
     The others stay in train and val, unless these would lack a class: one that has val images in
     this fold alone, say, or look-alikes of the fold, which a run leaves out. Then they are divided
     anew by class and group.
-
-    Args:
-        is_left_out: (N,) the images of the fold.
-        is_val: (N,) those of val.
-        groups: of the images, as `group_names` returns them.
-        labels: (N,) class indices.
-        fingerprints: (N,) records of `FINGERPRINT`.
-        seed: of the run.
 
     Returns:
         (N,) int8 indices into `SPLITS`; None if train or val would lack a class all the same.

@@ -41,11 +41,8 @@ def find_training_images(
 ) -> ImageTable:
     """Find the labelled images of a folder, with their splits if it has split folders.
 
-    Args:
-        root: the folder.
-        classes: the class names.
-        ignored: names of folders beside the class folders that are not read.
-        aliases: other names of class folders, each with its class.
+    Ignored folders beside the class folders are not read; `aliases` are other names of class
+    folders, each with its class.
 
     Raises:
         UsageError: if the root does not exist.
@@ -85,15 +82,9 @@ def find_evaluation_images(
 ) -> ImageTable:
     """Find the images to evaluate: one split of a folder with splits, a whole folder, or one file.
 
-    Args:
-        path: a folder or an image file.
-        classes: of the checkpoint.
-        split: train, val or test; None means test if the folder has splits.
-        aliases: other names of class folders, each with its class.
-
-    Returns:
-        The images. Without any class folder all labels are empty. Otherwise the label is the class
-        that the first folder names, or the folder's own name if it is out of distribution.
+    No split means test if the folder has splits. Without any class folder all labels are empty.
+    Otherwise the label is the class that the first folder names, or the folder's own name if it is
+    out of distribution.
 
     Raises:
         UsageError: if the path does not exist or has no such split.
@@ -193,13 +184,9 @@ def find_all_images(root: Path) -> ImageTable:
 def split_folders(root: Path, labels: Collection[str] | None = None) -> dict[str, str]:
     """Map each split to its folder; empty if the folder is not laid out in splits.
 
-    A folder that is only named like a split, such as `holiday/test`, is none: a folder of a class
-    is in one of the splits.
-
-    Args:
-        root: the folder.
-        labels: names of class folders, in NFC. None if they are unknown: then `train` has folders,
-            or there is nothing but splits.
+    A folder that is only named like a split, such as `holiday/test`, is none: one of the splits has
+    a folder of a class, whose names in NFC are `labels`. If they are unknown, `train` has folders,
+    or there is nothing but splits.
 
     Raises:
         DataError: if two folders name one split.

@@ -43,13 +43,7 @@ def find_training_rows(
     ignored: Sequence[str] = (),
     aliases: Mapping[str, str] = NO_ALIASES,
 ) -> ImageTable:
-    """Read the images to train on.
-
-    Args:
-        path: of the CSV file.
-        classes: the class names.
-        ignored: labels of rows that are not read.
-        aliases: other labels, each with its class.
+    """Read the images to train on, but for those of ignored labels; as `find_training_images`.
 
     Raises:
         UsageError: if there is no such file.
@@ -89,13 +83,7 @@ def find_evaluation_rows(
     aliases: Mapping[str, str] = NO_ALIASES,
     classes: Sequence[str] = (),
 ) -> ImageTable:
-    """Read the images to evaluate.
-
-    Args:
-        path: of the CSV file.
-        split: train, val or test; None means test if the manifest has splits.
-        aliases: other labels, each with its class.
-        classes: of the checkpoint, to note labels that are a near miss.
+    """Read the images to evaluate, as `find_evaluation_images` does.
 
     Raises:
         UsageError: if there is no such file or split.

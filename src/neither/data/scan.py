@@ -101,13 +101,10 @@ class ImageTable:
 
 
 def list_images(root: Path, visited: set[Identity] | None = None, prefix: str = "") -> Listing:
-    """Find all images below a folder.
+    """Find all images below a folder; each path begins with `prefix`, such as "train/dog/".
 
-    Args:
-        root: the folder.
-        visited: folders that links must not lead to; those entered here are added, so that several
-            listings of one scan read no folder twice.
-        prefix: prepended to each path, such as "train/dog/".
+    Links must not lead to `visited` folders. Those entered here are added, so that several listings
+    of one scan read no folder twice.
 
     Raises:
         DataError: if the folder itself cannot be read.

@@ -88,11 +88,11 @@ def evaluate_path(
     output_dir: Path | None,
     corrections: Path | None = None,
 ) -> Evaluation:
-    """Evaluate a model's classifier on a path and write the results.
+    """Evaluate the classifier of a model, a run folder or checkpoint file, and write the results.
 
     Args:
-        model: run folder or checkpoint file.
-        classifier: loaded from it.
+        model: that the classifier was loaded from.
+        classifier: perhaps with priors.
         path: a folder with or without labels, a CSV file, or an image.
         split: train, val or test; None for test if the folder has splits, else for all of it.
         unseen_root: folders of out-of-distribution images, if any.
@@ -319,14 +319,11 @@ def _list_rows(
 
 
 def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Compute all metrics of labelled images; a metric that does not apply is absent.
+    """Compute all metrics of (N, C) logits and (N,) int64 labels, N of 1 or more.
 
-    Args:
-        classifier: that computed the logits.
-        logits: (N, C), N of 1 or more.
-        labels: (N,) int64.
+    A metric that does not apply is absent.
     """
-    classes = classifier.classes
+    classes, rule = classifier.classes, classifier.decision_rule
     scores = classifier.scores(logits)
     probabilities = classifier.probabilities(logits)
     confidences, predicted = probabilities.max(dim=1)
@@ -358,8 +355,8 @@ def compute_metrics(classifier: Classifier, logits: Tensor, labels: Tensor) -> d
             "macro_recall": list(macro_recall_interval(labels, hits)),
             "nll": list(mean_interval(cross_entropies(scores, labels, 1.0))),
         },
+        "selective": selective,
     }
-    metrics["selective"], rule = selective, classifier.decision_rule
     reject = -1 if classifier.reject_class is None else classes.index(classifier.reject_class)
     accepted = accepts(rule, probabilities, reject)
     metrics["decision"] = {

@@ -25,6 +25,8 @@ _MAX_P_VALUE = 0.1  # thresholds are certified with 90 % confidence
 _NUM_TESTS = 30  # after the first
 _FIRST_FRACTION = 3  # a third of the predictions is tested first
 _MAX_IMAGES = 10**12
+_NUM_DRAWS = 2000  # of the bootstrap
+_MAX_POINTS = 200  # of a curve; more would only make a larger file
 
 
 def fit_decision_rule(
@@ -38,7 +40,7 @@ def fit_decision_rule(
     Args:
         probabilities: (N, C) float64, of images that were not trained on.
         labels: (N,) int64.
-        reject: index of the reject class; None if there is none.
+        reject: index of the reject class, if there is one.
         target: least precision, in (0, 1].
     """
     confidences, predicted = probabilities.max(dim=1)
@@ -116,15 +118,10 @@ def certify_threshold(confidences: Tensor, hits: Tensor, target: float) -> tuple
 
 
 def num_to_certify(num_errors: int, target: float) -> int:
-    """Return the fewest predictions that certify a precision with a number of errors among them.
+    """Return the fewest predictions that certify a precision in (0, 1) with so many errors.
 
-    Args:
-        num_errors: 0 or more.
-        target: least precision, in (0, 1).
-
-    Returns:
-        The smallest n at which so few errors have a probability of at most 10 %, if each of n
-        predictions is correct with the probability `target` (Clopper and Pearson, 1934).
+    That is the smallest n at which so few errors have a probability of at most 10 %, if each of n
+    predictions is correct with the probability `target` (Clopper and Pearson, 1934).
     """
     return num_errors + bisect_left(
         range(num_errors, _MAX_IMAGES), True,
@@ -168,12 +165,9 @@ def choose_threshold(confidences: Tensor, hits: Tensor, target: float) -> float 
 
 
 def accepts(rule: DecisionRule, probabilities: Tensor, reject: int | None) -> Tensor:
-    """Return (N,) bool, whether a rule accepts the prediction of each row of probabilities.
+    """Return (N,) bool, whether a rule accepts the prediction of each row of (N, C) probabilities.
 
-    Args:
-        rule: without a threshold, all predictions of its classes are accepted.
-        probabilities: (N, C) float64.
-        reject: index of the reject class; None if there is none.
+    Without a threshold, all predictions of its classes are accepted.
     """
     confidences, predicted = probabilities.max(dim=1)
     is_reject = predicted == (-1 if reject is None else reject)
@@ -181,9 +175,7 @@ def accepts(rule: DecisionRule, probabilities: Tensor, reject: int | None) -> Te
     return confidences >= thresholds[is_reject.long()]
 
 
-def bootstrap_precision(
-    hits: Tensor, sources: Sequence[str], num_draws: int = 2000
-) -> tuple[float, float]:
+def bootstrap_precision(hits: Tensor, sources: Sequence[str]) -> tuple[float, float]:
     """Return the 5 % and 95 % quantiles of the precision if the sources are drawn anew.
 
     Images of one source are alike, so whole sources are drawn, with replacement (cluster bootstrap:
@@ -192,7 +184,6 @@ def bootstrap_precision(
     Args:
         hits: (N,) bool, whether each accepted prediction is correct; N of 1 or more.
         sources: of the images; those without one are drawn singly.
-        num_draws: of as many sources as there are; the same ones at each call.
     """
     names = [name or f" {index}" for index, name in enumerate(sources)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -200,8 +191,8 @@ def bootstrap_precision(
     sizes = indices.bincount().double()
     correct = torch.zeros_like(sizes).index_add_(0, indices, hits.double())
     generator = torch.Generator().manual_seed(0)
-    precisions = torch.zeros(num_draws, dtype=torch.float64)
-    for number in range(num_draws):  # all at once would take gigabytes for many sources
+    precisions = torch.zeros(_NUM_DRAWS, dtype=torch.float64)
+    for number in range(_NUM_DRAWS):  # all at once would take gigabytes for many sources
         drawn = torch.randint(len(sizes), (len(sizes),), generator=generator)
         precisions[number] = correct[drawn].sum() / sizes[drawn].sum()
     low, high = torch.quantile(precisions, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
@@ -228,9 +219,7 @@ def _accept_from(values: Tensor, index: int) -> float:
 def selective_metrics(confidences: Tensor, hits: Tensor) -> dict[str, Any]:
     """Compute what withholding the least confident predictions gains.
 
-    Args:
-        confidences: (N,) float64, N of 1 or more.
-        hits: (N,) bool, which predictions are correct.
+    Given are the (N,) float64 confidences, N of 1 or more, and which predictions are correct.
 
     Returns:
         aurc: area under the risk-coverage curve: mean error rate over all coverages (Geifman and
@@ -262,10 +251,7 @@ def selective_metrics(confidences: Tensor, hits: Tensor) -> dict[str, Any]:
 def rejection_metrics(probabilities: Tensor, labels: Tensor, reject: int) -> dict[str, Any]:
     """Compute how well images of the other, known classes are separated from the reject class.
 
-    Args:
-        probabilities: (N, C) float64.
-        labels: (N,) int64.
-        reject: index of the reject class.
+    Given are (N, C) float64 probabilities, (N,) int64 labels, and the index of the reject class.
 
     Returns:
         Nothing if there is no known image, or none to reject; else
@@ -297,23 +283,15 @@ def rejection_metrics(probabilities: Tensor, labels: Tensor, reject: int) -> dic
     }
 
 
-def risk_coverage(
-    probabilities: Tensor, labels: Tensor, max_points: int = 200
-) -> list[tuple[float, float]]:
+def risk_coverage(probabilities: Tensor, labels: Tensor) -> list[tuple[float, float]]:
     """Compute the risk-coverage curve, whose area is `aurc`, from the most confident image on.
 
-    Args:
-        probabilities: (N, C) float64, N of 1 or more.
-        labels: (N,) int64.
-        max_points: more would only make a larger file.
-
-    Returns:
-        Points (coverage, risk): the fraction of the predictions that is accepted, and the fraction
-        of those that is wrong.
+    Its points (coverage, risk), of (N, C) probabilities and (N,) labels, are the fraction of the
+    predictions that is accepted, and the fraction of those that is wrong.
     """
     confidences, predicted = probabilities.max(dim=1)
     num, errors = len(labels), _cumulative_errors(confidences, predicted == labels).tolist()
-    indices = {round(index) for index in torch.linspace(0, num - 1, max_points).tolist()}
+    indices = {round(index) for index in torch.linspace(0, num - 1, _MAX_POINTS).tolist()}
     return [((each + 1) / num, errors[each] / (each + 1)) for each in sorted(indices)]
 
 
@@ -329,9 +307,7 @@ def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int) -
 def auroc(positive: Tensor, negative: Tensor) -> float:
     """Return the area under the ROC curve: P(a positive scores higher than a negative).
 
-    Args:
-        positive: (P,) float64, P of 1 or more.
-        negative: (M,) float64, M of 1 or more.
+    There are (P,) positive and (M,) negative scores, float64, each 1 or more.
     """
     values, inverse = unique_scores(torch.cat([positive, negative]))
     positives = inverse[: len(positive)].bincount(minlength=len(values)).double()

@@ -39,12 +39,10 @@ class Explainer:
         self._classifier, self._folder = classifier, folder
 
     def draw(self, path: Path, relative_path: str, prediction: Prediction) -> None:
-        """Write `folder/<relative_path>.png`.
+        """Write `folder/<relative_path>.png`, whose parts / separates.
 
-        Args:
-            path: of the image; if it has become unreadable, that is a `DataError`.
-            relative_path: of the image, below the folder that the user gave; with / as separator.
-            prediction: for this image.
+        Raises:
+            DataError: if the image has become unreadable.
         """
         decoded = decode_file(path, self._classifier.preprocessing)
         if (pixels := decoded.pixels) is None:

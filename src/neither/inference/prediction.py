@@ -58,14 +58,7 @@ class Prediction:
 def decide(
     probabilities: Mapping[str, float], rule: DecisionRule, reject_class: str | None, path: str = ""
 ) -> Prediction:
-    """Accept the most probable class if its probability reaches the threshold of this class.
-
-    Args:
-        probabilities: probability of each class by name; of equal ones the first is predicted.
-        rule: the threshold of the reject class, and that of all others.
-        reject_class: its name, if there is one.
-        path: of the image.
-    """
+    """Accept the most probable class, the first of equal ones, if it reaches its threshold."""
     predicted = max(probabilities, key=probabilities.__getitem__)
     confidence = probabilities[predicted]
     threshold = rule.reject_threshold if predicted == reject_class else rule.threshold
@@ -146,10 +139,7 @@ def open_predictions(
 ) -> Iterator[PredictionFile]:
     """Open a new or unfinished file of predictions for this process alone.
 
-    Args:
-        path: of the CSV file; `<path>.json` beside it keeps `made_by`.
-        classes: of the model.
-        made_by: what the rows depend on, besides the images.
+    `<path>.json` beside it keeps what it is `made_by`: what the rows depend on besides the images.
 
     Raises:
         UsageError: if its rows were made by something else.

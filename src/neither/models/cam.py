@@ -45,15 +45,8 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
 def class_contrast_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """Compute the class-contrast CAM: the map of a class less the mean of all maps.
 
-    Softmax depends on differences of logits only, so this is what decides.
-
-    Args:
-        network: one of this project's, in evaluation mode.
-        images: (B, 3, H, W) float32, normalised.
-        classes: (B,) int64, one class for each image.
-
-    Returns:
-        (B, h, w) float32.
+    Softmax depends on differences of logits only, so this is what decides. There is one of the (B,)
+    classes for each image; the result is (B, h, w) float32. Else as `class_activation_maps`.
     """
     maps = class_activation_maps(network, images)
     return maps[torch.arange(len(classes)), classes] - maps.mean(dim=1)

@@ -123,10 +123,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this version or of an earlier one.
-
-    Args:
-        path: a checkpoint file, or the folder of a run, which means its `best.pt`.
+    """Read a checkpoint of this version or of an earlier one, as `find_checkpoint` finds it.
 
     Raises:
         UsageError: if the path does not exist.

@@ -216,10 +216,10 @@ class ProgressBar:
     and the time before the first update, when processes start, counts as nothing.
     """
 
-    def __init__(self, title: str, total: int, done: int, unit: str, is_live: bool) -> None:
+    def __init__(self, title: str, total: int, done: int, is_live: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._title, self._unit, self._is_live = title, unit, is_live
+        self._title, self._is_live = title, is_live
         self._shown_time = self._note_time = time.monotonic()
         self._note = ""
         self._past_break_seconds = self._coming_break_seconds = 0.0
@@ -255,7 +255,7 @@ class ProgressBar:
             self.live.update(self._task.id, left=left)
         else:
             left = "" if seconds is None else f"{seconds} s left"
-            parts = (f"{self._title}: {done:,} of {total:,} {self._unit}", left, self._note)
+            parts = (f"{self._title}: {done:,} of {total:,} images", left, self._note)
             info(", ".join(filter(None, parts)))
 
     def rate(self) -> float | None:
@@ -291,16 +291,13 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar(
-    title: str, total: int, unit: str = "images", done: int = 0
-) -> Iterator[ProgressBar]:
-    """Show a progress bar for the block.
+def progress_bar(title: str, total: int, done: int = 0) -> Iterator[ProgressBar]:
+    """Show a progress bar of images for the block; `done` of them were finished before it.
 
-    `total` can be 0 if `ProgressBar.update` sets it later; `unit` is plural; `done` steps were
-    finished before the block.
+    `total` can be 0 if `ProgressBar.update` sets it later.
     """
     is_live = _console("stderr").is_terminal
-    bar = ProgressBar(title, total, done, unit, is_live)
+    bar = ProgressBar(title, total, done, is_live)
     with bar.live if is_live else nullcontext():
         yield bar
 

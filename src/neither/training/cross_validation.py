@@ -177,7 +177,7 @@ def _require_folder(config: Config, folder: Path, fresh: bool, is_repeated: bool
     if source.is_dir():
         files.require_readable(source)
         files.require_outside(folder, source)
-    if RunFolder(folder, None).has_checkpoint():
+    if RunFolder(folder).has_checkpoint():
         raise UsageError(f"{folder}: this folder holds a run; name another with --output-dir")
     if fresh:
         return

@@ -33,13 +33,8 @@ def plan_folds(
 ) -> list[bytes]:
     """Return the content of the manifest of each fold's run: the fold is test, the rest train.
 
-    Args:
-        config: of the cross-validation.
-        images: N of train and val.
-        is_val: (N,) those of val, which stay there if they can: see `split_fold`.
-        fingerprints: (N,) records of `FINGERPRINT`.
-        folds: (N,) int64, from 0.
-        groups: of the images, as `group_names` returns them.
+    Given are N images of train and val, which of them are of val (these stay there if they can: see
+    `split_fold`), their fingerprints, folds from 0, and groups, as `group_names` returns them.
 
     Raises:
         DataError: if some run would lack images of a class.
@@ -71,12 +66,7 @@ def train_folds(
 ) -> Tensor:
     """Train a run for each fold on the others, or go on with it where it stopped.
 
-    Args:
-        config: of the cross-validation.
-        folder: for the folders `0`, `1`, ... of the folds.
-        images: N of train and val.
-        folds: (N,) int64, from 0.
-        manifests: as `plan_folds` returns them.
+    The runs are in the folders `0`, `1`, ... of a folder; manifests are those of `plan_folds`.
 
     Returns:
         (1, N, C) float64 logits, each image's from the run that has not seen its fold.

@@ -68,9 +68,13 @@ def train_head(
     val_inputs = (val_features.double() - mean) / std
 
     l2, at_home, left_out = _choose_l2(config, data, train_inputs, config.train.epochs)
+    batches = Batches(
+        data, config.augmentation, config.train.batch_size, config.seed, device_config.device
+    )
     logger = MetricsLogger(run.folder if state.world.is_rank0 else None, None)
     with closing(logger):
-        _log_before(config, state, data, device_config, logger, run)
+        first = next(batches.iterate_epoch(0))
+        summaries.log_run(logger, config, state, first, run.folder / "splits.csv")
         for state.epoch, iterate in enumerate(_fit(train_inputs, labels, l2, len(classes))):
             signals.poll()
             is_last = iterate.is_converged or state.epoch == config.train.epochs
@@ -140,15 +144,8 @@ def fit_folds(
 ) -> Tensor:
     """Compute logits of each image by heads that were fitted without its fold.
 
-    Args:
-        inputs: (N, F) float64, standardised features.
-        labels: (N,) int64.
-        folds: (N,) int64, from 0, at least two.
-        num_classes: C.
-        max_iterations: of each fit.
-
-    Returns:
-        (L, N, C) float64, for each penalty of `L2_GRID`.
+    Given are (N, F) float64 standardised features, (N,) int64 labels, and (N,) int64 folds, from 0,
+    at least two; the logits are (L, N, C) float64, for each penalty of `L2_GRID`.
     """
     num_folds, num_penalties = int(folds.max()) + 1, len(L2_GRID)
     counted = (folds != torch.arange(num_folds)[:, None]).to(inputs)
@@ -268,18 +265,3 @@ def _set_head(state: TrainState, iterate: Iterate, mean: Tensor, std: Tensor) ->
     for network in filter(None, (state.network, state.ema.network, state.start)):
         head = network.get_submodule("head")
         head.load_state_dict({"weight": weights, "bias": iterate.bias[:, 0] - weights @ mean})
-
-
-def _log_before(
-    config: Config,
-    state: TrainState,
-    data: Dataset,
-    device_config: DeviceConfig,
-    logger: MetricsLogger,
-    run: RunFolder,
-) -> None:
-    batches = Batches(
-        data, config.augmentation, config.train.batch_size, config.seed, device_config.device
-    )
-    first = next(batches.iterate_epoch(0))
-    summaries.log_run(logger, config, state, first, run.folder / "splits.csv")

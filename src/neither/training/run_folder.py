@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,42 +38,18 @@ CORRECTIONS = "corrections.csv"  # of a review: the user's work, which no new ru
 _KEYS_OF_EXACT_RESUME = ("torch", "device", "precision", "threads", "processes")
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run, and the checkpoint to resume it from; None for a new run."""
 
-    folder: Path
-    resumed: Checkpoint | None  # the checkpoint to resume from; None for a new run
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint to use."""
-        return self.folder / "checkpoints" / "best.pt"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint to resume from."""
-        return self.folder / "checkpoints" / "last.pt"
-
-    @property
-    def previous(self) -> Path:
-        """The checkpoint before `last.pt`, for the case that `last.pt` is damaged."""
-        return self.folder / "checkpoints" / "previous.pt"
-
-    @property
-    def initial(self) -> Path:
-        """The checkpoint of another run that this one started from, if any."""
-        return self.folder / "checkpoints" / "initial.pt"
-
-    @property
-    def teacher(self) -> Path:
-        """A copy of the checkpoint of `train.teacher`, if there is a teacher."""
-        return self.folder / "checkpoints" / "teacher.pt"
-
-    @property
-    def report(self) -> Path:
-        """The report on the best checkpoint."""
-        return self.folder / "report.html"
+    def __init__(self, folder: Path, resumed: Checkpoint | None = None) -> None:
+        self.folder, self.resumed = folder, resumed
+        checkpoints = folder / "checkpoints"
+        self.best = checkpoints / "best.pt"  # to use
+        self.last = checkpoints / "last.pt"  # to resume from
+        self.previous = checkpoints / "previous.pt"  # the one before, in case `last` is damaged
+        self.initial = checkpoints / "initial.pt"  # of another run that this one started from
+        self.teacher = checkpoints / "teacher.pt"  # a copy of that of `train.teacher`
+        self.report = folder / "report.html"  # on the best checkpoint
 
     def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint to resume from."""
@@ -112,7 +87,7 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
         UsageError: if the folder holds a run with another config, or of another version.
         CheckpointError: if the checkpoint to resume from cannot be used.
     """
-    config_file, run = folder / "config.yaml", RunFolder(folder, None)
+    config_file, run = folder / "config.yaml", RunFolder(folder)
     with ExitStack() as stack:
         stack.enter_context(files.new_folder(folder))
         _require_run(run)

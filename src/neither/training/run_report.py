@@ -113,7 +113,7 @@ def _describe_review(
         "num_changed": sum(each.is_change for each in followed),
     }
     is_own = path.parent.resolve() == run.folder.resolve()  # the reviewed run was moved aside
-    old = RunFolder(last_moved(run.folder) if is_own else path.parent, None)
+    old = RunFolder(last_moved(run.folder) if is_own else path.parent)
     if old.best.exists():
         device = choose_device_config(config.device, "float32").device
         classifier = load_classifier(old.best, device)

@@ -12,11 +12,11 @@ from neither.data.dataset import Dataset, Split
 from neither.data.fingerprints import hex_digests
 from neither.data.split_file import read_hashes
 from neither.evaluation.evaluation import Evaluation
-from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.inference.classifier import Classifier
 from neither.models.checkpoint import Checkpoint, find_checkpoint
 from neither.runtime.console import info, warn
 from neither.runtime.errors import UserError
+from neither.training.validation import logit_metrics
 
 
 def check_seen_images(
@@ -87,14 +87,10 @@ def compare(initial: Classifier, name: str, evaluation: Evaluation) -> dict[str,
     if not pairs:
         return comparison
     rows = torch.tensor([index for index, _ in pairs])
-    scores = {
-        "before": (initial.scores(torch.stack([logits for _, logits in pairs])), labels[rows],
-                   initial.classes),
-        "after": (labelled.probabilities[rows].log(), labelled.labels[rows], classes),
-    }  # fmt: skip
-    for when, (values, true, names) in scores.items():
-        confusion = confusion_matrix(true, values.argmax(dim=1), len(names))
-        comparison[when] = curve_metrics(nll(values, true, 1.0), confusion, names)
+    before = initial.scores(torch.stack([logits for _, logits in pairs]))
+    after = labelled.probabilities[rows].log()
+    comparison["before"] = logit_metrics(before, labels[rows], initial.classes)
+    comparison["after"] = logit_metrics(after, labelled.labels[rows], classes)
     info(
         f"val images of classes that {name} knows, {len(pairs):,}: macro recall "
         f"{comparison['before']['macro_recall']:.3f} before, "
