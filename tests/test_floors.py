@@ -69,7 +69,7 @@ def test_imports_go_down_the_floors_only() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("data/decode.py", "from neither.models.cam import x"),
+        ("data/decode.py", "from neither.models.softmax import x"),
         ("data/decode.py", "def f():\n    from neither.cli import main"),
         ("config/schema.py", "if TYPE_CHECKING:\n    from neither.data.scan import ImageTable"),
         ("datasets/coco.py", "from neither.demo.scene import Scene"),

@@ -15,7 +15,7 @@ from calls import Call, calling
 from images import CLASSES, draw_shape
 from moments import before, terminate
 from neither.models.checkpoint import load_checkpoint
-from neither.training import cross_validation, fold_runs, trainer
+from neither.training import cross_validation, trainer
 
 pytestmark = pytest.mark.usefixtures("no_plots", "small_backbone")
 
@@ -193,7 +193,9 @@ def test_folds_are_kept_and_those_of_another_command_are_an_error(
     "stop",
     [
         pytest.param(before(trainer, "train_step", 5, terminate), id="in its second fold"),
-        pytest.param(before(fold_runs, "run_training", 2, terminate), id="between two folds"),
+        pytest.param(
+            before(cross_validation, "run_training", 2, terminate), id="between two folds"
+        ),
     ],
 )
 def test_a_stopped_cross_validation_ends_in_the_same_bits(

@@ -20,8 +20,7 @@ from neither.data.preprocessing import Preprocessing, normalize
 from neither.evaluation.calibration import reliability_bins
 from neither.evaluation.metrics import confusion_matrix
 from neither.evaluation.selective import most_confident_mistakes, risk_coverage
-from neither.inference.explain import draw_heat_map
-from neither.models.cam import class_contrast_cam
+from neither.inference.explain import class_contrast_cam, draw_heat_map
 from neither.models.softmax import to_probabilities
 from neither.reporting.model_card import describe_splits
 from neither.runtime.console import printable
