@@ -42,21 +42,20 @@ def _export(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.inference.classifier import load_classifier
     from neither.inference.export import check_packages, export_checkpoint, verify_export
-    from neither.models.checkpoint import find_checkpoint, load_checkpoint
+    from neither.models.checkpoint import load_checkpoint
     from neither.runtime import files
     from neither.runtime.devices import choose_device_config
 
-    output, kind = arguments.output, arguments.format
+    model, output, kind = arguments.model, arguments.output, arguments.format
     check_packages(kind)
-    path = find_checkpoint(arguments.model)
-    classifier = load_classifier(path, choose_device_config("cpu", "float32").device)
+    classifier = load_classifier(model, choose_device_config("cpu", "float32").device)
     if classifier.source.is_dir():
         files.require_outside(output, classifier.source)
     if output.is_dir() or (output.exists() and output.suffix not in (".onnx", ".pt2")):
         raise UsageError(f"{output}: not an exported file to overwrite; choose another --output")
     with files.new_folder(output.parent):
-        content = export_checkpoint(load_checkpoint(path), kind)
-        what, pixels = _trial_images(path, classifier)
+        content = export_checkpoint(load_checkpoint(model), kind)
+        what, pixels = _trial_images(model, classifier)
         difference = verify_export(content, kind, classifier, pixels)
         files.write_atomic(output, content)
     print_line(
@@ -66,16 +65,17 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _trial_images(path: Path, classifier: "Classifier") -> tuple[str, "NDArray[np.uint8]"]:
+def _trial_images(model: Path, classifier: "Classifier") -> tuple[str, "NDArray[np.uint8]"]:
     """Return images to compare the export on: of the run's val split, else random pixels."""
     import numpy as np
 
     from neither.data.decode import decode_file
     from neither.data.split_file import read_split
+    from neither.models.checkpoint import find_run
 
     preprocessing = classifier.preprocessing
     with suppress(UserError):  # a checkpoint outside a run, or a run that lost its file
-        val = read_split(path.parent.parent / "splits.csv", classifier.source, "val")
+        val = read_split(find_run(model) / "splits.csv", classifier.source, "val")
         step = max(1, len(val.paths) // _NUM_IMAGES)  # the paths are sorted by class
         paths = [val.root / name for name in val.paths[::step][:_NUM_IMAGES]]
         decoded = [decode_file(each, preprocessing).pixels for each in paths]

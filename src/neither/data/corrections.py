@@ -24,8 +24,6 @@ from neither.data.layout import labels_by_name, near_miss
 from neither.data.manifest import decode_text, find_delimiter, read_text, split_rows
 from neither.data.scan import ImageTable, nfc
 from neither.data.split_file import csv_line, safe_cell
-from neither.data.splits import DROPPED_IN_REVIEW, SPLITS, SplitAssignment
-from neither.data.store import ImageStore
 from neither.runtime import files
 from neither.runtime.console import info, printable, warn
 from neither.runtime.errors import DataError, named
@@ -195,21 +193,6 @@ def _parse(
             )
         answers[row["sha256"]] = Answer(**row)
     return answers, num_lines
-
-
-def follow_answers(
-    table: ImageTable, store: ImageStore, assignment: SplitAssignment, answers: Mapping[str, Answer]
-) -> SplitAssignment:
-    """Replace the labels of a table; return the assignment without the images that are dropped.
-
-    Raises:
-        DataError: if there are answers, but none is about these images.
-    """
-    splits = [SPLITS[index] for index in assignment.split_indices]
-    dropped = apply_answers(table, store.hashes, splits, answers)
-    indices = assignment.split_indices.copy()
-    indices[dropped] = 0
-    return SplitAssignment(indices, assignment.reasons | dict.fromkeys(dropped, DROPPED_IN_REVIEW))
 
 
 def apply_answers(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neither.config.schema import Data
-from neither.data.corrections import follow_answers, read_answers
+from neither.data.corrections import apply_answers, read_answers
 from neither.data.fingerprints import FINGERPRINT
 from neither.data.layout import find_training_images
 from neither.data.manifest import find_training_rows
@@ -19,7 +19,13 @@ from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
 from neither.data.sources import log_sources, name_sources
 from neither.data.split_file import data_fingerprint, match_splits, write_splits
-from neither.data.splits import SPLITS, assign_splits, check_class_counts, log_split_summary
+from neither.data.splits import (
+    DROPPED_IN_REVIEW,
+    SPLITS,
+    assign_splits,
+    check_class_counts,
+    log_split_summary,
+)
 from neither.data.store import ImageStore, build_store
 from neither.runtime.console import info, printable, warn
 from neither.runtime.limits import free_memory
@@ -104,7 +110,10 @@ def load_dataset(
                 f"{printable(added[0])} among them; --fresh takes them in")  # fmt: skip
     else:
         assignment = assign_splits(table, store, seed, settings)
-        assignment = follow_answers(table, store, assignment, answers)
+        splits = [SPLITS[index] for index in assignment.split_indices]
+        for index in apply_answers(table, store.hashes, splits, answers):
+            assignment.split_indices[index] = 0
+            assignment.reasons[index] = DROPPED_IN_REVIEW
         check_class_counts(table, assignment, classes)
         write_splits(splits_file, table, store, assignment)
     log_split_summary(table, store, assignment, classes)

@@ -156,6 +156,15 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
+def find_run(path: Path) -> Path:
+    """Return the folder of the run that a path means, or that a checkpoint is of; as above.
+
+    That of a checkpoint outside a run is the one that it is in.
+    """
+    folder = find_checkpoint(path).parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def is_checkpoint(path: Path) -> bool:
     """Return whether a file is a checkpoint of this project, perhaps a damaged one."""
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:

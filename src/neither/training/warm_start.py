@@ -13,7 +13,7 @@ from neither.data.fingerprints import hex_digests
 from neither.data.split_file import read_hashes
 from neither.evaluation.evaluation import Evaluation
 from neither.inference.classifier import Classifier
-from neither.models.checkpoint import Checkpoint, find_checkpoint
+from neither.models.checkpoint import Checkpoint, find_run
 from neither.runtime.console import info, warn
 from neither.runtime.errors import UserError
 from neither.training.validation import logit_metrics
@@ -56,8 +56,7 @@ def check_seen_images(
 def find_trained_on(path: Path) -> set[str] | None:
     """Return the SHA-256 of the images that a run was trained on; None if they are not known."""
     with suppress(UserError):
-        folder = path if path.is_dir() else find_checkpoint(path).parent.parent
-        return read_hashes(folder / "splits.csv", "train")
+        return read_hashes(find_run(path) / "splits.csv", "train")
     return None
 
 
