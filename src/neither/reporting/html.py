@@ -1,4 +1,4 @@
-"""`report.html`: the strengths and weaknesses of a model in one file that opens in any browser.
+"""`report.html`: the strengths and weaknesses of a model in one file; and `MODEL_CARD.md`.
 
 A report shows a summary, the confusion matrix with thumbnails behind each cell, the most confident
 mistakes, label issues, plots and metrics. Its size is bounded, whatever the number of images.
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from neither.config.schema import Config
 from neither.data.decode import make_thumbnail
 from neither.data.workers import parallel_map
 from neither.evaluation.evaluation import Evaluation, LabelledPredictions
@@ -26,6 +27,7 @@ from neither.reporting.text import (
     calibration_sentence,
     count_unseen,
     decision_rule_sentences,
+    describe_splits,
     render_template,
     review_sentence,
     summary_sentences,
@@ -137,6 +139,39 @@ def write_report(
         wilson_interval=wilson_interval,
     )
     files.write_atomic(path, page)
+
+
+def write_model_card(
+    folder: Path,
+    config: Config,
+    environment: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    num_parameters: int,
+    evaluate_command: str,
+    warnings: Sequence[str],
+) -> None:
+    """Write `MODEL_CARD.md` of a finished run (Mitchell et al., 2019) atomically.
+
+    Metrics are those of the best checkpoint on val; `evaluate_command` evaluates the run on images
+    that were not used to select it.
+    """
+    card = render_template(
+        "model_card.md.jinja",
+        folder=folder,
+        config=config,
+        known_classes=[name for name in config.classes if name != config.reject_class],
+        environment=environment,
+        splits_table=describe_splits(folder / "splits.csv", config.classes),
+        metrics=metrics,
+        decision_rule=decision_rule_sentences(metrics),
+        num_labelled=sum(map(sum, metrics["confusion_matrix"])),
+        num_parameters=num_parameters,
+        evaluate_command=evaluate_command,
+        has_test=not evaluate_command.endswith("--split val"),
+        warnings=warnings,
+        wilson_interval=wilson_interval,
+    )
+    files.write_atomic(folder / "MODEL_CARD.md", card)
 
 
 def _key_results(metrics: Mapping[str, Any]) -> list[str]:

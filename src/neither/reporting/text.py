@@ -1,9 +1,14 @@
 """Metrics as sentences and console tables, and the templates of pages."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neither.data.scan import nfc
+from neither.data.split_file import read_splits
+from neither.data.splits import SPLITS
 from neither.evaluation.metrics import wilson_interval
 from neither.runtime.console import format_percent, print_line, print_table, printable
 
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
 FEW_IMAGES = 50  # below this a fraction is coarse
 _BARELY_LEARNED = 0.2  # of the way from chance to perfect
 _MAX_NAMED = 3  # classes in a sentence
+_MAX_LISTED = 20  # images that are left out
 _THRESHOLDS = {"known": "threshold", "reject": "reject_threshold"}
 _POPULATIONS = {
     "left-out sources": "images of sources that were left out of training",
@@ -235,6 +241,26 @@ def render_template(template_name: str, **values: object) -> bytes:
     environment.globals["style"] = Markup(style)  # noqa: S704 - a file of this package
     template = folder.joinpath(template_name).read_text("utf-8")
     return environment.from_string(template).render(values).encode("utf-8", "backslashreplace")
+
+
+def describe_splits(splits_file: Path, classes: Sequence[str]) -> str:
+    """Return a Markdown table of the images by class and split, and the first that are left out."""
+    counts: Counter[tuple[str, str]] = Counter()
+    left_out: list[str] = []
+    for path, label, split, _, reason in read_splits(splits_file):
+        counts[split, nfc(label)] += 1
+        if not split and len(left_out) < _MAX_LISTED:
+            left_out.append(f"    {printable(path)}: {printable(reason)}\n")
+    rows = [
+        [split or "left out", *(f"{counts[split, nfc(name)]:,}" for name in classes),
+         f"{sum(counts[split, nfc(name)] for name in classes):,}"]
+        for split in (*filter(None, SPLITS), "")
+    ]  # fmt: skip
+    table = [["images", *map("`{}`".format, classes), "all"], ["---", *["---:"] * len(rows[0][1:])]]
+    text = "".join(f"| {' | '.join(row)} |\n" for row in table + rows)
+    if left_out:
+        text += f"\nLeft out, the first {len(left_out)}; `splits.csv` lists each:\n\n"
+    return text + "".join(left_out)
 
 
 def _of_100(fraction: float) -> str:

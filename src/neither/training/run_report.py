@@ -18,8 +18,13 @@ from neither.data.split_file import read_hashes, read_split, read_splits
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import load_classifier
 from neither.models.networks import count_parameters
-from neither.reporting.html import ReportContext, read_label_issues, read_metrics_rows, write_report
-from neither.reporting.model_card import write_model_card
+from neither.reporting.html import (
+    ReportContext,
+    read_label_issues,
+    read_metrics_rows,
+    write_model_card,
+    write_report,
+)
 from neither.runtime import files
 from neither.runtime.console import read_warnings
 from neither.runtime.devices import choose_device_config

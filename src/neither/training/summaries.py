@@ -22,7 +22,7 @@ from neither.evaluation.metrics import confusion_matrix
 from neither.evaluation.selective import most_confident_mistakes, risk_coverage
 from neither.inference.explain import class_contrast_cam, draw_heat_map
 from neither.models.softmax import to_probabilities
-from neither.reporting.model_card import describe_splits
+from neither.reporting.text import describe_splits
 from neither.runtime.console import printable
 from neither.runtime.errors import UserError
 from neither.training.state import TrainState
