@@ -75,7 +75,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print_line(f"written: {output_dir}/report.html, metrics.json, predictions.csv")
     missed = [message for each in requirements if (message := each.check(metrics))]
     if missed:
-        raise RequirementError("\n       ".join(missed))
+        raise RequirementError(*missed)
     return DataError.exit_code if metrics["num_unreadable"] or evaluation.unreadable_folders else 0
 
 

@@ -153,7 +153,7 @@ def check_config(document: Document) -> Config:
         if not is_reported:
             problems.append(ConfigProblem(document.location(paths[0]), dotted[0], message))
     if problems:
-        raise UsageError("\n       ".join(map(str, sorted(problems, key=_file_order))))
+        raise UsageError(*sorted(problems, key=_file_order))
     return config
 
 

@@ -80,7 +80,7 @@ def report_dataset(
     dropped = apply_answers(table, store.hashes, table.splits, answers)
     readable = store.is_readable
     readable[dropped] = False
-    modes = np.array([file.mode for file in files])
+    labels, modes = np.array(table.labels), np.array([file.mode for file in files])
     spread = np.array([file.spread for file in files])
     sharpness = np.array([file.sharpness for file in files])
     contents = np.where(readable, group_exact_duplicates(fingerprints), -1)
@@ -99,8 +99,7 @@ def report_dataset(
         "classes": classes,
         "counts": _count_images(table, readable),
         "sources": count_by_source(
-            [table.sources[index] for index in np.flatnonzero(readable)],
-            [table.labels[index] for index in np.flatnonzero(readable)],
+            np.array(table.sources)[readable].tolist(), labels[readable].tolist()
         ),
         "short_side": _quantiles(sizes.min(axis=1)),
         "long_side": _quantiles(sizes.max(axis=1)),
@@ -127,7 +126,6 @@ def report_dataset(
         "blurred": select(readable & (sharpness < _BLURRED) & (spread >= _SINGLE_COLOR)),
         "single_color": select(readable & (spread < _SINGLE_COLOR)),
     }
-    labels = np.array(table.labels)
     labelled = readable & (labels != "")
     if len(classes) > 1 and labelled.any():
         known = fingerprints[labelled], modes[labelled], labels[labelled]

@@ -73,7 +73,7 @@ def find_training_images(
                 problems.append(f"the folder of class {label} holds no images")
         if problems:
             wanted = f"{root / folder}: want one folder for each of {', '.join(classes)}"
-            raise DataError("\n       ".join([wanted, *problems, *table.notes]))
+            raise DataError(wanted, *problems, *table.notes)
     return table
 
 

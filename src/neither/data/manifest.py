@@ -73,7 +73,7 @@ def find_training_rows(
         problems.append("no image is in the split train")
     if problems:
         wanted = f"{path}: want images of {', '.join(classes)}, all or none with a split"
-        raise DataError("\n       ".join([wanted, *problems]))
+        raise DataError(wanted, *problems)
     return table
 
 

@@ -317,8 +317,8 @@ def _check_label_conflicts(table: ImageTable, store: ImageStore) -> None:
             paths = printable(table.paths[one]), printable(table.paths[index])
             conflicts.append(" and ".join(paths))
     if conflicts:
-        raise DataError("\n       ".join([
+        raise DataError(
             f"{len(conflicts):,} files have the same bytes as one of another class",
             *conflicts[:_MAX_NAMED],
             "Remove one of each pair: an image cannot have two labels",
-        ]))  # fmt: skip
+        )

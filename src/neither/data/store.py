@@ -105,16 +105,17 @@ def check_unreadable(
     if len(reasons) <= max_unreadable * num_images:
         return
     lines = [f"{printable(table.paths[index])}: {reason}" for index, reason in reasons.items()]
-    named = "\n       ".join(lines[:_MAX_NAMED])
+    named = lines[:_MAX_NAMED]
     if {*reasons.values()} == {_MISSING}:
-        named += "\n       The paths of a CSV file start at its folder, with / between their parts"
+        named.append("The paths of a CSV file start at its folder, with / between their parts")
     of = f"{num_images:,} images"
     if num_decoded is not None and num_decoded < num_images:
         of = f"the first {num_decoded:,} images ({num_images:,} in all)"
     raise DataError(
         f"{len(reasons):,} of {of} are unreadable, more than data.max_unreadable, "
-        f"{max_unreadable:.3g}, allows\n       {named}\n       Repair or remove them "
-        "(scripts/check_data.py lists all), or raise data.max_unreadable"
+        f"{max_unreadable:.3g}, allows",
+        *named,
+        "Repair or remove them (scripts/check_data.py lists all), or raise data.max_unreadable",
     )
 
 

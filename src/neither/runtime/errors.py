@@ -19,9 +19,12 @@ NOT_SUPPORTED = (
 
 
 class UserError(Exception):
-    """An error that the user can fix."""
+    """An error that the user can fix; further lines of its message are indented."""
 
     exit_code: ClassVar[int]
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__("\n       ".join(map(str, lines)))
 
 
 class UsageError(UserError):

@@ -166,8 +166,9 @@ def require_same_config(config: Config, config_file: Path) -> None:
         before, after = flatten_config(check_config(document)), flatten_config(config)
     except UsageError as error:
         raise UsageError(
-            f"{error}\n       This run cannot be resumed: it is damaged, or of another version. To "
-            "start again add --fresh, which keeps the old folder under another name"
+            error,
+            "This run cannot be resumed: it is damaged, or of another version. To start again add "
+            "--fresh, which keeps the old folder under another name",
         ) from error
     changes = [
         f"{key}: {before.get(key)} became {after.get(key)}"
@@ -175,11 +176,11 @@ def require_same_config(config: Config, config_file: Path) -> None:
         if before.get(key) != after.get(key) and key not in RESUMABLE_CHANGES
     ]
     if changes:
-        lines = "\n       ".join(changes)
         raise UsageError(
-            f"{config_file.parent}: this run was started with another config\n       {lines}\n"
-            f"       For a new run beside it add name={config.name}-2 or another --output-dir; to "
-            "start again here add --fresh, which keeps the old folder under another name"
+            f"{config_file.parent}: this run was started with another config",
+            *changes,
+            f"For a new run beside it add name={config.name}-2 or another --output-dir; to start "
+            "again here add --fresh, which keeps the old folder under another name",
         )
 
 
