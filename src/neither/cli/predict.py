@@ -243,9 +243,7 @@ def _attempt(write: Callable[[], None], done: str, source: Path, folder: Path) -
 
 
 def copy_to_decision(folder: Path, source: Path, below: str, decision: str) -> None:
-    """Copy a file to `folder/<decision>/<below>`, unless it was copied by an earlier call.
-
-    Another file of that name is not overwritten: the copy gets a number.
+    """Copy a file to `folder/<decision>/<below>`, with a number if there is another, but only once.
 
     Raises:
         DataError: if the source is not a regular file; opening a pipe or a device might never end.

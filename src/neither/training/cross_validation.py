@@ -111,8 +111,8 @@ def cross_validate(
         home = None
         if not config.model.is_frozen:
             is_val = np.arange(len(labels)) >= len(data.train.paths)
-            manifests = plan_folds(config, images, is_val, fingerprints, folds, groups)
-            elsewhere = train_folds(config, run.folder / "folds", images, folds, manifests)
+            manifests = _plan_folds(config, images, is_val, fingerprints, folds, groups)
+            elsewhere = _train_folds(config, run.folder / "folds", images, folds, manifests)
         else:
             embedded = torch.cat(embed_splits(config, state, data, device_config))
             features, _, _ = standardise(embedded)
@@ -130,7 +130,7 @@ def cross_validate(
     return metrics
 
 
-def plan_folds(
+def _plan_folds(
     config: Config,
     images: Split,
     is_val: NDArray[np.bool_],
@@ -138,10 +138,7 @@ def plan_folds(
     folds: Tensor,
     groups: Sequence[str],
 ) -> list[bytes]:
-    """Return the content of the manifest of each fold's run: the fold is test, the rest train.
-
-    Given are N images of train and val, which of them are of val (these stay there if they can: see
-    `split_fold`), their fingerprints, folds from 0, and groups, as `group_names` returns them.
+    """Return the content of the manifest of each fold's run: see `split_fold`.
 
     Raises:
         DataError: if some run would lack images of a class.
@@ -168,12 +165,10 @@ def plan_folds(
     return manifests
 
 
-def train_folds(
+def _train_folds(
     config: Config, folder: Path, images: Split, folds: Tensor, manifests: Sequence[bytes]
 ) -> Tensor:
-    """Train a run for each fold on the others, or go on with it where it stopped.
-
-    The runs are in the folders `0`, `1`, ... of a folder; manifests are those of `plan_folds`.
+    """Train a run for each fold on the others, or go on with it, in the subfolders `0`, `1`, ...
 
     Returns:
         (1, N, C) float64 logits, each image's from the run that has not seen its fold.

@@ -108,14 +108,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Set up the parameter groups, each of which may have its own values.
+        """Set up the parameter groups, which have `params` and may have their own values.
 
-        Args:
-            groups: each with `params`; `weight_decay` is 0 and `orthogonal` True by default.
-            lr: learning rate; the RMS of an orthogonal update is this divided by the square root of
-                the number of columns.
-            momentum: in [0, 1).
-            dtype: of the matrix products; bfloat16 is accurate enough.
+        The RMS of an orthogonal update is the learning rate divided by the square root of the
+        number of columns. For the matrix products bfloat16 is accurate enough.
         """
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True}
         super().__init__(groups, defaults)
