@@ -15,7 +15,7 @@ from neither.data.corrections import DROPPED, Answer, AnswerFile
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.errors import DataError, UsageError
+from neither.runtime.errors import DataError
 
 CLASSES = ("dog", "human")
 PREPROCESSING = Preprocessing(16)
@@ -199,9 +199,6 @@ def test_images_carry_their_source_into_train_and_val(
     by_column = load(manifest, tmp_path / "other")
     assert by_column.train.sources == [Path(path).name[0] for path in by_column.train.paths]
     assert {*by_column.train.sources} == {"0", "1"}
-    for source, pattern in ((manifest, "^photos"), (root, "(cam)")):
-        with pytest.raises(UsageError, match=r"\Adata\.sources: "):
-            load(source, run, sources=pattern)
 
 
 def test_corrections_replace_labels_and_drop_images_but_move_none(

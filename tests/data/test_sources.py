@@ -9,7 +9,6 @@ import pytest
 
 from neither.data.sources import count_by_source, find_source_problems, log_sources, name_sources
 from neither.data.splits import SplitAssignment
-from neither.runtime.errors import UsageError
 from records import make_table
 
 CAMERAS = {"kitchen": {"apple": 30, "pear": 30}, "garden": {"apple": 40, "pear": 20}}
@@ -25,7 +24,7 @@ def problems(counts: dict[str, dict[str, int]]) -> str:
         (r"([^/]+)_[^/]*$", ["cam", "cam_b", "cam", "", "caf\u00e9"]),
         ("cam(_b)?", ["", "_b", "", "", ""]),  # a group that matches nothing names no source
         ("(dog|human)/(cam)", ["dog/cam", "dog/cam", "human/cam", "", ""]),
-        ("^[a-z]+", ["dog", "dog", "human", "human", "human"]),  # without a group: the whole match
+        ("(?<=/)[a-z]{1,3}", ["cam", "cam", "cam", "x", "caf"]),  # without a group: the whole match
     ],
 )
 def test_the_match_of_the_pattern_is_the_source(pattern: str, sources: list[str]) -> None:
@@ -40,16 +39,18 @@ def test_without_a_pattern_the_sources_are_those_of_the_manifest() -> None:
     name_sources(table, None)
     assert table.sources == [""]
     table.sources = ["phone"]
-    name_sources(table, None)
-    assert table.sources == ["phone"]
-    with pytest.raises(UsageError, match=r"\Adata\.sources: photos has a column source too"):
-        name_sources(table, "dog")
+    for pattern in (None, "dog"):
+        name_sources(table, pattern)
+        assert table.sources == ["phone"]
 
 
-def test_a_pattern_that_matches_nothing_is_one_line() -> None:
-    with pytest.raises(UsageError, match=r"none of 2 paths, such as dog/a\.jpg; ") as caught:
-        name_sources(make_table(["dog/a.jpg", "human/b.jpg"]), "(cam[0-9]+)")
-    assert "\n" not in str(caught.value)
+def test_a_pattern_that_matches_nothing_is_one_warning(messages: Callable[[], str]) -> None:
+    table = make_table(["dog/a.jpg", "human/b.jpg"])
+    name_sources(table, "(cam[0-9]+)")
+    assert table.sources == ["", ""]
+    written = messages()
+    assert written.startswith("warning: data.sources: ")
+    assert written.count("\n") == 1
 
 
 @pytest.mark.parametrize("pattern", [None, "[^/]+$"])
@@ -64,6 +65,17 @@ def test_names_of_single_images_are_no_sources(
     assert table.sources == [""] * 40
     assert messages().count("\n") == 1
     table.sources = [f"shoot {number // 2}" for number in range(40)]
+    name_sources(table, None)
+    assert all(table.sources)
+
+
+def test_names_of_classes_are_no_sources(messages: Callable[[], str]) -> None:
+    """Many datasets have files such as dog/dog_0001.jpg."""
+    table = make_table(["dog/dog_1.jpg", "dog/dog_2.jpg", "human/human_1.jpg", "human/human_2.jpg"])
+    name_sources(table, "([^/]+)_")
+    assert table.sources == [""] * 4
+    assert messages().count("\n") == 1
+    table.sources = ["a", "b", "a", "a"]
     name_sources(table, None)
     assert all(table.sources)
 

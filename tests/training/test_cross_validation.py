@@ -307,10 +307,9 @@ def test_groups_of_folds_are_those_of_the_run(tmp_path: Path, call: Call) -> Non
 @pytest.mark.parametrize(
     ("overrides", "code", "part"),
     [
-        (("data.sources=nothing_like_it",), 2, "data.sources"),
         (("--folds", "1"), 2, "--folds"),
         (("--seeds", "0,1"), 2, "--seeds"),
-        (("--folds", "2"), 0, ""),
+        (("data.sources=nothing_like_it", "--folds", "2"), 0, "data.sources"),
     ],
 )
 def test_what_cannot_be_left_out(

@@ -89,8 +89,7 @@ def load_dataset(
     A run that has a `splits.csv` keeps to it.
 
     Raises:
-        UsageError: if the folder, manifest or file of corrections does not exist, or `data.sources`
-            does not fit it.
+        UsageError: if the folder, manifest or file of corrections does not exist.
         DataError: if folders or corrections are not as required, too many images are unreadable, or
             images of the run are changed or missing.
         OutputError: if decoded images cannot be kept, or a decoding process was killed.
@@ -132,7 +131,7 @@ def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
     """Find the images that a config names, in a folder or by a manifest, with their sources.
 
     Raises:
-        UsageError: if the folder or manifest does not exist, or `data.sources` does not fit it.
+        UsageError: if the folder or manifest does not exist.
         DataError: if it is not as it must be.
     """
     find = find_training_images if settings.manifest is None else find_training_rows

@@ -15,7 +15,6 @@ import numpy as np
 from neither.data.scan import ImageTable, nfc, search_paths
 from neither.data.splits import SPLITS, SplitAssignment
 from neither.runtime.console import info, printable, warn
-from neither.runtime.errors import UsageError
 
 _MAX_LISTED = 20
 _MAX_NAMED = 10
@@ -26,28 +25,32 @@ _MAX_CHANCE = 0.001  # of a source without images of other classes, if it were l
 def name_sources(table: ImageTable, pattern: str | None) -> None:
     """Set the source of each image to what a regular expression finds in its path, if it is given.
 
-    Names of single images, such as a column of URLs, are no sources: a warning says so.
-
-    Raises:
-        UsageError: if it finds nothing in any path, or the manifest names sources too.
+    A manifest that names sources itself comes first. The expression may find none, as configs
+    expect names that not all photos have; and names of single images, such as a column of URLs, or
+    of classes are no sources. Each is a warning.
     """
-    if pattern is not None:
-        if any(table.sources):
-            raise UsageError(f"data.sources: {table.source} has a column source too; leave out one")
+    is_named = any(table.sources)
+    if pattern is not None and not is_named:
         table.sources = [intern(nfc(found)) for found in search_paths(pattern, table.paths)]
         if not any(table.sources):
-            raise UsageError(
+            warn(
                 f"data.sources: {printable(pattern)} matches none of {len(table.paths):,} paths, "
-                f"such as {printable(table.paths[0])}; correct it, or leave it out"
+                f"such as {printable(table.paths[0])}: no image has a source"
             )
     named = [source for source in table.sources if source]
-    if 1 < (num := len({*named})) > _MAX_DISTINCT * len(named):
-        key = "the column source" if pattern is None else "data.sources"
-        warn(
-            f"{table.source}: {key} names {num:,} sources of {len(named):,} images, such as "
-            f"{printable(named[0])}: so they are not used; a source has many images"
-        )
-        table.sources = [""] * len(table.paths)
+    num, labels = len({*named}), {*table.labels}
+    if 1 < num > _MAX_DISTINCT * len(named):
+        found = f"{num:,} sources of {len(named):,} images"
+    elif 1 < num == len(labels) == len({*zip(table.sources, table.labels, strict=True)}):
+        found = "one source for each class"
+    else:
+        return
+    key = "the column source" if is_named else "data.sources"
+    warn(
+        f"{table.source}: {key} names {found}, such as {printable(named[0])}: so they are not "
+        "used; a source has many images, and a class several sources"
+    )
+    table.sources = [""] * len(table.paths)
 
 
 def count_by_source(sources: Sequence[str], labels: Sequence[str]) -> dict[str, Counter[str]]:
