@@ -1,5 +1,7 @@
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neither.config.schema import Augmentation
-from neither.data.batches import Batch, Batches
+from neither.data.augmentation import crop
+from neither.data.batches import Batch, Batches, view_uniforms
 from neither.data.dataset import Dataset, Split
+from neither.data.fingerprints import FINGERPRINT
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.runtime.distributed import World
 
@@ -152,3 +156,64 @@ def test_the_fewest_images_at_once_are_known_beforehand(num: int, size: int, few
     every = [make(num, batch_size=batch_size, world=each, augmentation=OFF) for each in ranks]
     parts = [len(batch.images) for batches in every for batch in batches.iterate_epoch(0)]
     assert every[0].min_shard_size() == min(part for part in parts if part) == fewest
+
+
+def make_taught(weight: float, cutmix: float = 0.0, num_unlabelled: int = 30) -> Batches:
+    """Make batches of 100 images with labels and some without, each with answers for three crops.
+
+    The only change of images is the crop.
+    """
+    plain = make()
+    rows = torch.arange(0, 2 * num_unlabelled, 2)
+    fingerprints = np.zeros(200, FINGERPRINT)
+    fingerprints["sha256"] = np.random.default_rng(0).integers(0, 256, (200, 32))
+    data = replace(plain.data, image_fingerprints=fingerprints,
+                   unlabelled=Split([], rows, torch.full_like(rows, -1)))  # fmt: skip
+    answers = torch.rand(100 + num_unlabelled, 3, 3, generator=torch.Generator().manual_seed(0))
+    crops = OFF.model_copy(update={"crop_scale": (0.25, 1.0), "cutmix": cutmix})
+    return replace(plain, data=data, augmentation=crops, teacher_weight=weight,
+                   teacher=answers / answers.sum(dim=2, keepdim=True))  # fmt: skip
+
+
+def test_a_student_sees_the_crops_that_the_teacher_has_answered() -> None:
+    batches = make_taught(0.75)
+    data, teacher = batches.data, batches.teacher
+    assert teacher is not None
+    for epoch in (0, 2, 3):
+        view = epoch % 3
+        for batch in batches.iterate_epoch(epoch):
+            rows = torch.cat([data.train.rows, data.unlabelled.rows])[batch.indices]
+            hashes = data.image_fingerprints["sha256"][rows.numpy()]
+            uniforms = torch.from_numpy(view_uniforms(0, view, hashes))
+            seen = normalize(crop(data.pixels[rows], uniforms, batches.augmentation),
+                             data.preprocessing)  # fmt: skip
+            assert torch.allclose(batch.images, seen, rtol=0, atol=0.6 / 255 / 0.22)
+            assert batch.teacher_targets is not None
+            assert torch.equal(batch.teacher_targets, teacher[batch.indices, view])
+    assert sorted(order(batches, 4)) == list(range(130))
+
+
+def test_targets_are_the_labels_and_the_teachers_answers_by_weight() -> None:
+    for batch in make_taught(0.75).iterate_epoch(1):
+        labels, answers = batch.label_targets, batch.teacher_targets
+        assert labels is not None
+        assert answers is not None
+        known = batch.labels >= 0
+        assert torch.equal(known, batch.indices < 100)
+        assert 0 < known.sum() < len(known)
+        assert torch.equal(labels[known], torch.eye(3)[batch.labels[known]])
+        assert not labels[~known].any()
+        assert torch.allclose(batch.targets[known], (0.25 * labels + 0.75 * answers)[known])
+        assert torch.equal(batch.targets[~known], answers[~known])
+
+
+def test_cutmix_blends_both_parts_of_the_targets_alike() -> None:
+    for plain, mixed in zip(make_taught(0.75, num_unlabelled=0).iterate_epoch(1),
+                            make_taught(0.75, 0.8, num_unlabelled=0).iterate_epoch(1),
+                            strict=True):  # fmt: skip
+        labels, answers = mixed.label_targets, mixed.teacher_targets
+        assert labels is not None
+        assert answers is not None
+        assert not torch.equal(mixed.targets, plain.targets)
+        assert torch.allclose(mixed.targets, 0.25 * labels + 0.75 * answers, atol=1e-6)
+        assert torch.allclose(mixed.targets.sum(dim=1), torch.ones(len(labels)), atol=1e-6)

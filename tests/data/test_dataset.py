@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from neither.config.schema import Data
@@ -15,7 +16,7 @@ from neither.data.corrections import DROPPED, Answer, AnswerFile
 from neither.data.dataset import Dataset, Split, load_dataset
 from neither.data.decode import decode
 from neither.data.preprocessing import Preprocessing
-from neither.runtime.errors import DataError
+from neither.runtime.errors import DataError, UsageError
 
 CLASSES = ("dog", "human")
 PREPROCESSING = Preprocessing(16)
@@ -233,3 +234,66 @@ def test_corrections_replace_labels_and_drop_images_but_move_none(
     assert torch.equal(resumed.train.labels, dataset.train.labels)
     with pytest.raises(DataError, match="of another label now"):
         load(root, run)
+
+
+def read_unlabelled(run: Path) -> dict[str, dict[str, str]]:
+    with (run / "unlabelled.csv").open(newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def test_images_without_labels_are_trained_on_but_for_duplicates_of_val_and_test(
+    tmp_path: Path, run: Path, draw: Draw, messages: Callable[[], str]
+) -> None:
+    root, more = into_splits(tmp_path / "photos", draw, "train", "val", "test"), tmp_path / "more"
+    for number in range(3):
+        draw(more / "day one" / f"{number}.png", 5000 + number)
+    draw(more / "train.png", 0)  # as train/dog/0.png
+    draw(more / "val.png", 1000)  # as val/dog/0.png
+    draw(more / "test.png", 2100)  # as test/human/0.png
+    with Image.open(more / "test.png") as image:
+        image.save(more / "test.bmp")
+    (more / "broken.jpg").write_bytes(b"no picture")
+    plain = load(root, run)
+    splits = (run / "splits.csv").read_bytes()
+    (run / "splits.csv").unlink()
+    messages()
+    dataset = load(root, run, unlabelled=str(more))
+    text = messages()
+    assert "3 images of" in text
+    assert "1 images of" in text
+    rows = read_unlabelled(run)
+    used = ["day one/0.png", "day one/1.png", "day one/2.png", "train.png"]
+    assert [path for path, row in rows.items() if row["split"] == "train"] == used
+    assert not any(row["label"] for row in rows.values())
+    assert rows["val.png"]["reason"] == "the same bytes as val/dog/0.png, which is in val"
+    assert rows["test.bmp"]["reason"] == "nearly the same as test/human/0.png, which is in test"
+    assert rows["broken.jpg"]["reason"]
+    assert dataset.unlabelled.paths == used
+    assert dataset.unlabelled.labels.tolist() == [-1] * 4
+    for path, image in zip(used, dataset.pixels[dataset.unlabelled.rows].numpy(), strict=True):
+        assert np.array_equal(image, decode((more / path).read_bytes(), PREPROCESSING))
+    assert (run / "splits.csv").read_bytes() == splits  # and nothing else knows of them
+    for one, other in ((plain.train, dataset.train), (plain.val, dataset.val)):
+        assert one.paths == other.paths
+        assert torch.equal(plain.pixels[one.rows], dataset.pixels[other.rows])
+    assert plain.fingerprint != dataset.fingerprint
+    draw(more / "added.png", 7000)
+    assert load(root, run, unlabelled=str(more)).fingerprint == dataset.fingerprint
+    draw(more / "train.png", 7001)
+    with pytest.raises(DataError, match=r"data\.unlabelled: .*changed.*train\.png"):
+        load(root, run, unlabelled=str(more))
+
+
+@pytest.mark.parametrize(("folder", "error", "text"), [
+    ("gone", UsageError, "no such"), ("empty", DataError, "no images"),
+    ("photos/dog", UsageError, "not apart"), (".", UsageError, "not apart"),
+    ("broken", DataError, "unreadable"),
+])  # fmt: skip
+def test_a_folder_of_unlabelled_images_that_cannot_be_used_is_named(
+    root: Path, run: Path, folder: str, error: type[Exception], text: str
+) -> None:
+    for name in ("empty", "broken"):
+        (root.parent / name).mkdir()
+    (root.parent / "broken/one.jpg").write_bytes(b"no picture")
+    with pytest.raises(error, match=f"^data.unlabelled: .*{text}"):
+        load(root, run, unlabelled=str(root.parent / folder))

@@ -12,7 +12,7 @@ import torch
 
 from calls import Call, Done
 from checkpoints import save_run
-from images import make_splits
+from images import draw_shape, make_splits
 from moments import before, terminate
 from neither.config.loader import load_config
 from neither.data import workers
@@ -199,3 +199,30 @@ def test_val_images_that_the_teacher_knows_are_warned_of(train: Callable[..., Do
     train("name=third", "train.teacher=runs/first")
     (text,) = (text for text in read_warnings(Path("runs/third")) if "train.teacher" in text)
     assert "1 of the 13 images of val" in text
+
+
+def test_images_without_labels_are_learned_from_the_teacher_alone(
+    train: Callable[..., Done], monkeypatch: Patch
+) -> None:
+    train("name=plain")
+    for number in range(10):
+        Path("more").mkdir(exist_ok=True)
+        draw_shape("dog", 500 + number).save(f"more/{number}.png")
+    more = ["data.unlabelled=more"]
+    train(*more)
+    plain, mixed = (read_rows(Path("runs", name)) for name in ("plain", "new"))
+    assert [row["step"] for row in plain] == [0, 3, 6, 9]
+    assert [row["step"] for row in mixed] == [0, 4, 8, 12]  # 28 images in batches of 8
+    for row in mixed[1:]:
+        parts = row["train"]
+        labelled = 18 * (0.25 * parts["label_loss"] + 0.75 * parts["teacher_loss"]) / 28
+        assert labelled < parts["loss"]
+        assert (18 * parts["accuracy"]) % 1 == pytest.approx(0, abs=1e-9)
+    assert Path("runs/new/splits.csv").read_bytes() == Path("runs/plain/splits.csv").read_bytes()
+    before(trainer, "train_step", 6, terminate)(monkeypatch)
+    train(*more, "--output-dir", "runs/part", code=143)
+    train(*more, "--output-dir", "runs/part")
+    assert outcome("part") == outcome("new")
+    assert "data.unlabelled" in train("--output-dir", "runs/part", code=2).err
+    assert "train.teacher" in train(*more, "train.teacher=null", "name=none", code=2).err
+    assert "image folder" in train(*more, "--output-dir", "more/run", code=2).err

@@ -12,7 +12,7 @@ import torch
 
 from calls import Call
 from checkpoints import save_run
-from images import make_splits
+from images import draw_shape, make_splits
 from neither.config.loader import load_config
 from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.runtime.distributed import World
@@ -29,7 +29,7 @@ TEXT = """name: shared
 classes: [dog, human, neither]
 device: cpu
 precision: float32
-data: {root: ROOT, image_size: 32}
+data: {root: ROOT, image_size: 32, unlabelled: MORE}
 model: {name: softmax_regression}
 train: {epochs: 3, batch_size: 8, lr: 0.01, teacher: TEACHER}
 """
@@ -37,12 +37,15 @@ train: {epochs: 3, batch_size: 8, lr: 0.01, teacher: TEACHER}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a config and its 45 images: batches of 8, 6 and 7, uneven parts."""
+    """Return a folder with a config and its 47 images: batches of 8 and 7, uneven parts."""
     home = tmp_path_factory.mktemp("shared")
     root = make_splits(home / "images", train=15, val=5, test=1)
     teacher = save_run(home / "teacher", root)
+    (home / "more").mkdir()
+    for number in range(2):
+        draw_shape("dog", 500 + number).save(home / "more" / f"{number}.png")
     text = TEXT.replace("ROOT", str(root)).replace("TEACHER", str(teacher))
-    (home / "shared.yaml").write_text(text)
+    (home / "shared.yaml").write_text(text.replace("MORE", str(home / "more")))
     return home
 
 

@@ -128,6 +128,9 @@ class Data(Section):
     """CSV file with the answers of a review (docs/review.md): labels are replaced, and dropped
     images left out. Answers about images of val and test count if they come from the random sample,
     or if every image of that split has one."""
+    unlabelled: PathText | None = None
+    """Folder of images without labels, read recursively, to train on with `train.teacher`: their
+    target is the teacher's probabilities alone. Near-duplicates of val and test are left out."""
     max_unreadable: Fraction = 0.01
     """Fraction of the images that may be unreadable. With more, training does not start."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
@@ -387,6 +390,9 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if model.is_frozen and model.weights == "none":
         message = "head needs pretrained weights, as its backbone stays as it is: set model.weights"
         yield ("model.trainable", "model.weights"), message
+    if data.unlabelled is not None and train.teacher is None:
+        message = "needs train.teacher, whose probabilities are the target of these images"
+        yield ("data.unlabelled", "train.teacher"), message
     if model.is_frozen and train.teacher is not None:
         message = "must be null with model.trainable head, which is fitted to the labels"
         yield ("train.teacher", "model.trainable"), message

@@ -13,7 +13,8 @@ from torch import Tensor
 from neither.config.schema import Data
 from neither.data.corrections import apply_answers, read_answers
 from neither.data.fingerprints import FINGERPRINT
-from neither.data.layout import find_training_images
+from neither.data.image_file import describe_no_images
+from neither.data.layout import find_training_images, require_folder
 from neither.data.manifest import find_training_rows
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
@@ -23,11 +24,14 @@ from neither.data.splits import (
     DROPPED_IN_REVIEW,
     SPLITS,
     assign_splits,
+    assign_unlabelled,
     check_class_counts,
     log_split_summary,
+    log_unlabelled,
 )
-from neither.data.store import ImageStore, build_store
+from neither.data.store import ImageStore, build_store, join
 from neither.runtime.console import info, printable, warn
+from neither.runtime.errors import DataError, UsageError, prefixed
 from neither.runtime.limits import free_memory
 
 _MEMORY_FRACTION = 0.5  # of what is free: the rest is for the network and other programs
@@ -62,11 +66,14 @@ class Split:
     sources: list[str] = field(default_factory=list)
 
 
+NO_IMAGES = Split([], torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The images that a run trains and validates on."""
 
-    # (M, S, S, 3) uint8 RGB of train and val, in memory or mapped from disk
+    # (M, S, S, 3) uint8 RGB of train, val and unlabelled images, in memory or mapped from disk
     pixels: Tensor | MappedPixels
     train: Split  # the images to train on
     val: Split  # the images that choose the best epoch
@@ -75,6 +82,8 @@ class Dataset:
     fingerprint: str  # a hash of every path, label, split and content
     # (M,) records of `FINGERPRINT`
     image_fingerprints: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, FINGERPRINT))
+    # images to train on without labels (these are -1), below `data.unlabelled`
+    unlabelled: Split = NO_IMAGES
 
 
 def load_dataset(
@@ -96,10 +105,12 @@ def load_dataset(
     """
     answers = read_answers(settings.corrections, classes, settings.aliases)
     table = find_images(settings, classes)
-    for note in table.notes:
-        info(note)
-    for message in table.unreadable_folders:
-        warn(message)
+    unlabelled = find_unlabelled(settings)
+    for each in (table, unlabelled):
+        for note in each.notes:
+            info(note)
+        for message in each.unreadable_folders:
+            warn(message)
     store = build_store(table, preprocessing, run_folder / "cache", settings.max_unreadable)
     splits_file = run_folder / "splits.csv"
     if splits_file.exists():
@@ -120,10 +131,31 @@ def load_dataset(
     masks = [assignment.split_indices == SPLITS.index(split) for split in ("train", "val")]
     used = np.flatnonzero(masks[0] | masks[1])  # nothing of test may reach training
     train, val = (_select(table, np.flatnonzero(mask), used, classes) for mask in masks)
+    fingerprint, others = data_fingerprint(table, store, assignment), NO_IMAGES
+    if unlabelled.paths:
+        with prefixed("data.unlabelled"):
+            own = build_store(
+                unlabelled, preprocessing, run_folder / "cache", settings.max_unreadable
+            )
+        store = join(store, own)
+        file = run_folder / "unlabelled.csv"
+        if file.exists():
+            with prefixed("data.unlabelled"):
+                own_assignment, _ = match_splits(file, unlabelled, own)
+        else:
+            pattern = settings.group_pattern
+            own_assignment = assign_unlabelled(unlabelled, table, store, assignment, pattern)
+            write_splits(file, unlabelled, own, own_assignment)
+        log_unlabelled(unlabelled, own, own_assignment)
+        fingerprint += data_fingerprint(unlabelled, own, own_assignment)
+        indices = np.flatnonzero(own_assignment.split_indices)
+        paths = [unlabelled.paths[index] for index in indices.tolist()]
+        rows = torch.arange(len(used), len(used) + len(indices))
+        others = Split(paths, rows, torch.full_like(rows, -1))
+        used = np.concatenate([used, len(table.paths) + indices])
     pixels = _load_pixels(MappedPixels(store, used), settings.store)
-    fingerprint = data_fingerprint(table, store, assignment)
     return Dataset(
-        pixels, train, val, classes, preprocessing, fingerprint, store.fingerprints[used]
+        pixels, train, val, classes, preprocessing, fingerprint, store.fingerprints[used], others
     )
 
 
@@ -137,6 +169,28 @@ def find_images(settings: Data, classes: Sequence[str]) -> ImageTable:
     find = find_training_images if settings.manifest is None else find_training_rows
     table = find(settings.source, classes, settings.ignored_folders, settings.aliases)
     name_sources(table, settings.sources)
+    return table
+
+
+def find_unlabelled(settings: Data) -> ImageTable:
+    """Find the images of `data.unlabelled`, in all folders below it; none if it is not set.
+
+    Raises:
+        UsageError: if the folder does not exist, or lies inside `data.root` or around it.
+        DataError: if it has no images, or cannot be read.
+    """
+    folder = Path(settings.unlabelled or "").expanduser()
+    table = ImageTable(folder, folder)
+    if settings.unlabelled is None:
+        return table
+    with prefixed("data.unlabelled"):
+        require_folder(folder)
+        one, other = folder.resolve(), settings.source.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise UsageError(f"{folder}: not apart from {settings.source}; name a folder beside it")
+        table.add(table.scan(folder), "", "train")
+        if not table.paths:
+            raise DataError(f"{folder}: {describe_no_images(table.listing.others)}")
     return table
 
 

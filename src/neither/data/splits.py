@@ -96,14 +96,52 @@ def assign_splits(
     hashes = store.fingerprints["sha256"]
     for index in np.flatnonzero(excluded).tolist():
         other = int(partner[index])
-        link = "nearly the same as"
-        if (hashes[index] == hashes[other]).all():
-            link = "the same bytes as"
-        elif groups[index] is not None and groups[index] == groups[other]:
-            link = f"in one {groups[index]} with"
+        link = _describe_link(hashes, groups, index, other)
         reasons[index] = f"{link} {table.paths[other]}, which is in {SPLITS[indices[other]]}"
     indices[excluded] = 0
     return SplitAssignment(indices, reasons)
+
+
+def assign_unlabelled(
+    unlabelled: ImageTable,
+    table: ImageTable,
+    joined: ImageStore,
+    assignment: SplitAssignment,
+    pattern: str | None,
+) -> SplitAssignment:
+    """Assign images without labels to train, without those linked to an image of val or test.
+
+    Args:
+        unlabelled: the images.
+        table: the labelled images.
+        joined: the store of the labelled images and then the others.
+        assignment: of the labelled images.
+        pattern: of the named groups.
+    """
+    num, groups = len(table.paths), named_groups(table.paths + unlabelled.paths, pattern)
+    reasons = {index - num: why for index, why in joined.reasons.items() if index >= num}
+    own = np.full(len(unlabelled.paths), _TRAIN, np.int8)
+    own[list(reasons)] = 0
+    indices = np.concatenate([assignment.split_indices, own])
+    is_labelled = np.arange(len(indices)) < num
+    excluded, partner = separate_duplicates(joined.fingerprints, indices, is_labelled, groups)
+    hashes = joined.fingerprints["sha256"]
+    for index in np.flatnonzero(excluded & ~is_labelled).tolist():
+        other = int(partner[index])
+        link = _describe_link(hashes, groups, index, other)
+        reasons[index - num] = f"{link} {table.paths[other]}, which is in {SPLITS[indices[other]]}"
+        own[index - num] = 0
+    return SplitAssignment(own, reasons)
+
+
+def _describe_link(
+    hashes: NDArray[np.uint8], groups: Sequence[str | None], index: int, other: int
+) -> str:
+    if (hashes[index] == hashes[other]).all():
+        return "the same bytes as"
+    if groups[index] is not None and groups[index] == groups[other]:
+        return f"in one {groups[index]} with"
+    return "nearly the same as"
 
 
 def check_class_counts(
@@ -161,6 +199,23 @@ def log_split_summary(
             warn(f"{len(indices):,} {description} are left out; splits.csv lists each")
         for index in indices[:_MAX_NAMED]:
             warn(f"  {printable(table.paths[index])}: {printable(assignment.reasons[index])}")
+
+
+def log_unlabelled(unlabelled: ImageTable, store: ImageStore, assignment: SplitAssignment) -> None:
+    """Log how many images without labels are used, and which are left out."""
+    num = int(np.count_nonzero(assignment.split_indices))
+    info(f"train {num:7,} more images, without labels: data.unlabelled")
+    linked = [index for index, reason in assignment.reasons.items()
+              if index not in store.reasons and reason != ADDED]  # fmt: skip
+    for count, description in (
+        (len(store.reasons), "are unreadable"),
+        (len(linked), "duplicate, or share a group with, images of val or test"),
+    ):
+        if count:
+            warn(
+                f"{count:,} images of {printable(unlabelled.root)} {description}, and are left "
+                "out; unlabelled.csv lists each"
+            )
 
 
 def separate_duplicates(

@@ -63,6 +63,17 @@ class ImageStore:
         return pixels
 
 
+def join(one: ImageStore, other: ImageStore) -> ImageStore:
+    """Return the images of two stores, those of the first first."""
+    num, num_rows = len(one.fingerprints), sum(map(len, one.shards))
+    return ImageStore(
+        np.concatenate([one.fingerprints, other.fingerprints]),
+        one.reasons | {num + index: reason for index, reason in other.reasons.items()},
+        [*one.shards, *other.shards],
+        np.concatenate([one.shard_rows, num_rows + other.shard_rows]),
+    )
+
+
 def build_store(
     table: ImageTable, preprocessing: Preprocessing, fallback: Path, max_unreadable: float
 ) -> ImageStore:

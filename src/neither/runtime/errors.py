@@ -78,3 +78,12 @@ def named(path: Path | str) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def prefixed(key: str) -> Iterator[None]:
+    """Name the config key in the message of an error that the user can correct."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{key}: {error}") from error

@@ -50,10 +50,15 @@ class LabelStats:
 
         Args:
             logits: (B, C) float32, before the optimizer step.
-            labels: (B,) int64.
+            labels: (B,) int64; -1 for images without a label, which are not counted.
             targets: (B, C); an image counts if its target is its own label alone.
-            indices: (B,) int64 of the images in train.
+            indices: (B,) int64 on the CPU, of the images in train, after which come those without
+                a label.
         """
+        own = (indices < len(self._labels)).nonzero()[:, 0]
+        if len(own) < len(indices):
+            indices, own = indices[own], own.to(logits.device, non_blocking=True)
+            logits, labels, targets = logits[own], labels[own], targets[own]
         indices = indices.to(logits.device, non_blocking=True)
         labels = labels[:, None]
         is_counted = targets.gather(1, labels)[:, 0] == 1

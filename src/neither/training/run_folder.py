@@ -103,7 +103,8 @@ def open_run_folder(config: Config, folder: Path, fresh: bool) -> Iterator[RunFo
             # An attempt that ended before its first checkpoint leaves nothing to resume. The config
             # is written first: from then on the folder is known as a run.
             files.write_atomic(config_file, to_yaml(config))
-            (folder / "splits.csv").unlink(missing_ok=True)
+            for name in ("splits.csv", "unlabelled.csv"):
+                (folder / name).unlink(missing_ok=True)
         for part in (folder, folder / "checkpoints", folder / "tensorboard"):
             stack.enter_context(files.new_folder(part))
             files.remove_temporaries(part)

@@ -72,6 +72,7 @@ class EpochMetrics:
     Attributes:
         loss_sum: scalar, sum of the images' losses.
         part_sums: (2,), sums of their cross entropy with label and teacher; zero without a teacher.
+        num_images: so far, with those that have no label, which only the losses count.
         grad_norm_sum: scalar, sum of the steps' gradient norms.
         confusion: (C, C) int64 counts; row = true class, column = predicted class.
         num_steps: steps so far.
@@ -84,6 +85,7 @@ class EpochMetrics:
         self.part_sums = torch.zeros(2, dtype=dtype, device=device)
         self.grad_norm_sum = torch.zeros((), dtype=dtype, device=device)
         self.confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
+        self.num_images = 0
         self.num_steps = 0
 
     def update(
@@ -99,7 +101,7 @@ class EpochMetrics:
         Args:
             loss: scalar, the mean over the batch.
             logits: (B, C), before the optimizer step.
-            labels: (B,) int64.
+            labels: (B,) int64; -1 for images without a label.
             grad_norm: scalar, before clipping.
             parts: (2,), the means of the two parts of the loss; empty or None without a teacher.
         """
@@ -107,19 +109,24 @@ class EpochMetrics:
         if parts is not None and len(parts):
             self.part_sums += parts * len(labels)
         self.grad_norm_sum += grad_norm
-        self.confusion += confusion_matrix(labels, logits.detach().argmax(1), len(self.confusion))
+        self.num_images += len(labels)
+        num_classes = len(self.confusion)
+        # Images without a label are counted in a row of their own, which is then dropped.
+        predicted, rows = logits.detach().argmax(1), labels % (num_classes + 1)
+        self.confusion += confusion_matrix(rows, predicted, num_classes + 1)[:-1, :-1]
         self.num_steps += 1
 
     def mean_loss(self) -> float:
         """Return the mean loss of the images so far."""
-        return float(self.loss_sum) / max(1, int(self.confusion.sum()))
+        return float(self.loss_sum) / max(1, self.num_images)
 
     def compute(self, classes: Sequence[str]) -> dict[str, float]:
         """Return the metrics of the epoch on train."""
         metrics = curve_metrics(self.mean_loss(), self.confusion, classes)
         if self.part_sums.any():
-            label, teacher = (self.part_sums / max(1, int(self.confusion.sum()))).tolist()
-            metrics |= {"label_loss": label, "teacher_loss": teacher}
+            label, teacher = self.part_sums.tolist()
+            metrics["label_loss"] = label / int(self.confusion.sum())
+            metrics["teacher_loss"] = teacher / self.num_images
         return metrics | {"gradient_norm": float(self.grad_norm_sum) / self.num_steps}
 
     def is_finite(self) -> bool:
@@ -134,9 +141,11 @@ class EpochMetrics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
+        """Restore a saved state; older ones have no parts, and no images without a label."""
+        num_images = int(state["confusion"].sum())
+        state = {"part_sums": self.part_sums, "num_images": num_images, **state}
         for name, own in list(vars(self).items()):
-            value = state.get(name, own)  # an older version had no parts
+            value = state[name]
             setattr(self, name, value.to(own.device) if isinstance(own, Tensor) else value)
 
 

@@ -175,7 +175,8 @@ def draw_batch(
     images = _denormalize(batch.images[: _BATCH_ROWS * _BATCH_COLUMNS], preprocessing)
     for index, pixels in enumerate(images):
         left, top = grid.corner(index)
-        grid.write(left, top, classes[int(batch.labels[index])], _IMAGE)
+        label = int(batch.labels[index])
+        grid.write(left, top, classes[label] if label >= 0 else "no label", _IMAGE)
         grid.image.paste(_resize(pixels), (left, top + _LINE))
     return np.asarray(grid.image)
 

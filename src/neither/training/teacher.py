@@ -18,7 +18,7 @@ from torch import Tensor
 from neither.config.schema import Config
 from neither.data.augmentation import crop
 from neither.data.batches import view_uniforms
-from neither.data.dataset import Dataset
+from neither.data.dataset import Dataset, Split
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
 from neither.data.store import build_store
@@ -28,7 +28,7 @@ from neither.models.checkpoint import Checkpoint, load_checkpoint
 from neither.models.efficientnet_lite import fused
 from neither.models.softmax import to_probabilities
 from neither.runtime.console import warn
-from neither.runtime.errors import CheckpointError, DataError, UsageError
+from neither.runtime.errors import CheckpointError, DataError, prefixed
 from neither.training.run_folder import RunFolder
 from neither.training.warm_start import count_seen, find_trained_on
 
@@ -47,10 +47,8 @@ def load_teacher(config: Config, run: RunFolder) -> Checkpoint | None:
     path = Path(config.train.teacher).expanduser()
     if run.resumed is not None:  # the run may have been trained again since then, or be gone
         path = run.teacher
-    try:
+    with prefixed("train.teacher"):
         teacher = load_checkpoint(path)
-    except (UsageError, CheckpointError) as error:
-        raise type(error)(f"train.teacher: {error}") from error
     if set(teacher.classes) != set(config.classes):
         raise CheckpointError(
             f"train.teacher: {path}: its classes are {', '.join(teacher.classes)}, those of this "
@@ -80,7 +78,7 @@ def answer_views(
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> Tensor:
-    """Compute the teacher's calibrated probabilities for each view of each image of train.
+    """Compute the teacher's calibrated probabilities for each view of each image to train on.
 
     They are kept on disk, so a run that is stopped resumes, and a second run computes nothing.
 
@@ -93,34 +91,42 @@ def answer_views(
         device: where to compute.
 
     Returns:
-        (N, K, C) float32 on the CPU, in the order of `config.classes`.
+        (N, K, C) float32 on the CPU, in the order of `config.classes`: those of train, and then
+        those without labels.
 
     Raises:
         DataError: if images have changed since they were found.
         CheckpointError: if the logits are not finite.
         Stopped: if a signal asks to stop; what was computed is kept.
     """
-    train, own = data.train, replace(teacher.preprocessing, resize=preprocessing.resize)
-    hashes = data.image_fingerprints["sha256"][train.rows.numpy()]
-    table = ImageTable(config.data.folder, config.data.source, train.paths)
-    store = build_store(table, own, run.folder / "cache", config.data.max_unreadable)
-    if not np.array_equal(store.fingerprints["sha256"], hashes):
-        raise DataError(f"{config.data.source}: images were changed just now; start again")
+    own = replace(teacher.preprocessing, resize=preprocessing.resize)
     network = fused(teacher.build().to(device))
-
-    def answer(rows: NDArray[np.int64]) -> Tensor:
-        pixels, indices = torch.from_numpy(store.gather(rows)), torch.arange(len(rows))
-        views = []
-        for view in range(_NUM_VIEWS):
-            uniforms = torch.from_numpy(view_uniforms(config.seed, view, hashes[rows]))
-            images = crop(pixels, uniforms, config.augmentation)
-            views.append(compute_outputs(network, images, indices, own, device))
-        return torch.stack(views, dim=1)
-
     settings = (own.fingerprint(), _NUM_VIEWS, config.seed, config.augmentation.crop_scale)
-    logits = compute_cached(
-        "asking the teacher", network, settings, device, answer, hashes, config.data.source
-    )
+
+    def ask(split: Split, table: ImageTable) -> Tensor:
+        hashes = data.image_fingerprints["sha256"][split.rows.numpy()]
+        store = build_store(table, own, run.folder / "cache", config.data.max_unreadable)
+        if not np.array_equal(store.fingerprints["sha256"], hashes):
+            raise DataError(f"{table.source}: images were changed just now; start again")
+
+        def answer(rows: NDArray[np.int64]) -> Tensor:
+            pixels, indices = torch.from_numpy(store.gather(rows)), torch.arange(len(rows))
+            views = []
+            for view in range(_NUM_VIEWS):
+                uniforms = torch.from_numpy(view_uniforms(config.seed, view, hashes[rows]))
+                images = crop(pixels, uniforms, config.augmentation)
+                views.append(compute_outputs(network, images, indices, own, device))
+            return torch.stack(views, dim=1)
+
+        name = "asking the teacher"
+        return compute_cached(name, network, settings, device, answer, hashes, table.source)
+
+    train, unlabelled = data.train, data.unlabelled
+    logits = ask(train, ImageTable(config.data.folder, config.data.source, train.paths))
+    if unlabelled.paths:
+        folder = Path(config.data.unlabelled or "").expanduser()
+        more = ask(unlabelled, ImageTable(folder, folder, unlabelled.paths))
+        logits = torch.cat([logits, more])
     try:
         probabilities = to_probabilities(logits.flatten(0, 1), teacher.temperature)
     except ValueError as error:

@@ -109,6 +109,8 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
         if source.is_dir():
             files.require_readable(source)
             files.require_outside(folder, source)
+        if config.data.unlabelled is not None:
+            files.require_outside(folder, Path(config.data.unlabelled).expanduser())
         run = world.broadcast(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
         is_finished, val_logits = run.is_finished(config), dict[str, Tensor]()
         if run.resumed is not None and is_finished:
@@ -189,7 +191,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         f"{num_processes}"
     )
     first_step = state.step - state.step_in_epoch if run.resumed else None
-    num_images = len(data.train.rows)
+    num_images = batches.num_images
     num_done = state.epoch * num_images + state.step_in_epoch * num_images // len(batches)
     known_sizes: set[int] = set()
     with (
@@ -287,8 +289,7 @@ def _train_epoch(
             signals.poll()  # Ctrl-C ends the compiler of torch.compile too
             raise
         if not is_finite:
-            paths = [data.train.paths[index] for index in batch.indices.tolist()]
-            raise diverged_error(state, paths)
+            raise diverged_error(state, batches.paths(batch.indices))
         num_images += len(batch.labels)
         if is_slow:
             known_sizes.add(len(batch.images))
