@@ -526,9 +526,6 @@ def test_the_traits_are_the_same_for_every_square(
     assert len(traits) == 1
 
 
-# HEIC
-
-
 # All files
 
 

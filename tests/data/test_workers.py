@@ -138,9 +138,6 @@ ENDLESS_WORK = """
 import operator
 from itertools import count
 from neither.data import workers
-from neither.data.dataset_report import _inspect_file
-from neither.data.decode import decode_file
-from neither.data.store import _decode_chunk
 workers.num_cores = lambda: 2
 if __name__ == "__main__":
     for number in workers.parallel_map(operator.neg, count()):
