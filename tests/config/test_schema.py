@@ -28,6 +28,7 @@ def load(*overrides: str, data: dict[str, Any] | None = None) -> Config:
 
 
 PRETRAINED = ("model.name=resnet18", "model.weights=~/own.pth")
+HEAD = ("model.trainable=head", *PRETRAINED)
 
 
 @pytest.mark.fault("C20")
@@ -99,6 +100,10 @@ def test_a_class_name_must_be_a_folder_name() -> None:
     ["model.weights=default"],
     ["augmentation.train_scale=0.75", "model.name=softmax_regression"],
     ["train.batch_size=127", "augmentation.cutmix=0.1"],
+    ["model.trainable=head", "model.name=resnet18"],
+    ["model.trainable=head", "model.weights=~/own.pth"],
+    ["augmentation.crop_scale=[0.5, 1.0]", *HEAD], ["augmentation.color_jitter=0.1", *HEAD],
+    ["augmentation.grayscale=0.1", *HEAD], ["augmentation.train_scale=0.5", *HEAD],
 ])  # fmt: skip
 def test_values_that_do_not_fit_together_are_an_error(overrides: list[str]) -> None:
     with pytest.raises(UsageError) as caught:

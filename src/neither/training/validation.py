@@ -54,15 +54,17 @@ def choose_network(
     state: TrainState, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, Tensor]:
     """Return the candidate with the lowest calibrated loss on val, and its (N, C) logits."""
-    labels, candidates = data.val.labels, state.candidates()
-    logits, losses = {}, {}
-    for fraction, network in candidates.items():
-        own = compute_val_logits(state, network, data.pixels, data.val, device)
-        logits[fraction], losses[fraction] = own, nll(own, labels, fit_temperature(own, labels))
-    if len(losses) > 1:
+    labels, kept, candidates = data.val.labels, 1.0, state.candidates()
+    logits = {
+        fraction: compute_val_logits(state, network, data.pixels, data.val, device)
+        for fraction, network in candidates.items()
+    }
+    if len(candidates) > 1:
+        losses = {each: nll(own, labels, fit_temperature(own, labels))
+                  for each, own in logits.items()}  # fmt: skip
         found = ", ".join(f"{loss:.4f} at {each:g}" for each, loss in sorted(losses.items()))
         info(f"from the first weights, 0, to the last, 1: calibrated loss on val {found}")
-    kept = min(losses, key=losses.__getitem__)
+        kept = min(losses, key=losses.__getitem__)
     return candidates[kept], logits[kept]
 
 
