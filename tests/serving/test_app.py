@@ -200,5 +200,5 @@ def test_large_images_wait_for_each_other_and_small_ones_do_not(
 
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1), "lime").save(pixel, "PNG")
-    monkeypatch.setattr(engine_module, "count_processes", lambda: 2)
+    monkeypatch.setattr(engine_module, "count_processes", lambda: 1)
     asyncio.run(check())

@@ -38,9 +38,9 @@ class Engine:
     def __init__(self, classifier: Classifier) -> None:
         """Start the processes."""
         self.classifier = classifier
-        num_processes = count_processes()
+        num_processes = 1 + count_processes()  # large images never take all
         self._decoders = Decoders(num_processes)
-        self._large = asyncio.Semaphore(max(1, num_processes // 2))
+        self._large = asyncio.Semaphore(num_processes // 2)
         self._thread = ThreadPoolExecutor(1, "forward")
         self._waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Prediction]]] = deque()
         self._task: asyncio.Task[None] | None = None
