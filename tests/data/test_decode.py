@@ -636,3 +636,14 @@ def test_only_the_traits_may_need_a_jpeg_opened_twice(
     assert spy.call_count == 1
     decode_with_traits(content, Preprocessing(size))
     assert spy.call_count == 1 + num_opens
+
+
+@pytest.mark.parametrize("name", ["rgba", "la", "palette seen through"])
+def test_strips_of_a_transparent_image_give_the_pixels_of_the_whole(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = readable()[f"d06 {name}.png"]
+    whole = decode(content, Preprocessing(100))
+    assert len(np.unique(whole)) > 100
+    monkeypatch.setattr(module, "_STRIP_PIXELS", 1000)
+    assert np.array_equal(decode(content, Preprocessing(100)), whole)

@@ -55,6 +55,7 @@ _DRAFT_RATIO = 1.5  # a JPEG is read at no less than this many times the square
 _REDUCING_GAP = 2.0  # the fast first step of shrinking stops at this many times the square
 _RESAMPLING = Image.Resampling.BILINEAR  # antialiased when shrinking, as all of Pillow's are
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
+_STRIP_PIXELS = 2**17  # of transparent images, that are converted at a time
 _PADDING = (128, 128, 128)  # beside a padded image
 _JPEG_QUALITY = 70  # of thumbnails
 _CAMERA_RAW = "camera raw, which is not read; convert it to JPEG"
@@ -424,10 +425,20 @@ def _convert(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise UnreadableError("32-bit pixels, whose range is not known")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
-        return Image.alpha_composite(background, image).convert("RGB")
+        return _put_on_background(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _put_on_background(image: Image.Image) -> Image.Image:
+    """Return an image without transparency, made in strips: at once it would take a gigabyte."""
+    result = Image.new("RGB", image.size)
+    num_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, num_rows):
+        box = (0, top, image.width, min(top + num_rows, image.height))
+        strip = image.crop(box).convert("RGBA")
+        background = Image.new("RGBA", strip.size, (*_BACKGROUND, 255))
+        result.paste(Image.alpha_composite(background, strip).convert("RGB"), box)
+    return result
 
 
 def _to_square(

@@ -171,10 +171,9 @@ class _TimedProtocol(H11Protocol):
         """Count a second of waiting for the other side; cut it off after too many."""
         num_unsent = self.transport.get_write_buffer_size()
         is_sending = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-        is_stuck = num_unsent and num_unsent == self._num_unsent
-        if is_stuck or (is_sending and not self.flow.read_paused):
-            self._silent_ticks += 1
-            self._slow_ticks += 1
+        is_awaited = is_sending and not self.flow.read_paused
+        self._silent_ticks += is_awaited or (num_unsent > 0 and num_unsent == self._num_unsent)
+        self._slow_ticks += is_awaited or num_unsent > 0
         self._num_unsent = num_unsent
         if self._silent_ticks > _MAX_SILENT_TICKS or self._slow_ticks > _MAX_SLOW_TICKS:
             self.transport.abort()
