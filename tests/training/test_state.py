@@ -326,6 +326,27 @@ def test_a_saved_state_is_a_copy() -> None:
     assert saved["num_steps"] == 1
 
 
+def test_only_losses_count_images_without_a_label() -> None:
+    logits, labels = make_images(4)
+    sums = EpochMetrics(3, CPU)
+    parts = torch.tensor([0.5, 2.0])
+    sums.update(torch.tensor(1.5), logits, labels, torch.tensor(1.0), parts)
+    sums.update(torch.tensor(3.0), logits, torch.full_like(labels, -1), torch.tensor(1.0), parts)
+    metrics = sums.compute(CLASSES)
+    assert sums.confusion.sum() == 4
+    assert (metrics["loss"], metrics["teacher_loss"], metrics["label_loss"]) == (2.25, 2.0, 1.0)
+
+
+def test_sums_of_an_older_version_are_read() -> None:
+    logits, labels = make_images(4)
+    sums, resumed = EpochMetrics(3, CPU), EpochMetrics(3, CPU)
+    add_step(sums, logits, labels)
+    saved = sums.state_dict()
+    del saved["part_sums"], saved["num_images"]
+    resumed.load_state_dict(saved)
+    assert resumed.compute(CLASSES) == sums.compute(CLASSES)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 def test_a_value_that_is_not_finite_is_noticed_for_good(name: str, bad: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from backbone import write_weights
 from calls import Call, Done
 from checkpoints import save_run
 from images import draw_shape, make_splits
@@ -190,7 +191,9 @@ def test_a_teacher_that_cannot_be_used_is_one_line(
     assert text in done.err
 
 
-def test_val_images_that_the_teacher_knows_are_warned_of(train: Callable[..., Done]) -> None:
+def test_images_that_the_teacher_knows_are_warned_of(
+    train: Callable[..., Done], call: Call
+) -> None:
     train("name=first", "train.teacher=null")
     train("name=second", "train.teacher=runs/first")
     assert not [text for text in read_warnings(Path("runs/second")) if "teacher" in text]
@@ -199,6 +202,10 @@ def test_val_images_that_the_teacher_knows_are_warned_of(train: Callable[..., Do
     train("name=third", "train.teacher=runs/first")
     (text,) = (text for text in read_warnings(Path("runs/third")) if "train.teacher" in text)
     assert "1 of the 13 images of val" in text
+    done = call("cross_validate", "new.yaml", "--folds", "2", "train.teacher=runs/first",
+                "train.epochs=1", "--output-dir", "cv")  # fmt: skip
+    assert done.code == 0, done.err
+    assert any("left out" in text for text in read_warnings(Path("cv")) if "train.teacher" in text)
 
 
 def test_images_without_labels_are_learned_from_the_teacher_alone(
@@ -226,3 +233,17 @@ def test_images_without_labels_are_learned_from_the_teacher_alone(
     assert "data.unlabelled" in train("--output-dir", "runs/part", code=2).err
     assert "train.teacher" in train(*more, "train.teacher=null", "name=none", code=2).err
     assert "image folder" in train(*more, "--output-dir", "more/run", code=2).err
+
+
+@pytest.mark.usefixtures("small_backbone")
+def test_a_pretrained_network_learns_from_a_teacher_too(
+    home: Path, train: Callable[..., Done]
+) -> None:
+    write_weights(home / "weights.pth")
+    Path("one").mkdir()
+    draw_shape("dog", 500).save("one/0.png")
+    train("model={name: efficientnet_lite0, weights: weights.pth}", "train.epochs=1",
+          "data.unlabelled=one")  # fmt: skip
+    row = read_rows(Path("runs/new"))[-1]
+    assert row["train"]["teacher_loss"] > 0
+    assert load_checkpoint(Path("runs/new")).model.name == "efficientnet_lite0"
