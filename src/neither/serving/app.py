@@ -69,15 +69,19 @@ def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.ht
     # Without the pages that FastAPI makes of openapi.json: they load scripts from elsewhere.
     app = FastAPI(title="neither", docs_url=None, redoc_url=None)
     memory = Memory()
-    static = read_static()
-
-    @app.get("/", include_in_schema=False)
-    async def show_page() -> Response:
-        return static_response(static, page)
+    static = _read_static()
 
     @app.get("/static/{name}", include_in_schema=False)
     async def show_static(name: str) -> Response:
-        return static_response(static, name)
+        if name not in static:
+            raise HTTPException(404, "no such page")
+        media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+        headers = {"Cache-Control": "no-cache"}
+        return Response(static[name], media_type=media_type, headers=headers)
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> Response:
+        return await show_static(page)
 
     @app.get("/healthz")
     async def check_health() -> dict[str, str]:
@@ -147,7 +151,7 @@ async def _predict(engine: Engine, upload: Upload) -> Prediction:
         upload.release()
 
 
-def read_static() -> dict[str, bytes]:
+def _read_static() -> dict[str, bytes]:
     """Read the files of the pages; no request opens a file."""
     folder = resources("neither.serving").joinpath("static")
     static = {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -155,23 +159,15 @@ def read_static() -> dict[str, bytes]:
     return static
 
 
-def static_response(static: Mapping[str, bytes], name: str) -> Response:
-    """Answer a file of the pages, or 404."""
-    if name not in static:
-        raise HTTPException(404, "no such page")
-    media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
-    return Response(static[name], media_type=media_type, headers={"Cache-Control": "no-cache"})
-
-
 def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
     """Return what `GET /v1/model` answers of a run or checkpoint file, and the classifier in it."""
     checkpoint = find_checkpoint(model)
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    home, elsewhere = [], []
+    home = []
     for path in sorted(run.glob("evaluations/*/metrics.json"))[:_MAX_FIGURES]:
-        home += _figures(path, path.parent.name, text.summary_sentences)
+        home += _figures(path, text.summary_sentences)
     path = run.with_name(f"{run.name}-cv") / "metrics.json"
-    elsewhere += _figures(path, path.parent.name, cross_validation_report.summary_sentences)
+    elsewhere = _figures(path, cross_validation_report.summary_sentences)
     return {
         "name": printable(run.resolve().name),
         "classes": list(classifier.classes),
@@ -184,9 +180,10 @@ def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
 
 
 def _figures(
-    path: Path, name: str, sentences: Callable[[Mapping[str, Any]], list[str]]
+    path: Path, sentences: Callable[[Mapping[str, Any]], list[str]]
 ) -> list[dict[str, Any]]:
     """Return the sentences on a `metrics.json`; none if it is missing or damaged."""
     with suppress(Exception):  # damage raises any of a dozen types
-        return [{"name": printable(name), "sentences": sentences(json.loads(path.read_text()))}]
+        metrics = json.loads(path.read_text())
+        return [{"name": printable(path.parent.name), "sentences": sentences(metrics)}]
     return []
