@@ -19,7 +19,7 @@ from neither.models.efficientnet_lite import (
     find_imagenet_weights,
     fused,
 )
-from neither.models.networks import FlipTTA, SmallCNN, build_network
+from neither.models.networks import FlipTTA, SmallCNN, build_network, count_parameters
 from neither.models.pretrained import load_pretrained
 from neither.runtime.errors import CheckpointError, OutputError
 
@@ -102,8 +102,8 @@ def test_networks_that_cannot_be_fused_are_returned_as_they_are(
     assert fused(network) is network
 
 
-def load(weights: str | Path) -> BackboneNetwork:
-    settings = Model(name="efficientnet_lite0", weights=str(weights))
+def load(weights: str | Path, name: str = "efficientnet_lite0") -> BackboneNetwork:
+    settings = Model(name=name, weights=str(weights))
     network = build_network(settings, 3, 32, seed=0)
     assert isinstance(network, BackboneNetwork)
     load_pretrained(network, settings, 32)
@@ -121,6 +121,23 @@ def test_a_file_is_loaded_without_the_head(
     found = loaded.backbone.state_dict()
     assert len(found) == len(wanted) - 2
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["published names", "own names"])
+@torch.inference_mode()
+def test_the_small_network_is_the_first_blocks(
+    is_own: bool, network: EfficientNetLite0, published: nn.Module, tmp_path: Path
+) -> None:
+    torch.save((network if is_own else published).state_dict(), tmp_path / "own.pth")
+    small = load(tmp_path / "own.pth", "efficientnet_lite0_small").eval()
+    assert count_parameters(small) < 2_000_000
+    images = draw_images(64)
+    maps = network.blocks[:14](network.stem(images))
+    torch.testing.assert_close(small.backbone(images), maps.mean(dim=(2, 3)))
+    assert float(maps.std()) > 0.01
+    torch.save({"stem.conv.weight": network.stem.conv.weight}, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match="efficientnet_lite0_small with 32 pixels"):
+        load(tmp_path / "part.pth", "efficientnet_lite0_small")
 
 
 def without_counters(weights: dict[str, Tensor]) -> dict[str, Tensor]:

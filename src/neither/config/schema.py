@@ -23,7 +23,8 @@ from pydantic import (
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 NETWORKS_WITHOUT_WEIGHTS = ("small_cnn", "softmax_regression")
-EFFICIENTNET_LITE0 = "efficientnet_lite0"  # all others are torchvision's or timm's
+EFFICIENTNET_LITE0, EFFICIENTNET_LITE0_SMALL = "efficientnet_lite0", "efficientnet_lite0_small"
+EFFICIENTNETS = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE0_SMALL)  # others are torchvision's or timm's
 
 # Keys of version 1 and their present names.
 RENAMED_KEYS = {
@@ -77,7 +78,7 @@ def _check_pattern(text: str) -> str:
 def _check_network(text: str) -> str:
     # The exact list is checked when the network is built: reading it needs torchvision or timm.
     if not re.fullmatch(r"[a-z][a-z0-9_]*|timm/[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", text):
-        own = ", ".join((*NETWORKS_WITHOUT_WEIGHTS, EFFICIENTNET_LITE0))
+        own = ", ".join((*NETWORKS_WITHOUT_WEIGHTS, *EFFICIENTNETS))
         raise ValueError(f"must be {own}, a network name of torchvision, or timm/NAME")
     return text
 
@@ -197,13 +198,13 @@ class Model(Section):
     """The network and its initial weights."""
 
     name: NetworkName = "small_cnn"
-    """`small_cnn`, `softmax_regression`, `efficientnet_lite0`, a classification network of
-    torchvision such as `resnet18`, or one of timm such as `timm/resnet18`. The name of timm's
-    pretrained weights may follow it: `timm/resnet18.a1_in1k`."""
+    """`small_cnn`, `softmax_regression`, `efficientnet_lite0`, `efficientnet_lite0_small`, a
+    classification network of torchvision such as `resnet18`, or one of timm such as
+    `timm/resnet18`, perhaps with the name of its pretrained weights: `timm/resnet18.a1_in1k`."""
     width: Annotated[int, Field(ge=8, le=512)] = 32
     """Channels of the first stage of `small_cnn`."""
     weights: PathText = "none"
-    """Initial weights: `none` (random); for `efficientnet_lite0`, a torchvision or a timm network
+    """Initial weights: `none` (random); for an EfficientNet, a torchvision or a timm network
     `default` (published ones, from a package or downloaded) or a file with a state dict; or another
     run of the same network, or its checkpoint, with the rows of the head for classes of the same
     name. With pretrained weights that are trained further, and for transformers,

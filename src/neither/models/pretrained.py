@@ -12,7 +12,14 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from neither.config.schema import EFFICIENTNET_LITE0, NETWORKS_WITHOUT_WEIGHTS, Config, Model
+from neither.config.schema import (
+    EFFICIENTNET_LITE0,
+    EFFICIENTNET_LITE0_SMALL,
+    EFFICIENTNETS,
+    NETWORKS_WITHOUT_WEIGHTS,
+    Config,
+    Model,
+)
 from neither.data.preprocessing import Preprocessing
 from neither.models.backbones import (
     NORMALISED_AGAIN,
@@ -31,7 +38,11 @@ from neither.models.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from neither.models.efficientnet_lite import find_imagenet_weights, rename_published
+from neither.models.efficientnet_lite import (
+    find_imagenet_weights,
+    first_blocks,
+    rename_published,
+)
 from neither.runtime import files
 from neither.runtime.console import info, warn
 from neither.runtime.errors import CheckpointError, UsageError
@@ -165,6 +176,8 @@ def load_pretrained(network: BackboneNetwork, settings: Model, image_size: int) 
         content = _read(path)
         if name.removeprefix(TIMM).partition(".")[0] in (EFFICIENTNET_LITE0, _TIMM_LITE0):
             content = rename_published(content, [*own, "classifier.weight", "classifier.bias"])
+        elif name == EFFICIENTNET_LITE0_SMALL:
+            content = first_blocks(content, list(own))
     try:
         if content is None or name.startswith(TIMM):
             weights = _convert_by_timm(settings, published.url, image_size, content)
@@ -191,7 +204,7 @@ def _find_file(settings: Model, url: str) -> Path:
         if not path.is_file():
             raise UsageError(f"model.weights: {path}: no such file; want default, none, or a file")
         return path
-    if settings.name == EFFICIENTNET_LITE0:
+    if settings.name in EFFICIENTNETS:
         return find_imagenet_weights()
     return _download(settings.name, url)
 
