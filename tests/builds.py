@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from neither.data import store, workers
-from neither.data.cache import Cache
 from neither.data.decode import DecodedFile, decode_file
 from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
-from neither.data.store import ImageStore, build_store
+from neither.data.store import Cache, ImageStore, build_store
 from neither.runtime.console import setup_console
 
 PREPROCESSING = Preprocessing(8)

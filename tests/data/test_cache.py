@@ -17,10 +17,10 @@ import PIL
 import pytest
 from numpy.typing import NDArray
 
-from neither.data import cache as module
-from neither.data.cache import Cache, DecodedImages, file_keys, open_cache
+from neither.data import store as module
 from neither.data.fingerprints import FINGERPRINT
 from neither.data.preprocessing import Preprocessing
+from neither.data.store import Cache, DecodedImages, file_keys, open_cache
 from neither.runtime import signals
 from neither.runtime.errors import OutputError
 from neither.runtime.signals import Stopped

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from neither.data.cache import delete_unused
 from neither.data.dataset import MappedPixels
 from neither.data.preprocessing import Preprocessing
+from neither.data.store import delete_unused
 from neither.inference.classifier import compute_outputs, forward_size
 from neither.runtime import files
 from neither.runtime.console import progress_bar, warn
