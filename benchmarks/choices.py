@@ -36,8 +36,7 @@ from neither.data.scan import ImageTable
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.evaluation import evaluate
 from neither.inference.classifier import load_classifier
-from neither.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import Checkpoint, DecisionRule, load_checkpoint, save_checkpoint
 from neither.training import trainer
 from neither.training.run_folder import RunFolder, open_run_folder
 from neither.training.state import TrainState

@@ -6,8 +6,7 @@ import torch
 
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
-from neither.models.checkpoint import Checkpoint, save_checkpoint
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import Checkpoint, DecisionRule, save_checkpoint
 from neither.models.networks import build_network
 
 SIZE = 32

@@ -19,7 +19,7 @@ from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.evaluation.evaluation import compute_metrics, evaluate
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import BATCH_SIZE, Classifier
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 from neither.runtime.errors import CheckpointError
 
 Patch = pytest.MonkeyPatch

@@ -16,8 +16,7 @@ from neither.data import workers
 from neither.data.decode import decode_file
 from neither.data.preprocessing import Preprocessing, normalize
 from neither.inference.classifier import BATCH_SIZE, Classifier, compute_outputs, load_classifier
-from neither.models.checkpoint import Checkpoint, save_checkpoint
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import Checkpoint, DecisionRule, save_checkpoint
 from neither.models.networks import build_network
 from neither.runtime import signals
 from neither.runtime.errors import CheckpointError

@@ -21,7 +21,7 @@ from neither.inference.export import (
     load_exported,
     verify_export,
 )
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 
 Patch = pytest.MonkeyPatch
 CHECKPOINT = make_checkpoint(Path("images"))

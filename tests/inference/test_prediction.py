@@ -20,7 +20,7 @@ from neither.inference.prediction import (
     to_csv,
     to_json,
 )
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 from neither.models.softmax import to_probabilities
 
 CLASSES = ("dog", "human, or so")

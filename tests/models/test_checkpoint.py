@@ -23,6 +23,7 @@ from neither.data.preprocessing import Preprocessing
 from neither.models.checkpoint import (
     SCHEMA_VERSION,
     Checkpoint,
+    DecisionRule,
     checksum_trailer,
     find_checkpoint,
     load_checkpoint,
@@ -32,7 +33,6 @@ from neither.models.checkpoint import (
     save_checkpoint,
     write_archive,
 )
-from neither.models.decision_rule import DecisionRule
 from neither.models.networks import build_network
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 

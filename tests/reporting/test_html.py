@@ -18,7 +18,7 @@ from neither.data.layout import find_evaluation_images, find_unseen_images
 from neither.evaluation.evaluation import Evaluation, LabelledPredictions, evaluate
 from neither.evaluation.metrics import wilson_interval
 from neither.inference.classifier import Classifier
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 from neither.reporting import html
 from neither.reporting.html import (
     ReportContext,

@@ -13,8 +13,7 @@ import pytest
 import neither
 from images import make_splits
 from neither.data.corrections import DROPPED, Answer, AnswerFile
-from neither.models.checkpoint import load_checkpoint, save_checkpoint
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule, load_checkpoint, save_checkpoint
 from neither.training import summaries
 
 CONFIG = """name: test

@@ -16,8 +16,7 @@ from neither.config.schema import Config
 from neither.data.preprocessing import Preprocessing
 from neither.evaluation.metrics import confusion_matrix, curve_metrics, nll
 from neither.evaluation.selective import fit_pooled_rule, num_to_certify
-from neither.models.checkpoint import Checkpoint, load_checkpoint
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import Checkpoint, DecisionRule, load_checkpoint
 from neither.models.softmax import to_probabilities
 from neither.runtime.devices import DeviceConfig
 from neither.runtime.errors import CheckpointError

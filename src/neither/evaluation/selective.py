@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neither.evaluation.metrics import sum_by_group, unique_scores
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 
 _COVERAGES = (0.95, 0.9, 0.8)
 _FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)

@@ -22,8 +22,7 @@ from neither.data.preprocessing import Preprocessing, normalize
 from neither.data.scan import nfc
 from neither.data.workers import parallel_map
 from neither.inference.prediction import Prediction, decide
-from neither.models.checkpoint import load_checkpoint
-from neither.models.decision_rule import CalibratedOn, DecisionRule
+from neither.models.checkpoint import CalibratedOn, DecisionRule, load_checkpoint
 from neither.models.efficientnet_lite import FusedConv, fused
 from neither.models.softmax import to_probabilities
 from neither.runtime import signals

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from neither.data.split_file import csv_line, safe_cell
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 from neither.runtime import files
 from neither.runtime.console import printable
 from neither.runtime.errors import UsageError, named

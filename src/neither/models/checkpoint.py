@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from neither.config.schema import Model, translate_old
 from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
 from neither.models.backbones import BackboneNetwork
-from neither.models.decision_rule import CalibratedOn, DecisionRule
 from neither.models.networks import FlipTTA, build_network
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
@@ -43,6 +42,37 @@ _MAX_PICKLE_BYTES = 2**23  # everything but tensors; a network of a thousand lay
 
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0)]
+CalibratedOn = Literal["val", "left-out sources", "cross-validation"]
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """Which predictions are accepted: thresholds of probabilities, and what is known of them.
+
+    A reject class has a threshold of its own: it is a wrong answer of another class that hurts.
+    """
+
+    target_precision: _Fraction = 1.0  # the precision that each threshold was chosen for
+    # smallest probability to accept of a class that is not the reject class; None accepts every
+    # such prediction, as no threshold reaches the target
+    threshold: _Fraction | None = None
+    # likewise for the reject class; None too if there is none
+    reject_threshold: _Fraction | None = None
+    is_certified: bool = False  # whether the thresholds keep the target with 90 % confidence each
+    # how many more predictions of a class that is not the reject class, all correct, would certify
+    # the first threshold; 0 if it is certified, or if that is unknown
+    num_lacking: _Count = 0
+    num_reject_lacking: _Count = 0  # likewise for the second
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `metrics.json` and exported files say; keys that do not apply are absent."""
+        thresholds = {"threshold": self.threshold, "reject_threshold": self.reject_threshold}
+        lacking = {"known": self.num_lacking, "reject": self.num_reject_lacking}
+        lacking = {name: num for name, num in lacking.items() if num}
+        return {name: value for name, value in thresholds.items() if value is not None} | {
+            "certified": self.is_certified,
+            **({"num_lacking": lacking} if lacking else {}),
+        }
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from neither.evaluation.selective import (
 )
 from neither.inference.classifier import load_classifier
 from neither.models.backbones import check_network_name
-from neither.models.decision_rule import DecisionRule
+from neither.models.checkpoint import DecisionRule
 from neither.models.softmax import to_probabilities
 from neither.reporting.cross_validation_report import write_report
 from neither.runtime import files

@@ -16,7 +16,7 @@ from torch import Tensor
 from neither.config.schema import Config
 from neither.data.dataset import Dataset
 from neither.data.split_file import csv_line, safe_cell
-from neither.models.decision_rule import CalibratedOn, DecisionRule
+from neither.models.checkpoint import CalibratedOn, DecisionRule
 from neither.runtime import files
 from neither.runtime.errors import DataError, UsageError
 from neither.training.run_folder import RESUMABLE_CHANGES, flatten_config

@@ -16,8 +16,13 @@ from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
 from neither.evaluation.selective import fit_decision_rule, fit_pooled_rule
 from neither.models.backbones import BackboneNetwork, check_image_size
-from neither.models.checkpoint import Checkpoint, load_weights, save_checkpoint
-from neither.models.decision_rule import CalibratedOn, DecisionRule
+from neither.models.checkpoint import (
+    CalibratedOn,
+    Checkpoint,
+    DecisionRule,
+    load_weights,
+    save_checkpoint,
+)
 from neither.models.efficientnet_lite import fused
 from neither.models.networks import FlipTTA, build_network
 from neither.models.pretrained import load_pretrained, take_over
