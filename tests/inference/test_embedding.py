@@ -21,9 +21,8 @@ from neither.data.preprocessing import Preprocessing
 from neither.inference import embedding
 from neither.inference.classifier import BATCH_SIZE, compute_outputs, forward_size
 from neither.inference.embedding import compute_head_logits, embed
-from neither.models.backbones import BackboneNetwork
 from neither.models.efficientnet_lite import fused
-from neither.models.networks import FlipTTA, build_network
+from neither.models.networks import BackboneNetwork, FlipTTA, build_network
 from neither.runtime import console, files, signals
 
 Patch = pytest.MonkeyPatch

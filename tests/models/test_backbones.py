@@ -6,9 +6,13 @@ from torch import Tensor, nn
 from torchvision import models
 
 from neither.config.schema import Model
-from neither.models.backbones import BackboneNetwork, check_image_size, check_network_name
 from neither.models.checkpoint import load_weights
-from neither.models.networks import build_network
+from neither.models.networks import (
+    BackboneNetwork,
+    build_network,
+    check_image_size,
+    check_network_name,
+)
 from neither.runtime.errors import UsageError
 
 # One of each family with a head of its own kind, and torchvision's name of its last layer.

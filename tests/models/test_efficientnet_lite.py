@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from neither.config.schema import Model
 from neither.models import efficientnet_lite
-from neither.models.backbones import BackboneNetwork
 from neither.models.efficientnet_lite import (
     ConvBN,
     EfficientNetLite0,
@@ -19,7 +18,13 @@ from neither.models.efficientnet_lite import (
     find_imagenet_weights,
     fused,
 )
-from neither.models.networks import FlipTTA, SmallCNN, build_network, count_parameters
+from neither.models.networks import (
+    BackboneNetwork,
+    FlipTTA,
+    SmallCNN,
+    build_network,
+    count_parameters,
+)
 from neither.models.pretrained import load_pretrained
 from neither.runtime.errors import CheckpointError, OutputError
 

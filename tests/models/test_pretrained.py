@@ -12,8 +12,7 @@ from torchvision import models
 
 from neither.config.schema import Model
 from neither.data.preprocessing import Preprocessing
-from neither.models.backbones import BackboneNetwork
-from neither.models.networks import build_network
+from neither.models.networks import BackboneNetwork, build_network
 from neither.models.pretrained import load_pretrained, match_preprocessing
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError

@@ -20,10 +20,9 @@ from calls import Call
 from images import make_splits
 from moments import before, terminate
 from neither.config.schema import Model
-from neither.models.backbones import BackboneNetwork
 from neither.models.checkpoint import load_checkpoint, read_archive
 from neither.models.efficientnet_lite import find_imagenet_weights
-from neither.models.networks import build_network
+from neither.models.networks import BackboneNetwork, build_network
 from neither.models.pretrained import load_pretrained
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError

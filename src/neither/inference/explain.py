@@ -13,8 +13,7 @@ from neither.data.decode import decode_file
 from neither.data.preprocessing import normalize
 from neither.inference.classifier import Classifier
 from neither.inference.prediction import Prediction
-from neither.models.backbones import BackboneNetwork
-from neither.models.networks import FlipTTA, SmallCNN, SoftmaxRegression
+from neither.models.networks import BackboneNetwork, FlipTTA, SmallCNN, SoftmaxRegression
 from neither.runtime import files
 from neither.runtime.errors import DataError, UsageError
 

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from neither.config.schema import Model, translate_old
 from neither.data.preprocessing import READABLE_DECODERS, Preprocessing
-from neither.models.backbones import BackboneNetwork
-from neither.models.networks import FlipTTA, build_network
+from neither.models.networks import BackboneNetwork, FlipTTA, build_network
 from neither.runtime import files
 from neither.runtime.errors import CheckpointError, OutputError, UsageError
 

@@ -21,15 +21,6 @@ from neither.config.schema import (
     Model,
 )
 from neither.data.preprocessing import Preprocessing
-from neither.models.backbones import (
-    NORMALISED_AGAIN,
-    TIMM,
-    BackboneNetwork,
-    build_timm,
-    check_network_name,
-    import_timm,
-    published_weights,
-)
 from neither.models.checkpoint import (
     Checkpoint,
     check_values,
@@ -42,6 +33,15 @@ from neither.models.efficientnet_lite import (
     find_imagenet_weights,
     first_blocks,
     rename_published,
+)
+from neither.models.networks import (
+    NORMALISED_AGAIN,
+    TIMM,
+    BackboneNetwork,
+    build_timm,
+    check_network_name,
+    import_timm,
+    published_weights,
 )
 from neither.runtime import files
 from neither.runtime.console import info, warn

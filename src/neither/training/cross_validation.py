@@ -46,8 +46,8 @@ from neither.evaluation.selective import (
     fit_pooled_rule,
 )
 from neither.inference.classifier import load_classifier
-from neither.models.backbones import check_network_name
 from neither.models.checkpoint import DecisionRule
+from neither.models.networks import check_network_name
 from neither.models.softmax import to_probabilities
 from neither.reporting.cross_validation_report import write_report
 from neither.runtime import files

@@ -15,7 +15,6 @@ from neither.data.preprocessing import Preprocessing
 from neither.evaluation.calibration import fit_temperature
 from neither.evaluation.metrics import confusion_matrix, curve_metrics
 from neither.evaluation.selective import fit_decision_rule, fit_pooled_rule
-from neither.models.backbones import BackboneNetwork, check_image_size
 from neither.models.checkpoint import (
     CalibratedOn,
     Checkpoint,
@@ -24,7 +23,7 @@ from neither.models.checkpoint import (
     save_checkpoint,
 )
 from neither.models.efficientnet_lite import fused
-from neither.models.networks import FlipTTA, build_network
+from neither.models.networks import BackboneNetwork, FlipTTA, build_network, check_image_size
 from neither.models.pretrained import load_pretrained, take_over
 from neither.models.softmax import to_probabilities
 from neither.runtime.console import log_only, printable

@@ -21,13 +21,13 @@ from neither.data.batches import Batches
 from neither.data.dataset import Dataset, Split, find_images, load_dataset
 from neither.data.preprocessing import Preprocessing
 from neither.data.split_file import count_added, holds_split
-from neither.models.backbones import (
+from neither.models.checkpoint import save_checkpoint
+from neither.models.networks import (
     BackboneNetwork,
     check_image_size,
     check_network_name,
+    count_parameters,
 )
-from neither.models.checkpoint import save_checkpoint
-from neither.models.networks import count_parameters
 from neither.models.pretrained import keeps_head, load_initial, match_preprocessing
 from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
