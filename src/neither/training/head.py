@@ -40,7 +40,7 @@ from neither.training import summaries
 from neither.training.label_issues import find_out_of_fold_issues, write_label_issues
 from neither.training.run_folder import RunFolder
 from neither.training.state import TrainState
-from neither.training.tensorboard import MetricsLogger
+from neither.training.summaries import MetricsLogger
 from neither.training.validation import logit_metrics, val_metrics
 
 # Measured on the photos that this project is developed on: benchmarks/LOG.md.

@@ -55,8 +55,8 @@ from neither.training.run_folder import RunFolder, open_run_folder, write_enviro
 from neither.training.run_report import report_run
 from neither.training.state import TrainState, build_state, diverged_error
 from neither.training.step import train_step
+from neither.training.summaries import MetricsLogger
 from neither.training.teacher import answer_views, check_seen_by_teacher, load_teacher
-from neither.training.tensorboard import MetricsLogger
 from neither.training.validation import (
     choose_network,
     compute_val_logits,
