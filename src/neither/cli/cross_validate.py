@@ -43,7 +43,7 @@ def _cross_validate(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     check_installation()
-    from neither.reporting.cross_validation_report import summary_sentences
+    from neither.reporting.text import cross_validation_sentences
     from neither.training.cross_validation import cross_validate, repeat_cross_validation
 
     folder = arguments.output_dir or Path("runs") / f"{config.name}-cv"
@@ -52,7 +52,7 @@ def _cross_validate(arguments: argparse.Namespace) -> int:
         metrics = repeat_cross_validation(config, seeds, folder, arguments.folds, arguments.fresh)
     else:
         metrics = cross_validate(config, folder, arguments.folds, arguments.fresh)
-    for sentence in summary_sentences(metrics):
+    for sentence in cross_validation_sentences(metrics):
         print_line(sentence)
     for row in metrics["sources"][:_MAX_LISTED]:
         print_line(f"  {_describe(row)}")

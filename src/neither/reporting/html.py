@@ -26,6 +26,7 @@ from neither.reporting.text import (
     FEW_IMAGES,
     calibration_sentence,
     count_unseen,
+    cross_validation_sentences,
     decision_rule_sentences,
     describe_splits,
     render_template,
@@ -42,6 +43,7 @@ _MAX_CELL_PATHS = 500  # listed after the thumbnails
 _MAX_MATRIX_CLASSES = 40  # a larger table cannot be read
 _MAX_BARS = 5
 _MAX_LABEL_ISSUES = 60
+_MAX_SOURCES = 30  # of a cross-validation, whose mistakes are shown
 _THUMBNAIL_SIZE = 84  # pixels
 _WEAK_MODEL_ISSUES = 0.1  # of the training images; more label issues mean that the model is weak
 _GOOD_RECALL = 0.9  # macro recall, from which on the summary is green
@@ -172,6 +174,27 @@ def write_model_card(
         wilson_interval=wilson_interval,
     )
     files.write_atomic(folder / "MODEL_CARD.md", card)
+
+
+def write_cross_validation_report(
+    folder: Path, image_root: Path, name: str, metrics: Mapping[str, Any]
+) -> None:
+    """Write `report.html` of a cross-validation's folder and `metrics.json` atomically.
+
+    The paths of the mistakes are relative to `image_root`.
+    """
+    rows = metrics["sources"]
+    shown = [path for row in rows[:_MAX_SOURCES] for path in row["mistakes"]]
+    root = image_root if image_root.is_dir() else image_root.parent
+    uris = dict(zip(shown, make_thumbnails([root / path for path in shown]), strict=True))
+    page = render_template(
+        "cross_validation.html.jinja",
+        name=name,
+        sentences=cross_validation_sentences(metrics),
+        metrics=metrics,
+        uris=uris,
+    )
+    files.write_atomic(folder / "report.html", page)
 
 
 def _key_results(metrics: Mapping[str, Any]) -> list[str]:

@@ -206,6 +206,21 @@ def calibration_sentence(metrics: Mapping[str, Any], images: str = "images like 
     )
 
 
+def cross_validation_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what a cross-validation says, perhaps of several seeds, most important first."""
+    left_out = metrics.get("elsewhere", metrics.get("folds"))
+    calibration = ""
+    if "seeds" not in metrics:
+        calibration = calibration_sentence({"calibrated_on": "val", **left_out}, "such images")
+    text = render_template(
+        "cross_validation.txt.jinja",
+        metrics=metrics,
+        left_out=left_out,
+        calibration=calibration,
+    )
+    return text.decode().splitlines()
+
+
 def is_near_chance(macro_recall: float, num_classes: int) -> bool:
     """Return whether a macro recall is hardly above that of random predictions."""
     chance = 1 / num_classes

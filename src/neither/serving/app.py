@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from neither.data.image_file import MAX_BYTES, UnreadableError
 from neither.inference.classifier import Classifier
 from neither.inference.prediction import Prediction, to_json
-from neither.models.checkpoint import find_checkpoint
-from neither.reporting import cross_validation_report, text
+from neither.models.checkpoint import find_run
+from neither.reporting import text
 from neither.runtime.console import printable
 from neither.serving.engine import Engine
 from neither.serving.guard import cookie_name
@@ -161,13 +161,11 @@ def _read_static() -> dict[str, bytes]:
 
 def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
     """Return what `GET /v1/model` answers of a run or checkpoint file, and the classifier in it."""
-    checkpoint = find_checkpoint(model)
-    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    home = []
+    run, home = find_run(model), []
     for path in sorted(run.glob("evaluations/*/metrics.json"))[:_MAX_FIGURES]:
         home += _figures(path, text.summary_sentences)
     path = run.with_name(f"{run.name}-cv") / "metrics.json"
-    elsewhere = _figures(path, cross_validation_report.summary_sentences)
+    elsewhere = _figures(path, text.cross_validation_sentences)
     return {
         "name": printable(run.resolve().name),
         "classes": list(classifier.classes),

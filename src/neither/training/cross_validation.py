@@ -49,7 +49,7 @@ from neither.inference.classifier import load_classifier
 from neither.models.checkpoint import DecisionRule
 from neither.models.networks import check_network_name
 from neither.models.softmax import to_probabilities
-from neither.reporting.cross_validation_report import write_report
+from neither.reporting.html import write_cross_validation_report
 from neither.runtime import files
 from neither.runtime.console import info, printable, warn
 from neither.runtime.devices import choose_device_config
@@ -125,7 +125,7 @@ def cross_validate(
         index = L2_GRID.index(metrics["l2"]) if "l2" in metrics else 0
         probabilities = to_probabilities(elsewhere[index], metrics["temperature"])
         write_out_of_fold(run.folder / "out_of_fold.csv", config.classes, result, probabilities)
-        write_report(run.folder, config.data.source, config.name, metrics)
+        write_cross_validation_report(run.folder, config.data.source, config.name, metrics)
         files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
@@ -264,7 +264,7 @@ def repeat_cross_validation(
             key: {name: describe_mean(each) for name, each in measured.items() if len(each) > 1},
             "sources": [],
         }
-        write_report(run.folder, config.data.source, config.name, metrics)
+        write_cross_validation_report(run.folder, config.data.source, config.name, metrics)
         files.write_atomic(run.folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
 
