@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from neither.data.corrections import DROPPED, read_answers
 from neither.data.manifest import given_splits
 from neither.data.scan import ImageTable
 from neither.data.split_file import read_hashes, read_split, read_splits
-from neither.evaluation.evaluation import evaluate
-from neither.inference.classifier import load_classifier
+from neither.evaluation.evaluation import LabelledPredictions, evaluate
+from neither.inference.classifier import Classifier, load_classifier
 from neither.models.networks import count_parameters
 from neither.reporting.html import (
     ReportContext,
@@ -26,11 +26,11 @@ from neither.reporting.html import (
     write_report,
 )
 from neither.runtime import files
-from neither.runtime.console import read_warnings
+from neither.runtime.console import info, read_warnings
 from neither.runtime.devices import choose_device_config
 from neither.runtime.errors import DataError, UserError
 from neither.training.run_folder import RunFolder, last_moved
-from neither.training.warm_start import compare
+from neither.training.validation import logit_metrics
 
 _MAX_WARNINGS = 20
 _CAUTION = (
@@ -62,7 +62,9 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
             evaluation.metrics["review"] = _describe_review(config, run, val, folder)
     if run.initial.exists():
         initial = load_classifier(run.initial, classifier.device)
-        evaluation.metrics["compared_with"] = compare(initial, config.model.weights, evaluation)
+        evaluation.metrics["compared_with"] = _compare(
+            initial, config.model.weights, config.classes, evaluation.labelled
+        )
     if not evaluation.metrics.keys().isdisjoint(("review", "compared_with")):
         text = json.dumps(evaluation.metrics, indent=2) + "\n"
         files.write_atomic(folder / "metrics.json", text)
@@ -127,6 +129,37 @@ def _describe_review(
             before = evaluate(classifier, val, folder.with_name(f"{folder.name}-before-review"))
             review["macro_recall_before"] = before.metrics["macro_recall"]
     return review
+
+
+def _compare(
+    initial: Classifier, name: str, classes: Sequence[str], labelled: LabelledPredictions
+) -> dict[str, Any]:
+    """Compare a run with its initial network, of this name, on val images of classes both know.
+
+    Returns:
+        `compared_with` in metrics.json. If there are no such images, it has no metrics.
+    """
+    lacking = [each for each in classes if each not in initial.classes]
+    comparison: dict[str, Any] = {"weights": name, "lacking": lacking, "num_images": 0}
+    own = [initial.classes.index(each) if each in initial.classes else -1 for each in classes]
+    labels = torch.tensor(own)[labelled.labels]
+    indices = (labels >= 0).nonzero()[:, 0].tolist()
+    results = initial.predict_files(labelled.files[index] for index in indices)
+    pairs = [(index, result.logits) for index, result in zip(indices, results, strict=True)
+             if result.logits is not None]  # fmt: skip
+    if not pairs:
+        return comparison
+    rows = torch.tensor([index for index, _ in pairs])
+    before = initial.scores(torch.stack([logits for _, logits in pairs]))
+    after = labelled.probabilities[rows].log()
+    comparison["before"] = logit_metrics(before, labels[rows], initial.classes)
+    comparison["after"] = logit_metrics(after, labelled.labels[rows], classes)
+    info(
+        f"val images of classes that {name} knows, {len(pairs):,}: macro recall "
+        f"{comparison['before']['macro_recall']:.3f} before, "
+        f"{comparison['after']['macro_recall']:.3f} now"
+    )
+    return comparison | {"num_images": len(pairs)}
 
 
 def read_val_metrics(config: Config, folder: Path) -> dict[str, Any]:

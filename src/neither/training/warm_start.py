@@ -1,22 +1,16 @@
-"""Start from an own run: which images it has seen, and whether training made it better."""
+"""Start from an own run: which images it has seen."""
 
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split
 from neither.data.fingerprints import hex_digests
 from neither.data.split_file import read_hashes
-from neither.evaluation.evaluation import Evaluation
-from neither.inference.classifier import Classifier
 from neither.models.checkpoint import Checkpoint, find_run
 from neither.runtime.console import info, warn
 from neither.runtime.errors import UserError
-from neither.training.validation import logit_metrics
 
 
 def check_seen_images(
@@ -64,35 +58,3 @@ def count_seen(data: Dataset, split: Split, seen: Collection[str]) -> int:
     """Count the images of a split with one of these SHA-256."""
     fingerprints = data.image_fingerprints[split.rows.numpy()]
     return sum(digest in seen for digest in hex_digests(fingerprints))
-
-
-def compare(initial: Classifier, name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Compare a run with its initial network, of this name, on val images of classes both know.
-
-    Returns:
-        `compared_with` in metrics.json. If there are no such images, it has no metrics.
-    """
-    classes, labelled = evaluation.metrics["classes"], evaluation.labelled
-    lacking = [each for each in classes if each not in initial.classes]
-    comparison: dict[str, Any] = {"weights": name, "lacking": lacking, "num_images": 0}
-    if labelled is None:
-        return comparison
-    own = [initial.classes.index(each) if each in initial.classes else -1 for each in classes]
-    labels = torch.tensor(own)[labelled.labels]
-    indices = (labels >= 0).nonzero()[:, 0].tolist()
-    results = initial.predict_files(labelled.files[index] for index in indices)
-    pairs = [(index, result.logits) for index, result in zip(indices, results, strict=True)
-             if result.logits is not None]  # fmt: skip
-    if not pairs:
-        return comparison
-    rows = torch.tensor([index for index, _ in pairs])
-    before = initial.scores(torch.stack([logits for _, logits in pairs]))
-    after = labelled.probabilities[rows].log()
-    comparison["before"] = logit_metrics(before, labels[rows], initial.classes)
-    comparison["after"] = logit_metrics(after, labelled.labels[rows], classes)
-    info(
-        f"val images of classes that {name} knows, {len(pairs):,}: macro recall "
-        f"{comparison['before']['macro_recall']:.3f} before, "
-        f"{comparison['after']['macro_recall']:.3f} now"
-    )
-    return comparison | {"num_images": len(pairs)}
