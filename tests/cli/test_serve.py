@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from calls import Call
-from neither.cli import serve
+from neither.cli import command
 from neither.inference.classifier import load_classifier
 from neither.serving.app import describe_model
 from scripts import ROOT
@@ -90,7 +90,7 @@ def test_what_keeps_serve_from_starting(
     (tmp_path / "broken.pt").write_bytes(os.urandom(100))
     assert call("serve", tmp_path / "broken.pt", "--port", "0").code == 5
     assert call("serve", tmp_path / "missing", "--port", "0").code == 2
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "fastapi" else name)
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "fastapi" else name)
     done = call("serve", run)
     assert done.code == 6
     assert "neither[serve]" in done.err

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from neither.runtime import console, signals
@@ -96,6 +97,13 @@ def check_installation() -> None:
                 f"torchvision {version('torchvision')} needs torch {need.specifier}, but torch "
                 f"{installed} is installed; {remedy}"
             )
+
+
+def require_packages(extra: str, *modules: str) -> None:
+    """Raise `OutputError` if one of these modules, of an extra of this package, is missing."""
+    for name in modules:
+        if find_spec(name) is None:
+            raise OutputError(f"{name} is not installed; run: pip install 'neither[{extra}]'")
 
 
 def discard_stdout() -> None:

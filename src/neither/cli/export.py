@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neither.cli.command import check_installation, run_command
+from neither.cli.command import check_installation, require_packages, run_command
 from neither.runtime.console import info, print_line
 from neither.runtime.errors import UsageError, UserError
 
@@ -41,13 +41,14 @@ def main() -> int:
 def _export(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.inference.classifier import load_classifier
-    from neither.inference.export import check_packages, export_checkpoint, verify_export
+    from neither.inference.export import export_checkpoint, verify_export
     from neither.models.checkpoint import load_checkpoint
     from neither.runtime import files
     from neither.runtime.devices import choose_device_config
 
     model, output, kind = arguments.model, arguments.output, arguments.format
-    check_packages(kind)
+    if kind == "onnx":
+        require_packages("onnx", "onnx", "onnxscript", "onnxruntime")
     classifier = load_classifier(model, choose_device_config("cpu", "float32").device)
     if classifier.source.is_dir():
         files.require_outside(output, classifier.source)

@@ -4,8 +4,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from neither.cli.command import check_installation, run_command
-from neither.cli.serve import add_arguments, check_packages
+from neither.cli.command import check_installation, require_packages, run_command
+from neither.cli.serve import PACKAGES, add_arguments
 from neither.runtime import files
 from neither.runtime.console import info, print_line
 from neither.runtime.errors import UsageError
@@ -37,7 +37,7 @@ def _review(arguments: argparse.Namespace) -> int:
     run, new_images = arguments.run, arguments.new_images
     if not (run / "splits.csv").is_file():
         raise UsageError(f"{run}: this is not the folder of a run")
-    check_packages()
+    require_packages("serve", *PACKAGES)
     check_installation()
     from neither.data.layout import require_folder
     from neither.inference.classifier import load_classifier

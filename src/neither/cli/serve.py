@@ -1,14 +1,12 @@
 """Command `serve RUN_OR_CHECKPOINT [--host 127.0.0.1] [--port 8000] [--allowed-host NAME]`."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
-from neither.cli.command import check_installation, run_command
+from neither.cli.command import check_installation, require_packages, run_command
 from neither.runtime.console import info, print_line
-from neither.runtime.errors import OutputError
 
-_PACKAGES = {"fastapi": "FastAPI", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+PACKAGES = ("fastapi", "uvicorn", "python_multipart")  # of the extra [serve]
 
 
 def main() -> int:
@@ -35,15 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "IP addresses; may be given several times")  # fmt: skip
 
 
-def check_packages() -> None:
-    """Raise `OutputError` if a package of the extra [serve] is missing."""
-    for module, name in _PACKAGES.items():
-        if find_spec(module) is None:
-            raise OutputError(f"{name} is not installed; run: pip install 'neither[serve]'")
-
-
 def _serve(arguments: argparse.Namespace) -> int:
-    check_packages()
+    require_packages("serve", *PACKAGES)
     check_installation()
     from neither.inference.classifier import load_classifier
     from neither.runtime.devices import choose_device_config

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -16,24 +15,11 @@ from neither.data.preprocessing import Preprocessing, normalize
 from neither.inference.classifier import BATCH_SIZE, Classifier
 from neither.models.checkpoint import Checkpoint
 from neither.models.softmax import tempered_softmax
-from neither.runtime.errors import OutputError
 
 Format = Literal["onnx", "pt2"]
 INPUT, OUTPUT = "images", "probabilities"
 METADATA = "metadata.json"  # the extra file in a .pt2
 TOLERANCE = 1e-4  # of a probability
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-def check_packages(file_format: Format) -> None:
-    """Check that the packages for a format are installed.
-
-    Raises:
-        OutputError: with the command that installs them.
-    """
-    missing = [name for name in _ONNX_PACKAGES if file_format == "onnx" and find_spec(name) is None]
-    if missing:
-        raise OutputError(f"{missing[0]} is not installed; run: pip install 'neither[onnx]'")
 
 
 def export_checkpoint(checkpoint: Checkpoint, file_format: Format) -> bytes:
