@@ -316,11 +316,11 @@ class Case:
     def separate(self) -> list[int]:
         """Return the excluded images, after checking that each is excluded for a reason."""
         before = self.splits.copy()
-        out, partner = separate_duplicates(self.records, self.splits, self.given, self.groups)
+        partner = separate_duplicates(self.records, self.splits, self.given, self.groups)
+        out = partner >= 0
         assert (self.splits == before).all()
         kept = (self.splits > 0) & ~out
         assert not (out & (self.splits == EXCLUDED)).any()
-        assert ((partner >= 0) == out).all()
         for one, other in combinations(np.flatnonzero(kept).tolist(), 2):
             assert self.splits[one] == self.splits[other] or not self.linked(one, other)
         for index in np.flatnonzero(out).tolist():

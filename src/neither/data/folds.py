@@ -185,8 +185,8 @@ def split_fold(
     for in_val in (is_val, anew):
         splits = np.where(is_left_out, test, np.where(in_val, val, train)).astype(np.int8)
         given = np.ones_like(is_val)
-        excluded, _ = separate_duplicates(fingerprints, splits, given, [None] * len(given))
-        if wanted <= {*zip(splits[~excluded].tolist(), labels[~excluded].tolist(), strict=True)}:
+        kept = separate_duplicates(fingerprints, splits, given, [None] * len(given)) < 0
+        if wanted <= {*zip(splits[kept].tolist(), labels[kept].tolist(), strict=True)}:
             return splits
     return None
 

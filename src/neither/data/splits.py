@@ -86,20 +86,16 @@ def assign_splits(
     indices[list(reasons)] = 0
     if is_uniform:
         return SplitAssignment(indices, reasons)
-    excluded, partner = separate_duplicates(store.fingerprints, indices, is_user_assigned, groups)
-    if excluded.sum() > _MANY_EXCLUDED * len(indices):
+    partner = separate_duplicates(store.fingerprints, indices, is_user_assigned, groups)
+    links = _describe_links(partner, store, table.paths, groups, indices)
+    if len(links) > _MANY_EXCLUDED * len(indices):
         warn(
-            f"{excluded.sum():,} of {len(indices):,} images look like others in another split and "
-            "are left out; if they are not duplicates, give the split of each image by folders, or "
-            "by a CSV file with a column split"
+            f"{len(links):,} of {len(indices):,} images look like others in another split and are "
+            "left out; if they are not duplicates, give the split of each image by folders, or by "
+            "a CSV file with a column split"
         )
-    hashes = store.fingerprints["sha256"]
-    for index in np.flatnonzero(excluded).tolist():
-        other = int(partner[index])
-        link = _describe_link(hashes, groups, index, other)
-        reasons[index] = f"{link} {table.paths[other]}, which is in {SPLITS[indices[other]]}"
-    indices[excluded] = 0
-    return SplitAssignment(indices, reasons)
+    indices[list(links)] = 0
+    return SplitAssignment(indices, reasons | links)
 
 
 def assign_unlabelled(
@@ -118,30 +114,39 @@ def assign_unlabelled(
         assignment: of the labelled images.
         pattern: of the named groups.
     """
-    num, groups = len(table.paths), named_groups(table.paths + unlabelled.paths, pattern)
+    num, paths = len(table.paths), table.paths + unlabelled.paths
+    groups = named_groups(paths, pattern)
     reasons = {index - num: why for index, why in joined.reasons.items() if index >= num}
     own = np.full(len(unlabelled.paths), _TRAIN, np.int8)
     own[list(reasons)] = 0
     indices = np.concatenate([assignment.split_indices, own])
     is_labelled = np.arange(len(indices)) < num
-    excluded, partner = separate_duplicates(joined.fingerprints, indices, is_labelled, groups)
-    hashes = joined.fingerprints["sha256"]
-    for index in np.flatnonzero(excluded & ~is_labelled).tolist():
-        other = int(partner[index])
-        link = _describe_link(hashes, groups, index, other)
-        reasons[index - num] = f"{link} {table.paths[other]}, which is in {SPLITS[indices[other]]}"
-        own[index - num] = 0
+    partner = separate_duplicates(joined.fingerprints, indices, is_labelled, groups)
+    partner[is_labelled] = -1
+    links = _describe_links(partner, joined, paths, groups, indices)
+    reasons |= {index - num: link for index, link in links.items()}
+    own[list(reasons)] = 0
     return SplitAssignment(own, reasons)
 
 
-def _describe_link(
-    hashes: NDArray[np.uint8], groups: Sequence[str | None], index: int, other: int
-) -> str:
-    if (hashes[index] == hashes[other]).all():
-        return "the same bytes as"
-    if groups[index] is not None and groups[index] == groups[other]:
-        return f"in one {groups[index]} with"
-    return "nearly the same as"
+def _describe_links(
+    partner: NDArray[np.int64],
+    store: ImageStore,
+    paths: Sequence[str],
+    groups: Sequence[str | None],
+    indices: NDArray[np.int8],
+) -> dict[int, str]:
+    """Say of each image that has a partner how it is linked to it, and in which split that is."""
+    hashes, links = store.fingerprints["sha256"], {}
+    for index in np.flatnonzero(partner >= 0).tolist():
+        other = int(partner[index])
+        link = "nearly the same as"
+        if (hashes[index] == hashes[other]).all():
+            link = "the same bytes as"
+        elif groups[index] is not None and groups[index] == groups[other]:
+            link = f"in one {groups[index]} with"
+        links[index] = f"{link} {paths[other]}, which is in {SPLITS[indices[other]]}"
+    return links
 
 
 def check_class_counts(
@@ -223,7 +228,7 @@ def separate_duplicates(
     indices: NDArray[np.int8],
     given: NDArray[np.bool_],
     groups: Sequence[str | None],
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+) -> NDArray[np.int64]:
     """Choose images to exclude so that no two linked images are in different splits.
 
     Args:
@@ -235,8 +240,7 @@ def separate_duplicates(
         groups: the named group of each image, or None.
 
     Returns:
-        excluded: (N,) bool.
-        partner: (N,) int64, the image because of which each was excluded; -1 for the others.
+        (N,) the image because of which each is excluded; -1 for those that are not.
     """
     # The nodes are the distinct hashes, and the distinct contents of flat images, which have none.
     nodes, pairs = find_near_duplicates(fingerprints)
@@ -257,7 +261,7 @@ def separate_duplicates(
         excluded = (nodes == node) & (indices == split)
         partner[excluded] = linked
         indices[excluded] = 0
-    return partner >= 0, partner
+    return partner
 
 
 def _highest_linked(
