@@ -425,7 +425,7 @@ def test_the_end_is_interpolated_with_the_start(
 @pytest.mark.parametrize("moment", [
     before(embedding, "compute_outputs", 2, terminate), before(head, "_set_head", 1, die),
     before(TrainState, "save", 2, die), before(trainer, "train_step", 7, terminate),
-    before(validation, "fit_temperature", 3, terminate), before(TrainState, "save", 6, die),
+    before(validation, "fit_temperature", 1, terminate), before(TrainState, "save", 6, die),
 ], ids=["embedding", "head", "first last.pt", "step", "choosing", "final last.pt"])  # fmt: skip
 def test_fine_tuning_that_ends_at_any_moment_ends_in_the_same_bits(
     moment: Callable[[Patch], None], run: HeadRun, fine_tuned: Path, monkeypatch: Patch

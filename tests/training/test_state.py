@@ -360,9 +360,13 @@ def test_a_value_that_is_not_finite_is_noticed_for_good(name: str, bad: float) -
     assert not sums.is_finite()
 
 
-def test_epochs_are_compared_at_the_temperature_of_val() -> None:
+def test_epochs_are_compared_at_the_temperature_of_val(make_config: MakeConfig) -> None:
     logits = 5 * torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(90) % 3
-    one, other = (val_metrics(logits, labels, each, ("a", "b", "c")) for each in (1.0, 4.0))
+    labels, config = torch.arange(90) % 3, make_config()
+    state = make_state(config)
+    state.calibrate(logits, labels, config)
+    one = val_metrics(state, logits, labels, config.classes)
+    state.temperature, state.calibrated_on = 2 * state.temperature, "left-out sources"
+    other = val_metrics(state, logits, labels, config.classes)
     assert one["calibrated_loss"] == other["calibrated_loss"] < one["loss"]
     assert one["ece"] != other["ece"]

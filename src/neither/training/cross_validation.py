@@ -58,7 +58,7 @@ from neither.training.head import L2_GRID, embed_splits, find_lowest_loss, fit_f
 from neither.training.out_of_fold import OutOfFold, config_digest, write_out_of_fold
 from neither.training.run_folder import RunFolder, open_run_folder, require_same_config
 from neither.training.teacher import check_seen_by_teacher
-from neither.training.trainer import load, require_images, run_training
+from neither.training.trainer import check_folders, load, require_images, run_training
 from neither.training.warm_start import check_seen_images
 
 SCHEMA_VERSION = 1
@@ -271,12 +271,9 @@ def repeat_cross_validation(
 
 def _require_folder(config: Config, folder: Path, fresh: bool, is_repeated: bool) -> None:
     """Raise if the images are missing, or the folder is not one for this cross-validation."""
-    source = config.data.source
-    if not source.exists():
+    if not config.data.source.exists():
         require_images(config)
-    if source.is_dir():
-        files.require_readable(source)
-        files.require_outside(folder, source)
+    check_folders(config, folder)
     if RunFolder(folder).has_checkpoint():
         raise UsageError(f"{folder}: this folder holds a run; name another with --output-dir")
     if fresh:

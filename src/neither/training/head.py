@@ -93,7 +93,7 @@ def train_head(
             indices, logits = left_out
             state.calibrate(logits, labels[indices], config, "left-out sources")
             _log_certainty(config, state, data.train, indices, logits)
-        metrics = val_metrics(val_logits, data.val.labels, state.temperature, classes)
+        metrics = val_metrics(state, val_logits, data.val.labels, classes)
         logger.write_epoch(state.epoch, state.step, train_metrics, metrics)
         if not iterate.is_converged:
             warn(f"the fit has not converged after {state.epoch} iterations; raise train.epochs")

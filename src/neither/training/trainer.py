@@ -33,13 +33,7 @@ from neither.runtime import files, signals
 from neither.runtime.console import ProgressBar, info, progress_bar, warn
 from neither.runtime.devices import DeviceConfig, choose_device_config
 from neither.runtime.distributed import SINGLE_PROCESS, World, init_distributed
-from neither.runtime.errors import (
-    DataError,
-    OutputError,
-    UsageError,
-    UserError,
-    is_out_of_memory,
-)
+from neither.runtime.errors import DataError, OutputError, UsageError, UserError, is_out_of_memory
 from neither.runtime.rng import permutation
 from neither.training import summaries
 from neither.training.fast_conv import compile_network
@@ -98,7 +92,7 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
                 f"{key}: {other} is in the folder of this run: give this run a name of its own, "
                 f"such as name={config.name}-2"
             )
-    if not source.exists() and not RunFolder(folder, None).has_checkpoint():
+    if not source.exists() and not RunFolder(folder).has_checkpoint():
         require_images(config)
     with init_distributed() as world, ExitStack() as stack:
         if config.train.batch_size < world.size:
@@ -106,11 +100,7 @@ def run_training(config: Config, folder: Path, fresh: bool) -> Iterator[RunFolde
                 f"train.batch_size: {config.train.batch_size} images, in all, are too few for "
                 f"{world.size} processes"
             )
-        if source.is_dir():
-            files.require_readable(source)
-            files.require_outside(folder, source)
-        if config.data.unlabelled is not None:
-            files.require_outside(folder, Path(config.data.unlabelled).expanduser())
+        check_folders(config, folder)
         run = world.broadcast(lambda: stack.enter_context(open_run_folder(config, folder, fresh)))
         is_finished, val_logits = run.is_finished(config), dict[str, Tensor]()
         if run.resumed is not None and is_finished:
@@ -324,7 +314,7 @@ def _validate(
         state.ema.network, logits = choose_network(state, data, device)
         state.val_logits = logits
         state.calibrate(logits, data.val.labels, config)
-        metrics = val_metrics(logits, data.val.labels, state.temperature, config.classes)
+        metrics = val_metrics(state, logits, data.val.labels, config.classes)
     return logits, metrics
 
 
@@ -397,6 +387,15 @@ def _out_of_memory_error(state: TrainState) -> OutputError:
         f"out of memory in epoch {state.epoch + 1}, step {state.step + 1}, with batches of {size}; "
         f"the checkpoints are from before. Try train.batch_size={max(1, size // 2)}"
     )
+
+
+def check_folders(config: Config, folder: Path) -> None:
+    """Raise if images cannot be read, or if the folder to write to is among them."""
+    if config.data.source.is_dir():
+        files.require_readable(config.data.source)
+        files.require_outside(folder, config.data.source)
+    if config.data.unlabelled is not None:
+        files.require_outside(folder, Path(config.data.unlabelled).expanduser())
 
 
 def require_images(config: Config) -> None:

@@ -69,17 +69,19 @@ def choose_network(
 
 
 def val_metrics(
-    logits: Tensor, labels: Tensor, temperature: float, classes: Sequence[str]
+    state: TrainState, logits: Tensor, labels: Tensor, classes: Sequence[str]
 ) -> dict[str, float]:
     """Return the metrics of (N, C) logits of val: those of `logit_metrics`, and calibration.
 
     The calibrated loss chooses weights, so it is at the best temperature for val, whatever images
-    the given one is for.
+    that of the state is for.
     """
-    probabilities = to_probabilities(logits, temperature)
+    is_fitted = state.calibrated_on == "val"
+    best = state.temperature if is_fitted else fit_temperature(logits, labels)
+    probabilities = to_probabilities(logits, state.temperature)
     return logit_metrics(logits, labels, classes) | {
-        "calibrated_loss": nll(logits, labels, fit_temperature(logits, labels)),
-        "temperature": temperature,
+        "calibrated_loss": nll(logits, labels, best),
+        "temperature": state.temperature,
         "ece": expected_calibration_error(probabilities, labels).value,
     }
 
