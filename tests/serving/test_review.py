@@ -24,14 +24,7 @@ from neither.inference.classifier import load_classifier
 from neither.serving.app import create_app
 from neither.serving.engine import Engine
 from neither.serving.guard import Guard
-from neither.serving.review import (
-    ALL_OF_VAL,
-    KEEP,
-    NEW_IMAGES,
-    Review,
-    add_review,
-    open_review,
-)
+from neither.serving.review import ALL_OF_VAL, KEEP, NEW_IMAGES, Review, add_review, open_review
 from records import rows
 from scripts import ROOT
 

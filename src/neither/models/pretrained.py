@@ -29,11 +29,7 @@ from neither.models.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from neither.models.efficientnet_lite import (
-    find_imagenet_weights,
-    first_blocks,
-    rename_published,
-)
+from neither.models.efficientnet_lite import find_imagenet_weights, first_blocks, rename_published
 from neither.models.networks import (
     NORMALISED_AGAIN,
     TIMM,

@@ -213,10 +213,7 @@ def cross_validation_sentences(metrics: Mapping[str, Any]) -> list[str]:
     if "seeds" not in metrics:
         calibration = calibration_sentence({"calibrated_on": "val", **left_out}, "such images")
     text = render_template(
-        "cross_validation.txt.jinja",
-        metrics=metrics,
-        left_out=left_out,
-        calibration=calibration,
+        "cross_validation.txt.jinja", metrics=metrics, left_out=left_out, calibration=calibration
     )
     return text.decode().splitlines()
 

@@ -12,13 +12,7 @@ from typing import Any, Literal, NamedTuple
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from neither.data.corrections import (
-    DROPPED,
-    RANDOM_SAMPLE,
-    UNDONE,
-    Answer,
-    AnswerFile,
-)
+from neither.data.corrections import DROPPED, RANDOM_SAMPLE, UNDONE, Answer, AnswerFile
 from neither.data.decode import make_thumbnail
 from neither.data.image_file import UnreadableError, read_file
 from neither.data.manifest import is_manifest, read_manifest
