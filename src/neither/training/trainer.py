@@ -190,16 +190,16 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         signals.deferred(world.size > 1),
     ):
         if run.resumed is None:
-            _log_initial_state(config, state, data, batches, logger, run, bar)
+            _log_initial_state(config, state, batches, logger, run, bar)
             _save_epoch(config, state, run)
         try:
             while state.epoch < config.train.epochs:
                 train_metrics = _train_epoch(
-                    config, state, data, batches, device_config, run, bar, known_sizes
+                    config, state, batches, device_config, run, bar, known_sizes
                 )
                 logits = metrics = None
                 if is_validated(state.epoch + 1, config.train):
-                    logits, metrics = _validate(config, state, data, device_config.device, bar)
+                    logits, metrics = _validate(config, state, batches, bar)
                 state.end_epoch(metrics)
                 if logits is not None and summaries.is_logged(state.epoch, config.train):
                     summaries.log_epoch(logger, config, state, data, logits)
@@ -250,7 +250,6 @@ def load(
 def _train_epoch(
     config: Config,
     state: TrainState,
-    data: Dataset,
     batches: Batches,
     device_config: DeviceConfig,
     run: RunFolder,
@@ -304,37 +303,37 @@ def _train_epoch(
 
 
 def _validate(
-    config: Config, state: TrainState, data: Dataset, device: torch.device, bar: ProgressBar
-) -> tuple[torch.Tensor, dict[str, float]]:
+    config: Config, state: TrainState, batches: Batches, bar: ProgressBar
+) -> tuple[Tensor, dict[str, float]]:
     """Fit temperature and decision rule to val; return its (N, C) logits and its metrics."""
+    labels = batches.data.val.labels
     every = config.train.validate_every_epochs
     num_finished = state.epoch + (state.step_in_epoch > 0)
     num_left = math.ceil(config.train.epochs / every) - num_finished // every
     with bar.taking_break("validating", num_left):
-        state.ema.network, logits = choose_network(state, data, device)
+        state.ema.network, logits = choose_network(state, batches.data, batches.device)
         state.val_logits = logits
-        state.calibrate(logits, data.val.labels, config)
-        metrics = val_metrics(state, logits, data.val.labels, config.classes)
+        state.calibrate(logits, labels, config)
+        metrics = val_metrics(state, logits, labels, config.classes)
     return logits, metrics
 
 
 def _log_initial_state(
     config: Config,
     state: TrainState,
-    data: Dataset,
     batches: Batches,
     logger: MetricsLogger,
     run: RunFolder,
     bar: ProgressBar,
 ) -> None:
     """Log the metrics of the initial weights at step 0, and what is known before training."""
-    train = data.train
+    data, train = batches.data, batches.data.train
     # In random order, because the training images are sorted by class.
     sample = torch.from_numpy(permutation(config.seed, 0, len(train.rows)))[:_NUM_INITIAL_IMAGES]
     split = Split([], train.rows[sample], train.labels[sample])
     logits = compute_val_logits(state, state.ema.network, data.pixels, split, batches.device)
     train_metrics = logit_metrics(logits, split.labels, config.classes)
-    _, state.metrics = _validate(config, state, data, batches.device, bar)
+    _, state.metrics = _validate(config, state, batches, bar)
     logger.write_epoch(0, 0, train_metrics, state.metrics)
     first = next(batches.iterate_epoch(0))
     summaries.log_run(logger, config, state, first, run.folder / "splits.csv")
