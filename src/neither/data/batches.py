@@ -132,12 +132,8 @@ class Batches:
 def view_uniforms(seed: int, view: int, hashes: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the (B, NUM_CROP_UNIFORMS) numbers in [0, 1) of the crops of a view of images.
 
-    They depend on the content of the image, so that answers of a teacher serve several runs.
-
-    Args:
-        seed: of the run.
-        view: its number, from 0.
-        hashes: (B, 32), the SHA-256 of each image's file.
+    They depend on the content of the image, so that answers of a teacher serve several runs: the
+    hashes are the (B, 32) bytes of the SHA-256 of the files.
     """
     numbers = np.ascontiguousarray(hashes[:, :8]).view("<i8")[:, 0]
     return uniform(seed, Stream.VIEW, view, numbers, NUM_CROP_UNIFORMS)

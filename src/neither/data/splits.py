@@ -107,12 +107,8 @@ def assign_unlabelled(
 ) -> SplitAssignment:
     """Assign images without labels to train, without those linked to an image of val or test.
 
-    Args:
-        unlabelled: the images.
-        table: the labelled images.
-        joined: the store of the labelled images and then the others.
-        assignment: of the labelled images.
-        pattern: of the named groups.
+    Table and assignment are those of the labelled images; the joined store has these and then the
+    others.
     """
     num, paths = len(table.paths), table.paths + unlabelled.paths
     groups = named_groups(paths, pattern)

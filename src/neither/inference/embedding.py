@@ -42,24 +42,10 @@ def embed(
     device: torch.device,
     source: Path,
 ) -> Tensor:
-    """Compute the features of images, or read those that are on disk.
+    """Compute the features of images, or read those that are on disk; else as `compute_cached`.
 
-    Each forward pass has the batch shape of prediction, so an image has the same bits in both.
-
-    Args:
-        backbone: in evaluation mode, on `device`; from images (B, 3, S, S) to features (B, F).
-        pixels: (M, S, S, 3) uint8 RGB.
-        indices: (N,) int64, the images to use.
-        keys: (N, 32), the SHA-256 of each image's file.
-        preprocessing: mean and standard deviation of the backbone's input.
-        device: where to compute.
-        source: of the images; nothing is written below it.
-
-    Returns:
-        (N, F) float32 on the CPU.
-
-    Raises:
-        Stopped: if a signal asks to stop; finished blocks are kept.
+    Each forward pass has the batch shape of prediction, so an image has the same bits in both. Of
+    (M, S, S, 3) uint8 RGB pixels the (N,) indices are used; the backbone is in evaluation mode.
     """
 
     def compute(rows: NDArray[np.int64]) -> Tensor:
@@ -121,15 +107,7 @@ def compute_cached(
 
 @torch.inference_mode()
 def compute_head_logits(network: nn.Module, features: Tensor) -> Tensor:
-    """Compute the logits of a network from features, with the bits of prediction.
-
-    Args:
-        network: as it predicts, with a `head`.
-        features: (N, F) float32, which `embed` computed with its backbone.
-
-    Returns:
-        (N, C) float32 on the CPU.
-    """
+    """Compute (N, C) logits from the (N, F) features of a network's backbone, as it predicts."""
     head, size = network.get_submodule("head"), forward_size(network)
     device = next(head.parameters()).device
     parts, padded = [], torch.zeros(size, features.shape[1])

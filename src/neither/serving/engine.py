@@ -54,9 +54,7 @@ class Engine:
     async def predict(self, content: bytes, path: str = "") -> Prediction:
         """Predict the class of an image file; one that is unreadable gives a reason.
 
-        Args:
-            content: of the file.
-            path: for the record; it is not opened.
+        The path is for the record; it is not opened.
 
         Raises:
             CheckpointError: if a logit is not finite.

@@ -48,10 +48,8 @@ class Guard:
     ) -> None:
         """Wrap an app.
 
-        Args:
-            app: to protect.
-            token: that requests must bring; None if every program on this machine may ask.
-            allowed_hosts: names of this server, besides localhost and IP addresses.
+        Requests must bring the token; without one every program on this machine may ask. Allowed
+        hosts are names of this server, besides localhost and IP addresses.
         """
         self._app, self._token = app, token
         self._hosts = {"localhost", *(name.lower() for name in allowed_hosts)}

@@ -130,12 +130,8 @@ class Review:
     def write_manifest(self, path: Path, source: Path, pattern: str | None) -> None:
         """Write a manifest of the run's images in their splits, and the new ones in train.
 
-        Labels are those of the run; `data.corrections` replaces them.
-
-        Args:
-            path: of the CSV file.
-            source: of the run.
-            pattern: `data.sources` of the run, which a column of sources would contradict.
+        Labels are those of the run; `data.corrections` replaces them. A column of sources would
+        contradict the `pattern`, `data.sources` of the run, if there is one.
         """
         sources: dict[str, str] = {}
         if is_manifest(source) and pattern is None:

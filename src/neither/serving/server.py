@@ -28,11 +28,7 @@ _MAX_CHUNKS, _MIN_CHUNK_BYTES = 1000, 64
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Listen at an address.
-
-    Args:
-        host: name or IP address; the first address of a name is used.
-        port: 0 for any that is free.
+    """Listen at the first address of a host, a name or IP address; port 0 is any that is free.
 
     Raises:
         OutputError: if the port is in use or not permitted, or no network has this address.

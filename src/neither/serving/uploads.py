@@ -67,9 +67,7 @@ class Upload:
 async def read_uploads(request: Request, memory: Memory) -> AsyncGenerator[Upload]:
     """Yield each file of a request once it is complete; the caller releases it.
 
-    Args:
-        request: multipart/form-data, of which the parts with a file name are read; or one file.
-        memory: counts what is held.
+    Of multipart/form-data the parts with a file name are read; another request is one file.
 
     Raises:
         HTTPException: 400 if the body is malformed, 413 if it is too large, 429 if all requests

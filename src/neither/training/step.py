@@ -71,14 +71,9 @@ def all_reduce_step(
     """Sum gradients, losses and logits over all ranks, in one all-reduce.
 
     The gradients in `network` become those of the whole batch. Running statistics of batch norm
-    become the mean over the ranks, weighted by the number of images.
-
-    Args:
-        network: with the gradients of this rank's part of the loss.
-        losses: (L,), this rank's parts of the loss, and of its parts if there is a teacher.
-        logits: (P, C) of this rank's shard.
-        batch: the whole batch.
-        world: the ranks.
+    become the mean over the ranks, weighted by the number of images. Gradients, losses (L,) and
+    logits (P, C) are those of this rank's shard; the losses are the loss, and its parts if there is
+    a teacher.
 
     Returns:
         Losses (L,), logits (B, C) and targets of the labels (B, C) of the whole batch.

@@ -19,7 +19,6 @@ from neither.config.schema import Config
 from neither.data.augmentation import crop
 from neither.data.batches import view_uniforms
 from neither.data.dataset import Dataset, Split
-from neither.data.preprocessing import Preprocessing
 from neither.data.scan import ImageTable
 from neither.data.store import build_store
 from neither.inference.classifier import compute_outputs
@@ -71,24 +70,12 @@ def check_seen_by_teacher(config: Config, data: Dataset, left_out: bool = False)
 
 
 def answer_views(
-    teacher: Checkpoint,
-    config: Config,
-    run: RunFolder,
-    data: Dataset,
-    preprocessing: Preprocessing,
-    device: torch.device,
+    teacher: Checkpoint, config: Config, run: RunFolder, data: Dataset, device: torch.device
 ) -> Tensor:
     """Compute the teacher's calibrated probabilities for each view of each image to train on.
 
     They are kept on disk, so a run that is stopped resumes, and a second run computes nothing.
-
-    Args:
-        teacher: as `load_teacher` returns it.
-        config: of the run.
-        run: its folder.
-        data: its images.
-        preprocessing: of the student, whose way to make an image a square the teacher shares.
-        device: where to compute.
+    Images become squares in the way of the student.
 
     Returns:
         (N, K, C) float32 on the CPU, in the order of `config.classes`: those of train, and then
@@ -99,7 +86,7 @@ def answer_views(
         CheckpointError: if the logits are not finite.
         Stopped: if a signal asks to stop; what was computed is kept.
     """
-    own = replace(teacher.preprocessing, resize=preprocessing.resize)
+    own = replace(teacher.preprocessing, resize=data.preprocessing.resize)
     network = fused(teacher.build().to(device))
     settings = (own.fingerprint(), _NUM_VIEWS, config.seed, config.augmentation.crop_scale)
 

@@ -143,8 +143,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         if run.resumed is None and world.is_rank0:
             check_seen_by_teacher(config, data)
             save_checkpoint(run.teacher, replace(teacher, training=None))
-        ask = partial(answer_views, teacher, config, run, data, state.preprocessing, device)
-        answers = world.rank0_first(ask)
+        answers = world.rank0_first(partial(answer_views, teacher, config, run, data, device))
     batches = Batches(
         data, config.augmentation, config.train.batch_size, config.seed, device, world, answers,
         config.train.teacher_weight,
