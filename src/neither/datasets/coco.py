@@ -101,14 +101,10 @@ class AnnotatedImage(NamedTuple):
 def sort_images(
     annotations: Path, images: Path, output_dir: Path, copy: bool
 ) -> dict[str, int] | None:
-    """Sort the images of a COCO-style dataset into folders by class.
+    """Sort the images of a COCO-style dataset into folders by class, as links or copies.
 
-    Args:
-        annotations: JSON file in COCO's format with the categories person and dog.
-        images: folder that its file names are relative to; nothing is written into it.
-        output_dir: gets `{dog,human,neither}/` and `coco.json`. A file name with folders in it
-            becomes one name, with _ for /.
-        copy: copy the images instead of linking to them.
+    `output_dir` gets `{dog,human,neither}/` and `coco.json`. A file name with folders in it, which
+    is relative to `images`, becomes one name, with _ for /.
 
     Returns:
         The number of images of each class, and left out for each reason; None if the folder is

@@ -145,11 +145,9 @@ def _calibration_error(
     The number of images in a group cancels: what remains is |sum of hits - sum of probabilities|
     divided by the number of all images.
 
-    Args:
-        sums: (G,) sums of the probabilities by group.
-        observed: (1, N) outcomes.
-        simulate: draws (D, N) outcomes, distributed as the probabilities say, from (D, N) numbers
-            that are uniform in [0, 1).
+    Given are the (G,) sums of the probabilities by group and the (1, N) observed outcomes;
+    `simulate` draws (D, N) outcomes, distributed as the probabilities say, from (D, N) numbers that
+    are uniform in [0, 1).
     """
     num_images = observed[0].shape[1]
 

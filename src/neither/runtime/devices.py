@@ -40,10 +40,11 @@ def choose_device_config(
 ) -> DeviceConfig:
     """Resolve `auto` by the hardware alone, and configure torch for work there.
 
-    Args:
-        device: auto, cpu, cuda, cuda:N or mps; a missing one is an `OutputError`.
-        precision: auto is bfloat16 where the hardware multiplies it faster than float32.
-        world: each of its ranks takes a GPU of its own.
+    The precision auto is bfloat16 where the hardware multiplies it faster than float32. Each rank
+    takes a GPU of its own.
+
+    Raises:
+        OutputError: if there is no such device.
     """
     if world.size > 1:
         requested = torch.device(_find_device() if device == "auto" else device)

@@ -245,12 +245,8 @@ class TrainState:
     ) -> None:
         """Fit temperature and decision rule to images that the network was not trained on.
 
-        Args:
-            logits: (N, C).
-            labels: (N,) int64.
-            config: of the run: its classes and target precision.
-            calibrated_on: what the images are. The precision is certified on val alone: pooled
-                images of sources are no independent draws of a new one.
+        They have (N, C) logits and (N,) int64 labels, and are `calibrated_on`. The precision is
+        certified on val alone: pooled images of sources are no independent draws of a new one.
         """
         if (given := self.cross_validation) is not None:
             self.temperature, self.decision_rule = given.temperature, given.decision_rule
@@ -289,10 +285,7 @@ class TrainState:
     def save(self, path: Path, config: Config, resumable: bool) -> None:
         """Write a checkpoint atomically.
 
-        Args:
-            path: of the file.
-            config: of the run; the checkpoint holds all of it.
-            resumable: include what resuming needs; else the checkpoint is for inference only.
+        It holds the config of the run, and what resuming needs only if it is `resumable`.
         """
         training = {
             "network": _to_cpu(self.network.state_dict()),
