@@ -133,7 +133,7 @@ class EfficientNetLite0(nn.Module):
         self.last: nn.Module = ConvBN(in_channels, _NUM_FEATURES, 1)
         num_features = _NUM_FEATURES
         if num_blocks is not None:
-            self.last, num_features = nn.Identity(), blocks[num_blocks - 1].out_channels
+            self.last, num_features = nn.Identity(), blocks[:num_blocks][-1].out_channels
         self.dropout = nn.Dropout(0.2)
         self.classifier = nn.Linear(num_features, _NUM_CLASSES)
 
