@@ -160,7 +160,7 @@ def test_new_images_become_rows_of_a_manifest_the_least_certain_first(
     assert (len(new), sure) == (4, sorted(sure))
     review.answer(NEW_IMAGES, {new[0]: KEEP, new[1]: DROPPED, new[2]: "human"})
     assert review.state()["num_changed"] == 0  # they had no label
-    review.write_manifest(tmp_path / "manifest.csv", tmp_path / "photos", None)
+    review.write_manifest(tmp_path / "manifest.csv", tmp_path / "photos")
     table = find_training_rows(tmp_path / "manifest.csv", CLASSES)
     found = {path: pair for path, *pair in rows(table)}
     assert len(found) == 20

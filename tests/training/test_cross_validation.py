@@ -351,6 +351,16 @@ def test_one_source_that_is_left_out_has_no_others_to_take_thresholds_from(
     assert load_checkpoint(tmp_path / "run").calibrated_on == "val"
 
 
+def test_sources_of_one_class_give_no_thresholds(tmp_path: Path, call: Call) -> None:
+    """Files named after their class, beside real sources of the third: only these are left out."""
+    config = write(tmp_path)
+    for name in ("dog", "human"):
+        for number, path in enumerate(sorted((tmp_path / "images").rglob(f"{name}/*.png"))):
+            path.rename(path.with_name(f"{name}_{number}.png"))
+    assert call("train", config, "--output-dir", tmp_path / "run").code == 0
+    assert load_checkpoint(tmp_path / "run").calibrated_on == "val"
+
+
 def test_nothing_is_overwritten(tmp_path: Path, call: Call) -> None:
     config, run = write(tmp_path), tmp_path / "run"
     assert call("train", config, "--output-dir", run).code == 0

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from neither.data.augmentation import crop
 from neither.data.batches import view_uniforms
 from neither.data.dataset import Dataset
 from neither.data.decode import decode_file
+from neither.data.split_file import read_trained_on
 from neither.inference import embedding
 from neither.inference.classifier import load_classifier
 from neither.models.checkpoint import load_checkpoint, read_archive, save_checkpoint
@@ -202,9 +204,12 @@ def test_images_that_the_teacher_knows_are_warned_of(
     train("name=third", "train.teacher=runs/first")
     (text,) = (text for text in read_warnings(Path("runs/third")) if "train.teacher" in text)
     assert "1 of the 13 images of val" in text
+    Path("more").mkdir()
+    draw_shape("dog", 500).save("more/0.png")
     done = call("cross_validate", "new.yaml", "--folds", "2", "train.teacher=runs/first",
-                "train.epochs=1", "--output-dir", "cv")  # fmt: skip
+                "train.epochs=1", "data.unlabelled=more", "--output-dir", "cv")  # fmt: skip
     assert done.code == 0, done.err
+    assert not any(Path("cv", "folds").rglob("unlabelled.csv"))  # it may hold what is left out
     assert any("left out" in text for text in read_warnings(Path("cv")) if "train.teacher" in text)
 
 
@@ -230,6 +235,9 @@ def test_images_without_labels_are_learned_from_the_teacher_alone(
     train(*more, "--output-dir", "runs/part", code=143)
     train(*more, "--output-dir", "runs/part")
     assert outcome("part") == outcome("new")
+    digests = {sha256(path.read_bytes()).hexdigest() for path in Path("more").iterdir()}
+    assert digests <= read_trained_on(Path("runs/new"))
+    assert not digests & read_trained_on(Path("runs/plain"))
     assert "data.unlabelled" in train("--output-dir", "runs/part", code=2).err
     assert "train.teacher" in train(*more, "train.teacher=null", "name=none", code=2).err
     assert "image folder" in train(*more, "--output-dir", "more/run", code=2).err

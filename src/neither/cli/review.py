@@ -41,7 +41,6 @@ def _review(arguments: argparse.Namespace) -> int:
     check_installation()
     from neither.data.layout import require_folder
     from neither.inference.classifier import load_classifier
-    from neither.models.checkpoint import load_checkpoint
     from neither.runtime.devices import choose_device_config
     from neither.serving.app import create_app, describe_model
     from neither.serving.engine import Engine
@@ -69,7 +68,6 @@ def _review(arguments: argparse.Namespace) -> int:
         engine, token = Engine(classifier), new_token()
         app = create_app(engine, describe_model(run, classifier), "review.html")
         add_review(app, engine, review)
-        pattern = load_checkpoint(run).config.get("data", {}).get("sources")
         command = ["python", "scripts/train.py", str(run / "config.yaml")]
         command += [f"name={run.resolve().name}-reviewed", f"data.corrections={path}"]
         if new_images is not None:
@@ -78,7 +76,7 @@ def _review(arguments: argparse.Namespace) -> int:
         def close() -> None:
             engine.close()
             if new_images is not None:
-                review.write_manifest(path.with_name(_MANIFEST), source, pattern)
+                review.write_manifest(path.with_name(_MANIFEST), source)
             info(f"train with these answers: {shlex.join(command)}")
 
         print_line(f"{address_of(listener)}#{token}")

@@ -124,6 +124,13 @@ def read_hashes(path: Path, split: str) -> set[str]:
     return {digest for _, _, each, digest, _ in read_splits(path) if each == split}
 
 
+def read_trained_on(run: Path) -> set[str]:
+    """Return the SHA-256 of the images that a run was trained on, with labels or without."""
+    unlabelled = run / "unlabelled.csv"
+    hashes = read_hashes(unlabelled, "train") if unlabelled.exists() else set()
+    return hashes | read_hashes(run / "splits.csv", "train")
+
+
 def read_split(path: Path, source: Path, split: str) -> ImageTable:
     """Return the images that a run, trained on this folder or manifest, has in one split.
 

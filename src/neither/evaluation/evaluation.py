@@ -21,7 +21,7 @@ from neither.data.image_file import hash_file
 from neither.data.layout import find_evaluation_images, find_unseen_images, labels_by_name
 from neither.data.manifest import find_evaluation_rows, given_splits, is_manifest
 from neither.data.scan import ImageTable, nfc
-from neither.data.split_file import holds_split, read_hashes, read_split
+from neither.data.split_file import holds_split, read_split, read_trained_on
 from neither.evaluation import calibration
 from neither.evaluation.metrics import (
     accuracy,
@@ -118,8 +118,8 @@ def evaluate_path(
         for note in table.notes:
             info(note)
     trained_on: Collection[str] = ()
-    if (splits_file := model / "splits.csv").is_file():
-        trained_on = read_hashes(splits_file, "train")
+    if (model / "splits.csv").is_file():
+        trained_on = read_trained_on(model)
     else:
         info("a bare checkpoint does not record which images it was trained on; its run does")
     if corrections is None and classifier.corrections is not None:

@@ -161,13 +161,13 @@ def _read_static() -> dict[str, bytes]:
 
 def describe_model(model: Path, classifier: Classifier) -> dict[str, Any]:
     """Return what `GET /v1/model` answers of a run or checkpoint file, and the classifier in it."""
-    run, home = find_run(model), []
+    run, home = find_run(model).resolve(), []
     for path in sorted(run.glob("evaluations/*/metrics.json"))[:_MAX_FIGURES]:
         home += _figures(path, text.summary_sentences)
     path = run.with_name(f"{run.name}-cv") / "metrics.json"
     elsewhere = _figures(path, text.cross_validation_sentences)
     return {
-        "name": printable(run.resolve().name),
+        "name": printable(run.name),
         "classes": list(classifier.classes),
         "reject_class": classifier.reject_class,
         "thresholds": classifier.decision_rule.to_json(),

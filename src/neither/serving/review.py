@@ -127,14 +127,14 @@ class Review:
             "estimate": {"num_images": num, "num_wrong": num_wrong, "interval": interval},
         }
 
-    def write_manifest(self, path: Path, source: Path, pattern: str | None) -> None:
+    def write_manifest(self, path: Path, source: Path) -> None:
         """Write a manifest of the run's images in their splits, and the new ones in train.
 
-        Labels are those of the run; `data.corrections` replaces them. A column of sources would
-        contradict the `pattern`, `data.sources` of the run, if there is one.
+        Labels are those of the run; `data.corrections` replaces them. New images have no source if
+        the run has a manifest with a column of sources, which comes before `data.sources`.
         """
         sources: dict[str, str] = {}
-        if is_manifest(source) and pattern is None:
+        if is_manifest(source):
             table = read_manifest(source)
             sources = dict(zip(table.paths, table.sources, strict=True))
         columns = ["path", "label", "split"] + ["source"] * any(sources.values())

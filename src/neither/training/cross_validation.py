@@ -184,6 +184,8 @@ def _train_folds(
                 f"{folder}: these folds are of other images, or of another --folds; start again "
                 "with --fresh, which keeps them under another name"
             )
+    if config.data.unlabelled is not None:
+        info("the folds are trained without data.unlabelled, which may hold what is left out")
     logits = torch.zeros(1, len(images.paths), len(config.classes), dtype=torch.float64)
     for fold, (place, content) in enumerate(zip(places, manifests, strict=True)):
         place.mkdir(parents=True, exist_ok=True)
@@ -206,11 +208,11 @@ def _configure(config: Config, fold: int, manifest: Path) -> Config:
     """Return the config of the run of a fold.
 
     The manifest has absolute paths, correct classes, and each group in one split: what the config
-    says of paths and labels is done.
+    says of paths and labels is done. Images without labels may be of the sources that are left out.
     """
     data: dict[str, Any] = {
         "root": None, "manifest": str(manifest), "sources": None, "group_pattern": None,
-        "aliases": {}, "ignored_folders": (), "corrections": None,
+        "aliases": {}, "ignored_folders": (), "corrections": None, "unlabelled": None,
     }  # fmt: skip
     changes = {
         "name": f"{config.name}-{fold}",

@@ -200,8 +200,11 @@ def _choose_l2(
     groups = group_names(train.paths, fingerprints, pattern, train.sources)
     folds = assign_source_folds(train.sources, groups, labels.numpy(), MAX_FOLDS, seed)
     indices = torch.from_numpy(np.flatnonzero(find_left_out(train.sources, folds)))
-    if not len(indices):
-        warn("no source can be left out as a whole: temperature and thresholds come from val")
+    if len({*labels[indices].tolist()}) < len(config.classes):
+        warn(
+            "the sources that can be left out as a whole do not have images of all classes: "
+            "temperature and thresholds come from val"
+        )
         return l2, at_home, None
     source_l2, logits = fit(folds)
     return source_l2, at_home, None if logits is None else (indices, logits[indices])

@@ -14,7 +14,7 @@ from neither.config.schema import Config
 from neither.data.corrections import DROPPED, read_answers
 from neither.data.manifest import given_splits
 from neither.data.scan import ImageTable
-from neither.data.split_file import read_hashes, read_split, read_splits
+from neither.data.split_file import read_hashes, read_split, read_splits, read_trained_on
 from neither.evaluation.evaluation import LabelledPredictions, evaluate
 from neither.inference.classifier import Classifier, load_classifier
 from neither.models.networks import count_parameters
@@ -124,7 +124,7 @@ def _describe_review(
     if old.best.exists():
         device = choose_device_config(config.device, "float32").device
         classifier = load_classifier(old.best, device)
-        is_fair = not read_hashes(old.folder / "splits.csv", "train") & {*val.hashes}
+        is_fair = not read_trained_on(old.folder) & {*val.hashes}
         if is_fair and classifier.classes == config.classes:
             before = evaluate(classifier, val, folder.with_name(f"{folder.name}-before-review"))
             review["macro_recall_before"] = before.metrics["macro_recall"]

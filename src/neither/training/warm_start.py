@@ -7,7 +7,7 @@ from pathlib import Path
 from neither.config.schema import Config
 from neither.data.dataset import Dataset, Split
 from neither.data.fingerprints import hex_digests
-from neither.data.split_file import read_hashes
+from neither.data.split_file import read_trained_on
 from neither.models.checkpoint import Checkpoint, find_run
 from neither.runtime.console import info, warn
 from neither.runtime.errors import UserError
@@ -50,7 +50,7 @@ def check_seen_images(
 def find_trained_on(path: Path) -> set[str] | None:
     """Return the SHA-256 of the images that a run was trained on; None if they are not known."""
     with suppress(UserError):
-        return read_hashes(find_run(path) / "splits.csv", "train")
+        return read_trained_on(find_run(path))
     return None
 
 
