@@ -179,7 +179,7 @@ def test_overrides_take_precedence_and_the_last_one_wins() -> None:
     ("train.lr: 1",
      "7: train.lr: unknown key; in a file, write lr: in a line of its own below train:"),
     ("model: {<<: {width: 8}}", "7: model.<<: unknown key; known here: name, width, weights, "
-     "trainable"),
+     "pooling, trainable"),
     ("checkpoint: {qqq: 1}",
      "7: checkpoint.qqq: unknown key; known here: save_every_minutes"),
 ])  # fmt: skip

@@ -97,7 +97,7 @@ def test_a_class_name_must_be_a_folder_name() -> None:
     ["data.aliases={person: people}"], ["data.aliases={dog: human}"],
     ["data.aliases={cup: neither}", "data.ignored_folders=[cup]"],
     ["data.val_fraction=0.5", "data.test_fraction=0.5"], ["data.image_size=31"],
-    ["model.weights=default"],
+    ["model.weights=default"], ["model.pooling=max"],
     ["augmentation.train_scale=0.75", "model.name=softmax_regression"],
     ["train.batch_size=127", "augmentation.cutmix=0.1"],
     ["model.trainable=head", "model.name=resnet18"],

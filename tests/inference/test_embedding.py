@@ -354,6 +354,16 @@ def test_the_head_on_features_has_the_bits_of_the_network(
     assert torch.equal(logits, compute_outputs(whole, pixels, rows, preprocessing, CPU))
 
 
+def test_networks_of_the_same_weights_do_not_share_features(tmp_path: Path) -> None:
+    pixels, found = draw_pixels(3, 64), []
+    for pooling in ("average", "max"):
+        network = build_network(Model(name="efficientnet_lite0", pooling=pooling), 3, 64, seed=0)
+        backbone = network.get_submodule("backbone").eval()
+        found.append(embed(backbone, pixels, torch.arange(3), keys_of(pixels), Preprocessing(64),
+                           CPU, tmp_path / "x"))  # fmt: skip
+    assert (found[1] > found[0]).any()
+
+
 def test_a_progress_bar_shows_the_speed(call: Call, monkeypatch: Patch) -> None:
     notes = []
     monkeypatch.setattr(console.ProgressBar, "set_note", lambda _, note: notes.append(note))

@@ -24,6 +24,7 @@ from neither.runtime.errors import DataError, UsageError
 
 NETWORKS = {
     "resnet18": (Model(name="resnet18"), 64, (2, 3, 2, 2)),
+    "max pooling": (Model(name="efficientnet_lite0", pooling="max"), 64, (2, 3, 2, 2)),
     "small_cnn": (Model(width=8), 64, (2, 3, 4, 4)),
     "softmax_regression": (Model(name="softmax_regression"), 16, (2, 3, 16, 16)),
 }

@@ -128,6 +128,16 @@ def test_a_file_is_loaded_without_the_head(
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
+@torch.inference_mode()
+def test_max_pooling_takes_the_largest_value_of_each_channel(network: EfficientNetLite0) -> None:
+    pooled = EfficientNetLite0(pooling="max").eval()
+    pooled.load_state_dict(network.state_dict())
+    images = draw_images(64)
+    maps = network.last(network.blocks(network.stem(images)))
+    assert maps.shape[2:] == (2, 2)
+    torch.testing.assert_close(pooled(images), network.classifier(maps.flatten(2).max(dim=2)[0]))
+
+
 @pytest.mark.parametrize("is_own", [False, True], ids=["published names", "own names"])
 @torch.inference_mode()
 def test_the_small_network_is_the_first_blocks(

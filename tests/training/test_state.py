@@ -26,6 +26,7 @@ from neither.training.validation import val_metrics
 CPU = torch.device("cpu")
 CLASSES = ("dog", "human", "neither")
 LABELS = torch.arange(6) % 3
+NO_PARTS = torch.zeros(0)  # of the loss, as there is no teacher
 MakeConfig = Callable[..., Config]
 
 
@@ -46,7 +47,7 @@ def step_once(state: TrainState) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step()
     state.end_step()
-    state.epoch_metrics.update(loss, logits, LABELS, torch.tensor(1.0))
+    state.epoch_metrics.update(loss, logits, LABELS, torch.tensor(1.0), NO_PARTS)
     targets = F.one_hot(LABELS, 3).float()
     state.label_stats.update(logits, LABELS, targets, torch.arange(6))
 
@@ -281,7 +282,7 @@ def make_images(num: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def add_step(sums: EpochMetrics, logits: Tensor, labels: Tensor, grad_norm: float = 1.0) -> None:
-    sums.update(F.cross_entropy(logits, labels), logits, labels, torch.tensor(grad_norm))
+    sums.update(F.cross_entropy(logits, labels), logits, labels, torch.tensor(grad_norm), NO_PARTS)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 100))
@@ -354,7 +355,8 @@ def test_a_value_that_is_not_finite_is_noticed_for_good(name: str, bad: float) -
     add_step(sums, logits, labels)
     assert sums.is_finite()
     values = {"loss": 1.0, "grad_norm": 1.0} | {name: bad}
-    sums.update(torch.tensor(values["loss"]), logits, labels, torch.tensor(values["grad_norm"]))
+    loss, grad_norm = torch.tensor(values["loss"]), torch.tensor(values["grad_norm"])
+    sums.update(loss, logits, labels, grad_norm, NO_PARTS)
     assert not sums.is_finite()
     add_step(sums, logits, labels)
     assert not sums.is_finite()

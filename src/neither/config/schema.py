@@ -209,6 +209,10 @@ class Model(Section):
     run of the same network, or its checkpoint, with the rows of the head for classes of the same
     name. With pretrained weights that are trained further, and for transformers,
     `train.optimizer: adamw` with a low `train.lr` is the usual choice."""
+    pooling: Literal["average", "max"] = "average"
+    """How the last feature map of an EfficientNet becomes one feature vector. The published weights
+    were trained with `average`; a head on `max` does better on images from other sources and from
+    160 pixels on."""
     trainable: Literal["all", "head"] = "all"
     """`head` keeps the pretrained backbone as it is: each image goes through it once, and the head
     is fitted to these features by L-BFGS, which takes seconds. Of the section `train` only `epochs`
@@ -388,6 +392,8 @@ def cross_check(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("model.weights", "model.name"), message
     if model.name in NETWORKS_WITHOUT_WEIGHTS and model.is_frozen:
         yield ("model.trainable", "model.name"), f"must be all for {model.name}"
+    if model.name not in EFFICIENTNETS and model.pooling != "average":
+        yield ("model.pooling", "model.name"), f"must be average for {model.name}"
     if model.is_frozen and model.weights == "none":
         message = "head needs pretrained weights, as its backbone stays as it is: set model.weights"
         yield ("model.trainable", "model.weights"), message

@@ -125,7 +125,7 @@ def _open_folder(
     for name, tensor in network.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.cpu().contiguous().numpy().tobytes())
-    key = (_FORMAT, weights.hexdigest(), *settings, PIL.__version__,
+    key = (_FORMAT, weights.hexdigest(), repr(network), *settings, PIL.__version__,
            torch.__version__, torch.get_num_threads(), forward_size(network), str(device),
            torch.backends.cpu.get_cpu_capability())  # fmt: skip
     try:

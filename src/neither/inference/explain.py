@@ -28,7 +28,7 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
 
     The head is linear in the pooled features, so the contribution of each position to a logit is
     exact. A network of torchvision or timm has maps if its head gets the average of a feature map,
-    as in ResNets.
+    as in ResNets, or its maximum: then only the position of the maximum contributes.
 
     Args:
         network: one of this project's, in evaluation mode.
@@ -38,7 +38,7 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
         (B, C, h, w) float32. The sum over positions is the logits less the bias of the head.
 
     Raises:
-        UsageError: if the head of such a network does not get the average of a feature map.
+        UsageError: if the head of such a network gets neither.
     """
     if isinstance(network, FlipTTA):
         flipped = class_activation_maps(network.network, images.flip(3)).flip(3)
@@ -47,13 +47,12 @@ def class_activation_maps(network: nn.Module, images: Tensor) -> Tensor:
         weights = network.head.weight.reshape(-1, *images.shape[1:])
         return torch.einsum("bkhw,ckhw->bchw", images, weights)
     if isinstance(network, SmallCNN):
-        features = network.stages(network.stem(images))
+        parts = _split_average(network.stages(network.stem(images)))
     elif isinstance(network, BackboneNetwork):
-        features = _pooled_feature_map(network.backbone, images)
+        parts = _split_features(network.backbone, images)
     else:
         raise TypeError(f"{type(network).__name__} has no class activation maps")
-    num_positions = features.shape[2] * features.shape[3]
-    maps: Tensor = torch.einsum("bkhw,ck->bchw", features, network.head.weight) / num_positions
+    maps: Tensor = torch.einsum("bkhw,ck->bchw", parts, network.head.weight)
     return maps
 
 
@@ -67,11 +66,25 @@ def class_contrast_cam(network: nn.Module, images: Tensor, classes: Tensor) -> T
     return maps[torch.arange(len(classes)), classes] - maps.mean(dim=1)
 
 
-def _pooled_feature_map(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Find the (B, K, h, w) feature map that is averaged for the head, by comparing all of them."""
+def _split_average(feature_map: Tensor) -> Tensor:
+    """Return what each position adds to the average over a (B, K, h, w) feature map."""
+    return feature_map / feature_map.shape[2:].numel()
+
+
+def _split_maximum(feature_map: Tensor) -> Tensor:
+    """Return what each position adds to the maximum: equal positions add equal parts of it."""
+    is_largest = feature_map == feature_map.amax(dim=(2, 3), keepdim=True)
+    return feature_map * is_largest / is_largest.sum(dim=(2, 3), keepdim=True)
+
+
+def _split_features(backbone: nn.Module, images: Tensor) -> Tensor:
+    """Return what each position adds to the features, (B, K, h, w).
+
+    The feature map is the one whose average or maximum the features are.
+    """
     if isinstance(backbone, FlipTTA):
-        flipped = _pooled_feature_map(backbone.network, images.flip(3)).flip(3)
-        return (_pooled_feature_map(backbone.network, images) + flipped) / 2
+        flipped = _split_features(backbone.network, images.flip(3)).flip(3)
+        return (_split_features(backbone.network, images) + flipped) / 2
     candidates: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -87,12 +100,14 @@ def _pooled_feature_map(backbone: nn.Module, images: Tensor) -> Tensor:
     atol = 1e-5 * float(features.abs().max())
     # Some networks of timm have the channels last: (B, h, w, K).
     for candidate in candidates + [each.movedim(3, 1) for each in candidates]:
-        average = candidate.mean(dim=(2, 3))
-        if average.shape == features.shape and average.allclose(features, rtol=1e-4, atol=atol):
-            return candidate
+        for split in (_split_average, _split_maximum):
+            parts = split(candidate)
+            pooled = parts.sum(dim=(2, 3))
+            if pooled.shape == features.shape and pooled.allclose(features, rtol=1e-4, atol=atol):
+                return parts
     raise UsageError(
         f"--explain: with images of {images.shape[2]} pixels the head of this network does not get "
-        "the average of a feature map, so it has no class activation maps"
+        "the average or maximum of a feature map, so it has no class activation maps"
     )
 
 

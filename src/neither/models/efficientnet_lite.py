@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -114,11 +115,15 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The network with the 1,000 classes of ImageNet, or its first blocks with a classifier.
 
-    Its state dict has the order of the published ones, whose names differ: `rename_published`.
+    Its state dict has the order of the published ones, whose names differ: `rename_published`. With
+    max pooling it has another classifier than the published one.
     """
 
-    def __init__(self, num_blocks: int | None = None) -> None:
+    def __init__(
+        self, num_blocks: int | None = None, pooling: Literal["average", "max"] = "average"
+    ) -> None:
         super().__init__()
+        self.pooling = pooling
         self.stem = ConvBN(3, _STEM_CHANNELS, 3, stride=2)
         blocks: list[InvertedResidual] = []
         in_channels = _STEM_CHANNELS
@@ -137,10 +142,15 @@ class EfficientNetLite0(nn.Module):
         self.dropout = nn.Dropout(0.2)
         self.classifier = nn.Linear(num_features, _NUM_CLASSES)
 
+    def extra_repr(self) -> str:
+        """Say what the state dict does not: kept features are told apart by it."""
+        return f"pooling={self.pooling}"
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 1000) of normalised images (B, 3, H, W)."""
-        features = self.last(self.blocks(self.stem(images))).mean(dim=(2, 3))
-        logits: Tensor = self.classifier(self.dropout(features))
+        features = self.last(self.blocks(self.stem(images)))
+        pool = torch.amax if self.pooling == "max" else torch.mean
+        logits: Tensor = self.classifier(self.dropout(pool(features, dim=(2, 3))))
         return logits
 
 

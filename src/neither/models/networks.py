@@ -260,9 +260,10 @@ def check_image_size(network: BackboneNetwork, name: str, num: int, size: int) -
 def _build(settings: Model, image_size: int) -> nn.Module:
     check_network_name(settings.name)
     if settings.name == EFFICIENTNET_LITE0:
-        return efficientnet_lite.EfficientNetLite0()
+        return efficientnet_lite.EfficientNetLite0(pooling=settings.pooling)
     if settings.name == EFFICIENTNET_LITE0_SMALL:
-        return efficientnet_lite.EfficientNetLite0(efficientnet_lite.NUM_SMALL_BLOCKS)
+        num_blocks = efficientnet_lite.NUM_SMALL_BLOCKS
+        return efficientnet_lite.EfficientNetLite0(num_blocks, settings.pooling)
     options: dict[str, Any] = {}
     if settings.name in NORMALISED_AGAIN:
         # Without auxiliary heads, which would not be trained.

@@ -109,7 +109,7 @@ def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
     new = ", ".join(name for name in config.classes if name not in known) or "none"
     gone = ", ".join(name for name in initial.classes if name not in known) or "none"
     taken = "the head is fitted anew"
-    if keeps_head(network, initial, config):
+    if keeps_head(initial, config):
         taken = f"of the head the rows of {', '.join(known) or 'no class'}"
     (info if known else warn)(
         f"{path}, epoch {initial.epoch}: taken over are all layers before the head; {taken}; "
@@ -117,15 +117,15 @@ def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
     )
 
 
-def keeps_head(network: nn.Module, initial: Checkpoint, config: Config) -> bool:
+def keeps_head(initial: Checkpoint, config: Config) -> bool:
     """Return whether training starts from rows of an own run's head.
 
-    A backbone gets a head that is fitted to its features instead if there are new classes: random
-    rows beside trained ones spoil it (`benchmarks/LOG.md`).
+    If there are new classes it gets a head that is fitted to its features instead: random rows
+    beside trained ones spoil them (`benchmarks/LOG.md`). Softmax regression has no features.
     """
     is_complete = set(config.classes) <= {*initial.classes}
-    is_backbone = isinstance(network, BackboneNetwork)
-    return config.model.trainable == "all" and (is_complete or not is_backbone)
+    has_features = config.model.name != "softmax_regression"
+    return config.model.trainable == "all" and (is_complete or not has_features)
 
 
 def _architecture(settings: Model) -> str:
@@ -133,6 +133,8 @@ def _architecture(settings: Model) -> str:
     details = f" of width {settings.width}" if settings.name == "small_cnn" else ""
     if settings.name in NORMALISED_AGAIN and settings.weights == "none":
         details = " with another normalisation, from random weights"
+    if settings.pooling != "average":
+        details = f" with {settings.pooling} pooling"
     return settings.name.partition(".")[0] + details
 
 

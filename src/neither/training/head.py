@@ -6,6 +6,7 @@ pretrained features and underperform out-of-distribution", 2022). A run that is 
 state of the fit, which takes seconds: the same command reads the features from disk and fits again.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -13,7 +14,7 @@ from itertools import islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from neither.config.schema import Config
 from neither.data.batches import Batches
@@ -113,7 +114,12 @@ def train_head(
 def fit_initial_head(
     config: Config, run: RunFolder, state: TrainState, data: Dataset, device_config: DeviceConfig
 ) -> None:
-    """Fit the head that fine-tuning starts from, and list label issues; else as `train_head`."""
+    """Fit the head that further training starts from, and list label issues; else as `train_head`.
+
+    After an own run its rows are as long as those of the old head were: those of a fitted head can
+    be ten times as long as those of a trained one, and the layers below are then trained too fast
+    (`benchmarks/LOG.md`).
+    """
     features, _ = embed_splits(config, state, data, device_config)
     inputs, mean, std = standardise(features)
     l2, at_home, _ = _choose_l2(config, data, inputs, _MAX_ITERATIONS)
@@ -122,7 +128,11 @@ def fit_initial_head(
         signals.poll()
         if iterate.is_converged:
             break
-    _set_head(state, iterate, mean, std)
+    factor = 1.0
+    if state.initial is not None:
+        old, new = state.initial.weights["head.weight"], iterate.weights[:, 0] / std
+        factor = float(old.norm(dim=1).mean() / new.norm(dim=1).mean())
+    _set_head(state, iterate, mean, std, factor)
     _write_label_issues(run, state, data, at_home)
 
 
@@ -243,7 +253,9 @@ def embed_splits(
     Raises:
         CheckpointError: if they are not finite.
     """
-    backbone = fused(state.ema.network.get_submodule("backbone"))
+    backbone = copy.deepcopy(state.ema.network)
+    backbone.set_submodule("head", nn.Identity())
+    backbone = fused(backbone)
     if state.flip_tta:
         backbone = FlipTTA(backbone)
     rows = torch.cat([data.train.rows, data.val.rows])
@@ -262,9 +274,12 @@ def embed_splits(
     return train, val
 
 
-def _set_head(state: TrainState, iterate: Iterate, mean: Tensor, std: Tensor) -> None:
-    """Fold the standardisation of the features into the head."""
-    weights = iterate.weights[:, 0] / std
+def _set_head(
+    state: TrainState, iterate: Iterate, mean: Tensor, std: Tensor, factor: float = 1.0
+) -> None:
+    """Fold the standardisation of the features into the head, whose logits get the factor."""
+    weights = factor * iterate.weights[:, 0] / std
+    bias = factor * iterate.bias[:, 0] - weights @ mean
     for network in filter(None, (state.network, state.ema.network, state.start)):
         head = network.get_submodule("head")
-        head.load_state_dict({"weight": weights, "bias": iterate.bias[:, 0] - weights @ mean})
+        head.load_state_dict({"weight": weights, "bias": bias})

@@ -98,7 +98,7 @@ class EpochMetrics:
         logits: Tensor,
         labels: Tensor,
         grad_norm: Tensor,
-        parts: Tensor | None = None,
+        parts: Tensor,
     ) -> None:
         """Add one step.
 
@@ -107,11 +107,10 @@ class EpochMetrics:
             logits: (B, C), before the optimizer step.
             labels: (B,) int64; -1 for images without a label.
             grad_norm: scalar, before clipping.
-            parts: (2,), the means of the two parts of the loss; empty or None without a teacher.
+            parts: (2,), the means of the two parts of the loss; (0,) without a teacher.
         """
         self.loss_sum += loss.detach() * len(labels)
-        if parts is not None and len(parts):
-            self.part_sums += parts * len(labels)
+        self.part_sums[: len(parts)] += parts * len(labels)
         self.grad_norm_sum += grad_norm
         self.num_images += len(labels)
         num_classes = len(self.confusion)

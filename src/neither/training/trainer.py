@@ -168,7 +168,7 @@ def train(config: Config, run: RunFolder, world: World = SINGLE_PROCESS) -> Trai
         if not run.is_best_usable():
             state.reset_best()
     elif config.model.is_fine_tuned and (
-        state.initial is None or not keeps_head(state.network, state.initial, config)
+        state.initial is None or not keeps_head(state.initial, config)
     ):
         fit_initial_head(config, run, state, data, device_config)
     if config.compile:
