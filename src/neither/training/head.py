@@ -116,9 +116,9 @@ def fit_initial_head(
 ) -> None:
     """Fit the head that further training starts from, and list label issues; else as `train_head`.
 
-    After an own run its rows are as long as those of the old head were: those of a fitted head can
-    be ten times as long as those of a trained one, and the layers below are then trained too fast
-    (`benchmarks/LOG.md`).
+    After an own run its rows are no longer than those of the old head: those of a fitted head can
+    have ten times the length of those of a trained one, and the layers below are then trained too
+    fast (`benchmarks/LOG.md`).
     """
     features, _ = embed_splits(config, state, data, device_config)
     inputs, mean, std = standardise(features)
@@ -130,8 +130,10 @@ def fit_initial_head(
             break
     factor = 1.0
     if state.initial is not None:
-        old, new = state.initial.weights["head.weight"], iterate.weights[:, 0] / std
-        factor = float(old.norm(dim=1).mean() / new.norm(dim=1).mean())
+        heads = state.initial.weights["head.weight"], iterate.weights[:, 0] / std
+        old, new = (float(each.norm(dim=1).mean()) for each in heads)
+        if 0 < old < new:
+            factor = old / new
     _set_head(state, iterate, mean, std, factor)
     _write_label_issues(run, state, data, at_home)
 
