@@ -219,46 +219,48 @@ def test_the_routes_need_the_token_and_open_no_path(client: TestClient, run: Pat
 def test_the_page_is_driven_by_keys(run: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "photos").rglob("*.png")}
     command = [sys.executable, str(ROOT / "scripts" / "review.py"), str(run), "--port", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
+    with (
+        chromium() as browser,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as server,
+    ):
         assert server.stdout is not None
         assert server.stderr is not None
         address = server.stdout.readline().strip()
-        with chromium() as browser:
-            page = browser.new_page()
-            asked: list[str] = []
-            problems: list[str] = []
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.goto(address)
+        page = browser.new_page()
+        asked: list[str] = []
+        problems: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(address)
 
-            def press(*keys: str) -> None:
-                for key in keys:
-                    page.wait_for_selector("#work[aria-busy=false]")
-                    page.keyboard.press(key)
+        def press(*keys: str) -> None:
+            for key in keys:
+                page.wait_for_selector("#work[aria-busy=false]")
+                page.keyboard.press(key)
 
-            page.get_by_text("label: neither, perhaps human").wait_for()
-            press("2")
-            page.get_by_text("label: dog, perhaps human").wait_for()
-            press("d")
-            page.get_by_text("2 of 2 answered, 0 left. 2 labels changed").wait_for()
-            press("u")
-            page.get_by_text("1 of 2 answered, 1 left. 1 labels changed").wait_for()
-            press("h")
-            page.wait_for_selector('#image[src$="/heat_map"]')
-            press("k")
-            page.get_by_text("2 of 2 answered, 0 left.").wait_for()
-            press("q", "q", "q")  # random sample
-            page.get_by_text("2 of 18 answered").wait_for()
-            press("n", "p")
-            for number in (0, 2):
-                page.locator("#strip button").nth(number).click()
-            page.get_by_text("2 selected").wait_for()
-            press("1")
-            page.get_by_text("4 of 18 answered").wait_for()
-            page.set_viewport_size({"width": 400, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        page.get_by_text("label: neither, perhaps human").wait_for()
+        press("2")
+        page.get_by_text("label: dog, perhaps human").wait_for()
+        press("d")
+        page.get_by_text("2 of 2 answered, 0 left. 2 labels changed").wait_for()
+        press("u")
+        page.get_by_text("1 of 2 answered, 1 left. 1 labels changed").wait_for()
+        press("h")
+        page.wait_for_selector('#image[src$="/heat_map"]')
+        press("k")
+        page.get_by_text("2 of 2 answered, 0 left.").wait_for()
+        press("q", "q", "q")  # random sample
+        page.get_by_text("2 of 18 answered").wait_for()
+        press("n", "p")
+        for number in (0, 2):
+            page.locator("#strip button").nth(number).click()
+        page.get_by_text("2 selected").wait_for()
+        press("1")
+        page.get_by_text("4 of 18 answered").wait_for()
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
         server.send_signal(signal.SIGTERM)
         log = server.stderr.read()
         assert server.wait() == 143
