@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neither.data.sources import count_by_source, find_source_problems, log_sources, name_sources
+from neither.data.sources import (
+    count_by_source,
+    find_source_problems,
+    log_sources,
+    name_sources,
+    weigh_images,
+)
 from neither.data.splits import SplitAssignment
 from records import make_table
 
@@ -161,3 +167,15 @@ def test_a_source_prints_on_one_line(messages: Callable[[], str]) -> None:
     text = messages()
     assert r"source red\x1b[31m\n: 2 images" in text
     assert "\x1b" not in text
+
+
+def test_sources_of_a_class_count_nearly_the_same_in_a_fit() -> None:
+    sources = ["big"] * 1000 + ["small"] * 100 + [""] * 50 + ["big"] * 10
+    labels = np.repeat([0, 1], [1150, 10])
+    weights = weigh_images(sources, labels)
+    big, small = weights[:1000].sum(), weights[1000:1100].sum()
+    assert big + small == pytest.approx(1100)
+    assert big / small == pytest.approx((1000 / 1050) / (100 / 150))
+    assert (weights[1100:1150] == 1).all()  # without a source
+    assert weights[1150:] == pytest.approx(np.ones(10))  # the only source of its class
+    assert (weigh_images([""] * 3, np.array([0, 1, 1])) == 1).all()

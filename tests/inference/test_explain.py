@@ -13,6 +13,7 @@ from neither.data.preprocessing import Preprocessing
 from neither.inference.classifier import Classifier
 from neither.inference.explain import (
     Explainer,
+    _split_maximum,
     class_activation_maps,
     class_contrast_cam,
     compute_heat_map,
@@ -34,7 +35,10 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     settings, size, _ = NETWORKS[name]
     network = build_network(settings, 3, size, seed=1)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    network(images)  # gives the batch norms statistics
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # its statistics become those of these images
+    network(images)
     nn.init.normal_(network.get_parameter("head.bias"))
     return network.eval(), images
 
@@ -52,6 +56,11 @@ def test_positions_sum_to_the_logits_less_the_bias(name: str) -> None:
     maps = class_activation_maps(network, images)
     expected = torch.stack([maps[0, 2] - maps[0].mean(0), maps[1, 0] - maps[1].mean(0)])
     torch.testing.assert_close(contrast, expected)
+
+
+def test_equal_maxima_add_equal_parts() -> None:
+    saturated = torch.tensor([[[[6.0, 1.0], [6.0, 0.0]]]])  # as by ReLU6
+    assert torch.equal(_split_maximum(saturated), torch.tensor([[[[3.0, 0.0], [3.0, 0.0]]]]))
 
 
 @torch.inference_mode()

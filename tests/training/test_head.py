@@ -437,3 +437,20 @@ def test_fine_tuning_that_ends_at_any_moment_ends_in_the_same_bits(
     assert done.code in (9, 143), done.err
     run.must_train(*FINE_TUNING)
     assert_same(run.outcome(), HeadRun(fine_tuned, run.call).outcome())
+
+
+def test_folds_are_fitted_with_the_weights_of_their_images() -> None:
+    """An image of weight 2 counts as the same image twice."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    labels, folds = torch.arange(12) % 2, torch.arange(12) // 6
+    weights = torch.ones(12, dtype=torch.float64)
+    weights[[1, 8]] = 2
+    twice = torch.cat([torch.arange(12), torch.tensor([1, 8])])
+    weighted = head.fit_folds(inputs, labels, weights, folds, 2, 200)
+    repeated = head.fit_folds(
+        inputs[twice], labels[twice], torch.ones(14, dtype=torch.float64), folds[twice], 2, 200
+    )
+    torch.testing.assert_close(weighted, repeated[:, :12], rtol=0, atol=1e-3)
+    plain = head.fit_folds(inputs, labels, torch.ones_like(weights), folds, 2, 200)
+    assert float((weighted - plain).abs().max()) > 0.01

@@ -224,7 +224,7 @@ def test_temperature_and_decision_rule_are_fitted_and_restored(
     )  # fmt: skip
     state.calibrate(-logits, labels, config)
     rule = state.decision_rule
-    assert (rule.threshold, rule.reject_threshold) == (None, None)  # always wrong
+    assert (rule.threshold, rule.reject_threshold) == (1.0, 1.0)  # always wrong
 
 
 def make_network() -> nn.Sequential:

@@ -90,6 +90,14 @@ def test_with_a_new_class_the_head_is_fitted(train: Callable[..., Done]) -> None
     assert first["train"]["accuracy"] > 0.6  # of three classes; random rows: a third
     for key, tensor in new.items():
         assert torch.equal(tensor, old[key]) != key.startswith("head."), key
+    path = Path("runs/old/checkpoints/best.pt")
+    before = load_checkpoint(path)
+    for factor in (0, 1000):  # no length to take over, and one that is too long
+        scaled = before.weights | {"head.weight": factor * before.weights["head.weight"]}
+        save_checkpoint(path, replace(before, weights=scaled))
+        train("train.epochs=0", f"name=scaled-{factor}")
+        length = weights_of(f"runs/scaled-{factor}")["head.weight"].norm(dim=1).mean()
+        assert 0 < length < 1000 * lengths[0]
     pixels = ["model.name=softmax_regression", "train.epochs=0"]  # it has no layers before
     train(*pixels, "name=pixels", "model.weights=none", "classes=[dog, neither]",
           "data.ignored_folders=[human, cat]")  # fmt: skip
@@ -176,6 +184,13 @@ def test_a_network_that_normalises_its_input_otherwise_is_refused(
     config = make_config(model={"name": "googlenet", "weights": "runs/old"})
     with pytest.raises(CheckpointError, match="normalisation"):
         take_over(nn.Module(), initial, config)
+
+
+def test_a_head_for_other_pooling_is_refused(make_config: Callable[..., Config]) -> None:
+    initial = replace(make_checkpoint(Path("images")), model=Model(name="efficientnet_lite0"))
+    settings = {"name": "efficientnet_lite0", "weights": "runs/old", "pooling": "max"}
+    with pytest.raises(CheckpointError, match="pooling=average"):
+        take_over(nn.Module(), initial, make_config(model=settings))
 
 
 def test_a_damaged_run_is_one_line(train: Callable[..., Done]) -> None:

@@ -66,7 +66,10 @@ def _print_best(best: "Checkpoint", config: "Config", val_metrics: dict[str, Any
     )
 
     metrics = ", ".join(f"{key} {best.metrics[key]:.3f}" for key in _METRICS)
-    print_line(f"best epoch {best.epoch} of {config.train.epochs} on val: {metrics}")
+    epoch = (
+        "" if config.model.is_frozen else f"best epoch {best.epoch} of {config.train.epochs} on "
+    )
+    print_line(f"{epoch}val: {metrics}")
     rule = best.decision_rule.to_json()
     accepted = f"temperature {best.temperature:.3f}"
     if rule.items() <= val_metrics.items() and "decision" in val_metrics:

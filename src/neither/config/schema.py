@@ -207,12 +207,13 @@ class Model(Section):
     """Initial weights: `none` (random); for an EfficientNet, a torchvision or a timm network
     `default` (published ones, from a package or downloaded) or a file with a state dict; or another
     run of the same network, or its checkpoint, with the rows of the head for classes of the same
-    name. With pretrained weights that are trained further, and for transformers,
-    `train.optimizer: adamw` with a low `train.lr` is the usual choice."""
+    name, or, if there are new ones, a head that is fitted anew. With pretrained weights that
+    are trained further, and for transformers, `train.optimizer: adamw` with a low `train.lr` is
+    the usual choice."""
     pooling: Literal["average", "max"] = "average"
     """How the last feature map of an EfficientNet becomes one feature vector. The published weights
-    were trained with `average`; a head on `max` does better on images from other sources and from
-    160 pixels on."""
+    were trained with `average`. For `efficientnet_lite0` a head on `max` does better on images from
+    other sources, if images have 160 pixels or more; for `efficientnet_lite0_small` it does not."""
     trainable: Literal["all", "head"] = "all"
     """`head` keeps the pretrained backbone as it is: each image goes through it once, and the head
     is fitted to these features by L-BFGS, which takes seconds. Of the section `train` only `epochs`

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from sys import intern
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neither.data.scan import ImageTable, nfc, search_paths
 from neither.data.splits import SPLITS, SplitAssignment
@@ -19,6 +20,7 @@ from neither.runtime.console import info, printable, warn
 _MAX_LISTED = 20
 _MAX_NAMED = 10
 _MAX_DISTINCT = 0.9  # sources for each image: more are names of images
+_SMALL_SOURCE = 50  # images of a class: benchmarks/LOG.md
 _MAX_CHANCE = 0.001  # of a source without images of other classes, if it were like the others
 
 
@@ -51,6 +53,27 @@ def name_sources(table: ImageTable, pattern: str | None) -> None:
         "used; a source has many images, and a class several sources"
     )
     table.sources = [""] * len(table.paths)
+
+
+def weigh_images(sources: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Compute how much each of N images counts in a fit, so that no large source decides it alone.
+
+    The n images of a class from one source count n / (n + 50) together, up to a factor: a thousand
+    images hardly more than a hundred, because what all sources have in common is what a new one has
+    (compare Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy",
+    2022). The images of a class that have a source count as many as they are, together; an image
+    without a source counts 1.
+    """
+    weights = np.ones(len(labels))
+    if not any(sources):
+        return weights
+    names = np.array(sources)
+    for label in np.unique(labels):
+        rows = np.flatnonzero((labels == label) & (names != ""))
+        _, groups, nums = np.unique(names[rows], return_inverse=True, return_counts=True)
+        shares = 1 / (nums[groups] + _SMALL_SOURCE)
+        weights[rows] = shares * len(rows) / shares.sum()
+    return weights
 
 
 def count_by_source(sources: Sequence[str], labels: Sequence[str]) -> dict[str, Counter[str]]:

@@ -35,7 +35,8 @@ def fit_decision_rule(
     """Fit a threshold to the predictions of the reject class, and one to all others.
 
     A threshold that can be certified is; otherwise it is the smallest at which the precision on
-    these images reaches the target, which says less of other images.
+    these images reaches the target, which says less of other images. It is 1, so that all is
+    unsure, if none reaches the target.
 
     Args:
         probabilities: (N, C) float64, of images that were not trained on.
@@ -46,18 +47,19 @@ def fit_decision_rule(
     confidences, predicted = probabilities.max(dim=1)
     hits, is_rejected = predicted == labels, predicted == (-1 if reject is None else reject)
 
-    def fit(chosen: Tensor) -> tuple[float | None, bool, int]:
+    def fit(chosen: Tensor) -> tuple[float, bool, int]:
         own = confidences[chosen], hits[chosen], target
         threshold, num_lacking = certify_threshold(*own)
         if threshold is not None:
             return threshold, True, 0
-        return choose_threshold(*own), False, num_lacking
+        return choose_threshold(*own) or 1.0, False, num_lacking
 
     threshold, is_certified, num_lacking = fit(~is_rejected)
-    other = (None, True, 0) if reject is None else fit(is_rejected)
-    return DecisionRule(
-        target, threshold, other[0], is_certified and other[1], num_lacking, other[2]
-    )
+    if reject is None:
+        return DecisionRule(target, threshold, None, is_certified, num_lacking)
+    other, is_other_certified, other_lacking = fit(is_rejected)
+    is_certified = is_certified and is_other_certified
+    return DecisionRule(target, threshold, other, is_certified, num_lacking, other_lacking)
 
 
 def fit_pooled_rule(

@@ -100,10 +100,11 @@ def _split_features(backbone: nn.Module, images: Tensor) -> Tensor:
     atol = 1e-5 * float(features.abs().max())
     # Some networks of timm have the channels last: (B, h, w, K).
     for candidate in candidates + [each.movedim(3, 1) for each in candidates]:
+        if candidate.shape[:2] != features.shape:
+            continue
         for split in (_split_average, _split_maximum):
             parts = split(candidate)
-            pooled = parts.sum(dim=(2, 3))
-            if pooled.shape == features.shape and pooled.allclose(features, rtol=1e-4, atol=atol):
+            if parts.sum(dim=(2, 3)).allclose(features, rtol=1e-4, atol=atol):
                 return parts
     raise UsageError(
         f"--explain: with images of {images.shape[2]} pixels the head of this network does not get "

@@ -53,7 +53,7 @@ class DecisionRule:
 
     target_precision: _Fraction = 1.0  # the precision that each threshold was chosen for
     # smallest probability to accept of a class that is not the reject class; None accepts every
-    # such prediction, as no threshold reaches the target
+    # such prediction, as in older files if no threshold reaches the target
     threshold: _Fraction | None = None
     # likewise for the reject class; None too if there is none
     reject_threshold: _Fraction | None = None

@@ -115,8 +115,8 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The network with the 1,000 classes of ImageNet, or its first blocks with a classifier.
 
-    Its state dict has the order of the published ones, whose names differ: `rename_published`. With
-    max pooling it has another classifier than the published one.
+    Its state dict has the order of the published ones, whose names differ: `rename_published`. The
+    published classifier is for average pooling.
     """
 
     def __init__(

@@ -75,15 +75,21 @@ def load_initial(settings: Model) -> Checkpoint | None:
 def take_over(network: nn.Module, initial: Checkpoint, config: Config) -> None:
     """Copy the weights of an own run: of the head, only the rows of classes that both know.
 
-    Rows of new classes stay random. The checkpoint is that of `model.weights` in the config.
+    Rows of new classes stay random; `keeps_head` says whether training starts from this head. The
+    checkpoint is that of `model.weights` in the config.
 
     Raises:
-        CheckpointError: if it is of another network.
+        CheckpointError: if it is of another network, or its head is kept and for other features.
     """
     path, before = f"model.weights: {config.model.weights}", initial.preprocessing
     theirs, ours = _architecture(initial.model), _architecture(config.model)
     if theirs != ours:
         raise CheckpointError(f"{path}: its network is {theirs}, not {ours}; set model to match it")
+    pooling = initial.model.pooling
+    if pooling != config.model.pooling and keeps_head(initial, config):
+        raise CheckpointError(
+            f"{path}: its head is for {pooling} pooling: set model.pooling={pooling}"
+        )
     own, weights = network.state_dict(), dict(initial.weights)
     known = [name for name in config.classes if name in initial.classes]
     if not known and config.model.name == "softmax_regression":
@@ -133,8 +139,6 @@ def _architecture(settings: Model) -> str:
     details = f" of width {settings.width}" if settings.name == "small_cnn" else ""
     if settings.name in NORMALISED_AGAIN and settings.weights == "none":
         details = " with another normalisation, from random weights"
-    if settings.pooling != "average":
-        details = f" with {settings.pooling} pooling"
     return settings.name.partition(".")[0] + details
 
 
@@ -200,7 +204,9 @@ def _find_file(settings: Model, url: str) -> Path:
     if settings.weights != "default":
         path = Path(settings.weights).expanduser()
         if not path.is_file():
-            raise UsageError(f"model.weights: {path}: no such file; want default, none, or a file")
+            raise UsageError(
+                f"model.weights: {path}: no such file; want default, none, a file, or a run"
+            )
         return path
     if settings.name in EFFICIENTNETS:
         return find_imagenet_weights()

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +68,7 @@ def create_app(engine: Engine, about: Mapping[str, Any], page: str = "predict.ht
     `/v1/model` answers `about`; `/` answers the file `page` of the folder `static`.
     """
     # Without the pages that FastAPI makes of openapi.json: they load scripts from elsewhere.
-    app = FastAPI(title="neither", docs_url=None, redoc_url=None)
+    app = FastAPI(title="neither", version=version("neither"), docs_url=None, redoc_url=None)
     memory = Memory()
     static = _read_static()
 

@@ -28,6 +28,7 @@ from neither.data.folds import (
     group_names,
     split_fold,
 )
+from neither.data.sources import weigh_images
 from neither.data.split_file import csv_line, safe_cell
 from neither.data.splits import SPLITS
 from neither.evaluation.calibration import expected_calibration_error, fit_temperature
@@ -116,9 +117,10 @@ def cross_validate(
         else:
             embedded = torch.cat(embed_splits(config, state, data, device_config))
             features, _, _ = standardise(embedded)
-            elsewhere = fit_folds(features, labels, folds, num_classes, iterations)
+            weights = torch.from_numpy(weigh_images(sources, labels.numpy()))
+            elsewhere = fit_folds(features, labels, weights, folds, num_classes, iterations)
             if any(sources) and home_folds.any():
-                home = fit_folds(features, labels, home_folds, num_classes, iterations)
+                home = fit_folds(features, labels, weights, home_folds, num_classes, iterations)
         result = OutOfFold(images.paths, labels, sources, folds, elsewhere)
         at_home = home if home is None else replace(result, folds=home_folds, logits=home)
         metrics = _describe(config, result, at_home) | {"data_fingerprint": data.fingerprint}

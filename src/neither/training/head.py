@@ -26,6 +26,7 @@ from neither.data.folds import (
     find_left_out,
     group_names,
 )
+from neither.data.sources import weigh_images
 from neither.evaluation.metrics import nll
 from neither.evaluation.selective import accepts, bootstrap_precision
 from neither.inference.embedding import compute_head_logits, embed
@@ -68,7 +69,8 @@ def train_head(
     train_inputs, mean, std = standardise(train_features)
     val_inputs = (val_features.double() - mean) / std
 
-    l2, at_home, left_out = _choose_l2(config, data, train_inputs, config.train.epochs)
+    weights = torch.from_numpy(weigh_images(data.train.sources, labels.numpy()))
+    l2, at_home, left_out = _choose_l2(config, data, train_inputs, weights, config.train.epochs)
     batches = Batches(
         data, config.augmentation, config.train.batch_size, config.seed, device_config.device
     )
@@ -76,7 +78,8 @@ def train_head(
     with closing(logger):
         first = next(batches.iterate_epoch(0))
         summaries.log_run(logger, config, state, first, run.folder / "splits.csv")
-        for state.epoch, iterate in enumerate(_fit(train_inputs, labels, l2, len(classes))):
+        fit = _fit(train_inputs, labels, weights, l2, len(classes))
+        for state.epoch, iterate in enumerate(fit):
             signals.poll()
             is_last = iterate.is_converged or state.epoch == config.train.epochs
             state.step = state.epoch
@@ -116,14 +119,16 @@ def fit_initial_head(
 ) -> None:
     """Fit the head that further training starts from, and list label issues; else as `train_head`.
 
-    After an own run its rows are no longer than those of the old head: those of a fitted head can
-    have ten times the length of those of a trained one, and the layers below are then trained too
-    fast (`benchmarks/LOG.md`).
+    After an own run its rows are on average no longer than those of the old head: the rows of a
+    fitted head can be ten times as long as those of a trained one, and the layers below are then
+    trained too fast (`benchmarks/LOG.md`).
     """
     features, _ = embed_splits(config, state, data, device_config)
     inputs, mean, std = standardise(features)
-    l2, at_home, _ = _choose_l2(config, data, inputs, _MAX_ITERATIONS)
-    fit = _fit(inputs, data.train.labels, l2, len(config.classes))
+    labels = data.train.labels
+    weights = torch.from_numpy(weigh_images(data.train.sources, labels.numpy()))
+    l2, at_home, _ = _choose_l2(config, data, inputs, weights, _MAX_ITERATIONS)
+    fit = _fit(inputs, labels, weights, l2, len(config.classes))
     for iterate in islice(fit, _MAX_ITERATIONS):
         signals.poll()
         if iterate.is_converged:
@@ -138,9 +143,11 @@ def fit_initial_head(
     _write_label_issues(run, state, data, at_home)
 
 
-def _fit(inputs: Tensor, labels: Tensor, l2: float, num_classes: int) -> Iterator[Iterate]:
-    every_image = inputs.new_ones(1, len(labels))
-    return fit_softmax_regression(inputs, labels, every_image, inputs.new_tensor([l2]), num_classes)
+def _fit(
+    inputs: Tensor, labels: Tensor, weights: Tensor, l2: float, num_classes: int
+) -> Iterator[Iterate]:
+    l2s = inputs.new_tensor([l2])
+    return fit_softmax_regression(inputs, labels, weights[None], l2s, num_classes)
 
 
 def _write_label_issues(
@@ -152,15 +159,21 @@ def _write_label_issues(
 
 
 def fit_folds(
-    inputs: Tensor, labels: Tensor, folds: Tensor, num_classes: int, max_iterations: int
+    inputs: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    folds: Tensor,
+    num_classes: int,
+    max_iterations: int,
 ) -> Tensor:
     """Compute logits of each image by heads that were fitted without its fold.
 
-    Given are (N, F) float64 standardised features, (N,) int64 labels, and (N,) int64 folds, from 0,
-    at least two; the logits are (L, N, C) float64, for each penalty of `L2_GRID`.
+    Given are (N, F) float64 standardised features, (N,) int64 labels, (N,) float64 weights of
+    images, and (N,) int64 folds, from 0, at least two; the logits are (L, N, C) float64, for each
+    penalty of `L2_GRID`.
     """
     num_folds, num_penalties = int(folds.max()) + 1, len(L2_GRID)
-    counted = (folds != torch.arange(num_folds)[:, None]).to(inputs)
+    counted = weights * (folds != torch.arange(num_folds)[:, None])
     fit = fit_softmax_regression(
         inputs, labels, counted.repeat(num_penalties, 1),
         inputs.new_tensor(L2_GRID).repeat_interleave(num_folds), num_classes,
@@ -181,7 +194,7 @@ def find_lowest_loss(logits: Tensor, labels: Tensor) -> tuple[int, float]:
 
 
 def _choose_l2(
-    config: Config, data: Dataset, inputs: Tensor, max_iterations: int
+    config: Config, data: Dataset, inputs: Tensor, weights: Tensor, max_iterations: int
 ) -> tuple[float, Tensor | None, tuple[Tensor, Tensor] | None]:
     """Choose the L2 penalty by the loss on images of train that are left out of the fit.
 
@@ -197,7 +210,8 @@ def _choose_l2(
         if not folds.any():
             return L2_GRID[len(L2_GRID) // 2], None
         fold_of = torch.from_numpy(folds)
-        logits = fit_folds(inputs, labels, fold_of, len(config.classes), max_iterations)
+        num_classes = len(config.classes)
+        logits = fit_folds(inputs, labels, weights, fold_of, num_classes, max_iterations)
         best, loss = find_lowest_loss(logits, labels)
         info(
             f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "

@@ -62,6 +62,8 @@ def write_out_of_fold(
 def config_digest(config: Config) -> str:
     """Return a hash of all keys that affect numbers; a run and its cross-validation share it."""
     ignored = {*RESUMABLE_CHANGES, "decision.cross_validation"}
+    if config.model.pooling == "average":  # older ones do not have this key
+        ignored.add("model.pooling")
     keys = {key: str(value) for key, value in flatten_config(config).items() if key not in ignored}
     return sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 

@@ -34,7 +34,7 @@ from neither.training.validation import logit_metrics
 
 _MAX_WARNINGS = 20
 _CAUTION = (
-    "These images were used to choose the epoch{}, so expect slightly lower results on new ones: "
+    "These images were used to choose {}, so expect slightly lower results on new ones: "
     "evaluate on images that were not used."
 )
 
@@ -81,7 +81,11 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
         evaluate_text,
         warnings,
     )
-    fitted = ", the temperature and the thresholds" if classifier.calibrated_on == "val" else ""
+    chosen = [] if config.model.is_frozen else ["the epoch"]
+    if classifier.calibrated_on == "val":
+        chosen.append("the temperature and the thresholds")
+    if chosen:
+        warnings = [_CAUTION.format(", ".join(chosen)), *warnings]
     context = ReportContext(
         title=f"{config.name}: {', '.join(config.classes)}",
         source=f"val of {source}",
@@ -89,7 +93,7 @@ def report_run(config: Config, run: RunFolder, val_logits: Mapping[str, Tensor])
         label_issues=read_label_issues(run.folder),
         num_train_images=len(read_split(splits_file, source, "train").paths),
         image_root=val.root,
-        warnings=[_CAUTION.format(fitted), *warnings],
+        warnings=warnings,
         commands=[
             ("Review the labels that it doubts, in a browser:", review_text),
             ("Classify other images:", predict_text),
