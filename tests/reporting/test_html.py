@@ -78,7 +78,7 @@ def test_the_report_is_complete_and_the_same_each_time(page: Path, evaluated: Ev
         "Of 100 images like these, about 95 are classified correctly (88 to 98).",
         "dog classified as human, 5 of 35.", "Worst class: dog, 85.7 %", *CONTEXT.warnings,
         "python scripts/predict.py runs/x FOLDER", "<title>dogs &amp; humans</title>", "teapots",
-        "disputed in 93 %", "val ends at", "model ends at", "&lt;script&gt;",
+        "disagreement 93 %", "val ends at", "model ends at", "&lt;script&gt;",
     ):  # fmt: skip
         assert part in text, part
     assert "<script" not in text

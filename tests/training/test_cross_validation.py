@@ -26,7 +26,7 @@ device: cpu
 data: {root: ROOT, image_size: 32, sources: '([^/]+)_[^/]*$'}
 model: MODEL
 train: {epochs: EPOCHS}
-decision: {target_precision: 0.6}
+decision: {target_precision: 0.4}
 """
 HEAD = "{name: efficientnet_lite0, weights: WEIGHTS, trainable: head}"
 NETWORK = "{name: softmax_regression}"
