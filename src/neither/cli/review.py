@@ -77,7 +77,8 @@ def _review(arguments: argparse.Namespace) -> int:
             engine.close()
             if new_images is not None:
                 review.write_manifest(path.with_name(_MANIFEST), source)
-            info(f"train with these answers: {shlex.join(command)}")
+            if path.exists():
+                info(f"train with these answers: {shlex.join(command)}")
 
         print_line(f"{address_of(listener)}#{token}")
         info(f"open this address in a browser; answers go to {path}; Ctrl-C ends the review")

@@ -206,7 +206,7 @@ def _choose_l2(
     labels, train, seed = data.train.labels, data.train, config.seed
     fingerprints, pattern = data.image_fingerprints[train.rows.numpy()], config.data.group_pattern
 
-    def fit(folds: NDArray[np.int64]) -> tuple[float, Tensor | None]:
+    def fit(folds: NDArray[np.int64], what: str) -> tuple[float, Tensor | None]:
         if not folds.any():
             return L2_GRID[len(L2_GRID) // 2], None
         fold_of = torch.from_numpy(folds)
@@ -214,13 +214,13 @@ def _choose_l2(
         logits = fit_folds(inputs, labels, weights, fold_of, num_classes, max_iterations)
         best, loss = find_lowest_loss(logits, labels)
         info(
-            f"L2 penalty {L2_GRID[best]:g}: its loss on images left out of the fit is "
+            f"L2 penalty {L2_GRID[best]:g}: its loss on {what} left out of the fit is "
             f"{loss:.3f}, the lowest of {len(L2_GRID)}"
         )
         return L2_GRID[best], logits[best]
 
     groups = group_names(train.paths, fingerprints, pattern)
-    l2, at_home = fit(assign_folds(groups, labels.numpy(), _NUM_FOLDS, seed))
+    l2, at_home = fit(assign_folds(groups, labels.numpy(), _NUM_FOLDS, seed), "images")
     if not any(train.sources):
         return l2, at_home, None
     groups = group_names(train.paths, fingerprints, pattern, train.sources)
@@ -232,7 +232,7 @@ def _choose_l2(
             "temperature and thresholds come from val"
         )
         return l2, at_home, None
-    source_l2, logits = fit(folds)
+    source_l2, logits = fit(folds, "sources")
     return source_l2, at_home, None if logits is None else (indices, logits[indices])
 
 
