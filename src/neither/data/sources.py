@@ -59,7 +59,7 @@ def weigh_images(sources: Sequence[str], labels: NDArray[np.int64]) -> NDArray[n
     """Compute how much each of N images counts in a fit, so that no large source decides it alone.
 
     The n images of a class from one source count n / (n + 50) together, up to a factor: a thousand
-    images hardly more than a hundred, because what all sources have in common is what a new one has
+    images 1.4 times as much as a hundred. What all sources have in common is what a new one has
     (compare Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy",
     2022). The images of a class that have a source count as many as they are, together; an image
     without a source counts 1.
