@@ -266,3 +266,5 @@ def test_a_backbone_of_an_own_run_is_kept_as_it_is(train: Callable[..., Done]) -
           "data.ignored_folders=[]")  # fmt: skip
     fitted = weights_of("runs/more")["head.weight"]
     assert not (fitted[:3] == rows).any()
+    # Those of penalised softmax regression sum to zero, so none of them is a random row.
+    torch.testing.assert_close(fitted.sum(dim=0), torch.zeros(fitted.shape[1]), rtol=0, atol=1e-4)

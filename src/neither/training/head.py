@@ -69,8 +69,7 @@ def train_head(
     train_inputs, mean, std = standardise(train_features)
     val_inputs = (val_features.double() - mean) / std
 
-    weights = torch.from_numpy(weigh_images(data.train.sources, labels.numpy()))
-    l2, at_home, left_out = _choose_l2(config, data, train_inputs, weights, config.train.epochs)
+    fit, at_home, left_out = _start_fit(config, data, train_inputs, config.train.epochs)
     batches = Batches(
         data, config.augmentation, config.train.batch_size, config.seed, device_config.device
     )
@@ -78,7 +77,6 @@ def train_head(
     with closing(logger):
         first = next(batches.iterate_epoch(0))
         summaries.log_run(logger, config, state, first, run.folder / "splits.csv")
-        fit = _fit(train_inputs, labels, weights, l2, len(classes))
         for state.epoch, iterate in enumerate(fit):
             signals.poll()
             is_last = iterate.is_converged or state.epoch == config.train.epochs
@@ -125,10 +123,7 @@ def fit_initial_head(
     """
     features, _ = embed_splits(config, state, data, device_config)
     inputs, mean, std = standardise(features)
-    labels = data.train.labels
-    weights = torch.from_numpy(weigh_images(data.train.sources, labels.numpy()))
-    l2, at_home, _ = _choose_l2(config, data, inputs, weights, _MAX_ITERATIONS)
-    fit = _fit(inputs, labels, weights, l2, len(config.classes))
+    fit, at_home, _ = _start_fit(config, data, inputs, _MAX_ITERATIONS)
     for iterate in islice(fit, _MAX_ITERATIONS):
         signals.poll()
         if iterate.is_converged:
@@ -143,11 +138,17 @@ def fit_initial_head(
     _write_label_issues(run, state, data, at_home)
 
 
-def _fit(
-    inputs: Tensor, labels: Tensor, weights: Tensor, l2: float, num_classes: int
-) -> Iterator[Iterate]:
-    l2s = inputs.new_tensor([l2])
-    return fit_softmax_regression(inputs, labels, weights[None], l2s, num_classes)
+def _start_fit(
+    config: Config, data: Dataset, inputs: Tensor, max_iterations: int
+) -> tuple[Iterator[Iterate], Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Return the iterates of the fit to train, and then what `_choose_l2` returns."""
+    labels = data.train.labels
+    weights = torch.from_numpy(weigh_images(data.train.sources, labels.numpy()))
+    l2, at_home, left_out = _choose_l2(config, data, inputs, weights, max_iterations)
+    fit = fit_softmax_regression(
+        inputs, labels, weights[None], inputs.new_tensor([l2]), len(config.classes)
+    )
+    return fit, at_home, left_out
 
 
 def _write_label_issues(
